@@ -1,0 +1,69 @@
+"""Folders that are made once: keys from inputs, a claim while one process makes them, `done.json` when they are whole.
+
+Comes between config and the steps: a step names its inputs, gets a folder, and finds out whether it is finished.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from stealing.errors import ClaimError
+
+
+def key(**inputs: Any) -> str:
+    """Hash of a step's own inputs (JSON values), 16 hexadecimal digits."""
+    return hashlib.blake2b(json.dumps(inputs, sort_keys=True).encode(), digest_size=8).hexdigest()
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that it is there whole or not at all: temporary file, fsync, rename, fsync of the folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with temporary.open("wb") as handle:
+        handle.write(content)
+        handle.flush()
+        os.fsync(handle.fileno())
+    os.replace(temporary, path)
+    if hasattr(os, "O_DIRECTORY"):  # a folder can be flushed on POSIX only
+        folder = os.open(path.parent, os.O_DIRECTORY)
+        os.fsync(folder)
+        os.close(folder)
+
+
+def read_done(folder: Path) -> dict[str, Any] | None:
+    """What the step left in `done.json`, or None while the artefact is not finished."""
+    path = folder / "done.json"
+    done: dict[str, Any] | None = json.loads(path.read_text()) if path.exists() else None
+    return done
+
+
+def write_done(folder: Path, **facts: Any) -> dict[str, Any]:
+    """Finish an artefact; `facts` (seconds, fingerprints) are kept with it."""
+    write_whole(folder / "done.json", json.dumps(facts, indent=1).encode())
+    return facts
+
+
+@contextmanager
+def claim(folder: Path) -> Iterator[None]:
+    """Hold an artefact while making it; the operating system lets go when the process dies.
+
+    Raises:
+        ClaimError: another live process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock", blocking=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        message = f"{folder} is being made by another process: wait for it, or give this run other inputs."
+        raise ClaimError(message) from None
+    try:
+        yield
+    finally:
+        lock.release()

@@ -1,0 +1,1 @@
+"""Attacks: losses, pairings, and the module that trains a surrogate by them."""

@@ -1,0 +1,1 @@
+"""Images: sources, the decoded cache, batches that resume exactly, and views."""

@@ -1,0 +1,108 @@
+"""Randomness as a function of (seed, purpose, epoch, step), and the batch sampler that resumes exactly by it.
+
+Lightning restores its counters in mid-epoch but not the position in the data. The sampler here holds no state: it reads
+those counters, so that a resumed fit sees the batches, and draws the views, that the uninterrupted one would have.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import lightning as L
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Sampler
+
+from stealing.data.images import Images
+
+
+def generator(*key: int | str) -> torch.Generator:
+    """A CPU generator that is a pure function of the key, independent across keys."""
+    text = "/".join(f"{type(part).__name__}:{part}" for part in key)
+    seed = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
+    return torch.Generator().manual_seed(seed)
+
+
+class Draw(NamedTuple):
+    """One batch to fetch: where training stands, and the places of its images in the list."""
+
+    epoch: int
+    step: int
+    indices: Tensor
+
+
+class Batch(NamedTuple):
+    """What a training step receives: images uint8 (B, 3, H, W), their places int64 (B,), epoch and step in it."""
+
+    images: Tensor
+    indices: Tensor
+    epoch: int
+    step: int
+
+
+class Draws(Sampler[Draw]):
+    """Shuffled batches of one size; an epoch's order depends on (seed, epoch) alone, its start on the trainer's counters.
+
+    A last batch that would be smaller is left out: BatchNorm and NT-Xent depend on the size of the batch.
+    """
+
+    def __init__(self, trainer: L.Trainer, items: int, batch_size: int, seed: int) -> None:
+        self.trainer, self.items, self.batch_size, self.seed = trainer, items, batch_size, seed
+
+    def __len__(self) -> int:
+        return self.items // self.batch_size
+
+    def __iter__(self) -> Iterator[Draw]:
+        epoch, first = divmod(self.trainer.fit_loop.total_batch_idx + 1, len(self))
+        order = torch.randperm(self.items, generator=generator(self.seed, "order", epoch))
+        for step in range(first, len(self)):
+            yield Draw(epoch, step, order[step * self.batch_size : (step + 1) * self.batch_size])
+
+
+class Fetch(torch.utils.data.Dataset[Batch]):
+    """Fetches a whole batch with one index operation on the memory map."""
+
+    def __init__(self, images: Images) -> None:
+        self.images = images
+
+    def __getitem__(self, draw: Draw) -> Batch:
+        return self.__getitems__(draw)
+
+    def __getitems__(self, draw: Draw) -> Batch:
+        """Called by the loader with what the batch sampler yields."""
+        return Batch(self.images.batch(draw.indices.numpy()), draw.indices, draw.epoch, draw.step)
+
+
+class _LazyLoader(DataLoader[Batch]):
+    """Draws nothing before the first batch is asked for: Lightning calls iter() before it restores its counters."""
+
+    def __iter__(self) -> Any:
+        yield from super().__iter__()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Empty: the position follows from the trainer's counters (this silences a warning that it is lost)."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Nothing to restore."""
+
+
+class TrainingImages(L.LightningDataModule):
+    """Endless shuffled batches of a list of images for one fit.
+
+    Args:
+        images: the list, on this machine.
+        batch_size: images a batch.
+        seed: of the order.
+    """
+
+    def __init__(self, images: Images, batch_size: int, seed: int) -> None:
+        super().__init__()
+        self.images, self.batch_size, self.seed = images, batch_size, seed
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Batches without workers: the images are in memory, and a batch is one index operation."""
+        assert self.trainer is not None
+        draws = Draws(self.trainer, len(self.images), self.batch_size, self.seed)
+        return _LazyLoader(Fetch(self.images), batch_sampler=draws, collate_fn=lambda batch: batch)

@@ -1,0 +1,1 @@
+"""Defenses: what the service does to its answers."""

@@ -1,0 +1,42 @@
+"""One family of errors: each message is one sentence that says what to do. Nothing comes in; every folder raises these."""
+
+
+class StealingError(Exception):
+    """Base of every error that a user can mend; the commands print its message alone and exit with 1."""
+
+
+class ConfigError(StealingError):
+    """Choices that contradict each other, found before anything is opened."""
+
+
+class DataError(StealingError):
+    """Images or labels that are absent, corrupt or of the wrong form."""
+
+
+class CheckpointError(StealingError):
+    """Weights or a checkpoint that are absent, foreign or broken."""
+
+
+class ClaimError(StealingError):
+    """An artefact that another live process is making at this moment."""
+
+
+class BudgetExceeded(StealingError):
+    """More images than the budget allows; raised before any of them is sent."""
+
+
+class TrainingError(StealingError):
+    """A fit that cannot go on, such as a loss that is no longer a number."""
+
+
+class Refused(StealingError):
+    """A defense that declines to answer.
+
+    Args:
+        message: one sentence.
+        retry_after: seconds until the account may ask again, or None for never.
+    """
+
+    def __init__(self, message: str, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after

@@ -1,0 +1,1 @@
+"""Evaluation: features, probes, controls, fidelity and intervals."""

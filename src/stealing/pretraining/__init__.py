@@ -1,0 +1,1 @@
+"""Pre-training: unlabelled images to an encoder."""

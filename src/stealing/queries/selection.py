@@ -1,0 +1,35 @@
+"""Which images to spend the budget on: candidates in, a list of distinct images out."""
+
+import numpy as np
+
+from stealing.data.images import Images
+from stealing.errors import DataError
+from stealing.queries.digests import digests_of
+
+
+def select(candidates: Images, count: int, seed: int, excluded: set[bytes]) -> Images:
+    """`count` distinct images at random; a smaller count is a prefix of a larger one under the same seed.
+
+    Args:
+        candidates: what the attacker holds; labels are not looked at.
+        count: the budget.
+        seed: of the order.
+        excluded: digests that may not be chosen, those of the downstream tasks.
+
+    Raises:
+        DataError: fewer than `count` distinct images remain.
+    """
+    order = np.random.default_rng(seed).permutation(len(candidates))
+    shuffled, chosen, seen = candidates.part(order), [], set(excluded)
+    for place, digest in enumerate(digests_of(shuffled)):
+        if len(chosen) == count:
+            break
+        if digest not in seen:
+            seen.add(digest)
+            chosen.append(place)
+    if len(chosen) < count:
+        raise DataError(
+            f"The budget is {count} images and {candidates.name} has {len(chosen)} distinct ones that are in no task: "
+            "choose a smaller budget= or more query images."
+        )
+    return shuffled.part(np.array(chosen, np.int64))

@@ -1,0 +1,33 @@
+"""A frozen encoder in this process, answering as a service would: uint8 images in, defended features out."""
+
+import torch
+from torch import Tensor
+
+from stealing.defenses.chain import Asked, Chain
+from stealing.encoders import Encoder
+from stealing.evaluation.features import encode
+from stealing.queries.digests import digests
+
+
+class LocalTarget:
+    """Answers with the encoder's features after the defenses.
+
+    The encoder stays outside every Lightning module, in eval mode: training beside it cannot move its BatchNorm.
+
+    Args:
+        encoder: frozen here.
+        defense: applied to every answer.
+        defense_fingerprint: hash of the defense's settings.
+        size: height and width that the encoder was made for.
+    """
+
+    def __init__(self, encoder: Encoder, defense: Chain, defense_fingerprint: str, size: int) -> None:
+        self._encoder = encoder.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._defense, self.size = defense, size
+        self.fingerprint, self.defense_fingerprint = encoder.fingerprint, defense_fingerprint
+        self.feature_dim = encoder.feature_dim
+
+    def answer(self, images_uint8: Tensor, account: str) -> Tensor:
+        """Features (B, D), float32, of uint8 images (B, 3, H, W)."""
+        asked = Asked(account, digests(images_uint8), images_uint8)
+        return self._defense.answer(encode(self._encoder, images_uint8), asked)

@@ -1,0 +1,125 @@
+"""Fit one LightningModule to the end: a module and images in, the trained module out; the same call resumes."""
+
+import csv
+import logging
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import CSVLogger, Logger
+
+from stealing.artefacts import write_whole
+from stealing.data.draws import TrainingImages
+from stealing.training.checkpoints import Clock, Last, StepSeed, WholeFiles, newest_readable
+from stealing.training.progress import Bar
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to train, whatever is trained.
+
+    Attributes:
+        accelerator: Lightning's name, `cpu` or `gpu`.
+        precision: Lightning's name, such as `32-true` or `bf16-mixed`.
+        channels_last: keep images and filters in channels-last order, which most processors convolve faster.
+        checkpoint_seconds: at most one checkpoint in this time.
+        threads: of this process.
+    """
+
+    accelerator: str = "cpu"
+    precision: str = "32-true"
+    channels_last: bool = True
+    checkpoint_seconds: float = 60.0
+    threads: int = 2
+
+
+@dataclass(frozen=True)
+class Recorder:
+    """Where the curves of a fit go besides its CSV file: a logger for each named fit, closed after it."""
+
+    name: str = ""
+    tags: dict[str, str] = field(default_factory=dict)
+
+    def open(self, job: str, folder: Path) -> Logger | None:
+        """A logger for one fit, or None."""
+        return None
+
+    def close(self) -> None:
+        """End what `open` began, so that the next fit of this process starts its own."""
+
+
+def fit(
+    module: L.LightningModule,
+    images: TrainingImages,
+    folder: Path,
+    *,
+    name: str,
+    total_steps: int,
+    seed: int,
+    settings: Settings,
+    recorder: Recorder,
+    monitors: tuple[Callback, ...] = (),
+) -> dict[str, float]:
+    """Train `module` for `total_steps`, from the newest checkpoint in `folder` where there is one.
+
+    Returns:
+        Wall and processor seconds, summed over interruptions.
+
+    Raises:
+        CheckpointError: the checkpoints in `folder` cannot be read.
+        TrainingError: the loss is no longer a number.
+    """
+    torch.set_num_threads(settings.threads)
+    if settings.channels_last:
+        module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    resume = newest_readable(folder)
+    parts = sorted(folder.glob("curve-*"))  # CSVLogger wipes a folder it is given again: one a start
+    loggers: list[Logger] = [CSVLogger(folder, name="", version=f"curve-{len(parts):03d}", flush_logs_every_n_steps=20)]
+    extra = recorder.open(name, folder)
+    clock = Clock()
+    trainer = _trainer(total_steps, settings, [*loggers, *([extra] if extra else [])], [
+        StepSeed(seed), Bar(name), clock, *monitors, Last(folder, settings.checkpoint_seconds),
+    ])
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*num_workers.*|.*mid-epoch.*|.*IterableDataset.*")
+            trainer.fit(module, datamodule=images, ckpt_path=resume, weights_only=True)
+    finally:
+        recorder.close()
+    _join_curves(folder)
+    return clock.spent
+
+
+def _trainer(total_steps: int, settings: Settings, loggers: list[Logger], callbacks: list[Callback]) -> L.Trainer:
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its greeting says nothing about this fit
+    return L.Trainer(
+        accelerator=settings.accelerator,
+        devices=1,
+        precision=settings.precision,  # type: ignore[arg-type]
+        max_steps=total_steps,
+        max_epochs=-1,
+        logger=loggers,
+        callbacks=callbacks,
+        plugins=[WholeFiles()],
+        use_distributed_sampler=False,
+        num_sanity_val_steps=0,
+        log_every_n_steps=10,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+
+
+def _join_curves(folder: Path) -> None:
+    """Write `curves.csv` from the parts of all starts; a step that two starts logged keeps the later row."""
+    rows: dict[tuple[str, str], dict[str, str]] = {}
+    for part in sorted(folder.glob("curve-*/metrics.csv")):
+        with part.open(newline="") as handle:
+            for row in csv.DictReader(handle):
+                kind = ",".join(name for name, value in row.items() if value and name not in ("step", "epoch"))
+                rows[(row["step"], kind)] = row
+    names = sorted({name for row in rows.values() for name in row})
+    lines = [",".join(names)] + [",".join(row.get(name, "") for name in names) for row in rows.values()]
+    write_whole(folder / "curves.csv", ("\n".join(lines) + "\n").encode())
