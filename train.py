@@ -1,22 +1,25 @@
-"""Run one experiment: choices from the command line in, a table and result.json out.
-
-python train.py experiment=debug
-python train.py experiment=cifar10_cpu seed=1
-python train.py -m budget=b500,b1000,b2500
-"""
+"""Run one experiment: choices from the command line in; a table, result.json and all artefacts out."""
 
 import sys
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
+
+from stealing.config import check_choices
+from stealing.errors import StealingError
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 def main(config: DictConfig) -> None:
-    """Check the choices, then run."""
-    from stealing.pipeline import run  # torch is imported only once the choices are right
+    """Check the choices, then do what is not done yet."""
+    try:
+        check_choices(config)
+        from stealing.pipeline import run  # torch is imported only once the choices are right
 
-    run(config)
+        run(config, dict(HydraConfig.get().runtime.choices))
+    except StealingError as error:
+        sys.exit(f"{type(error).__name__}: {error}")
 
 
 if __name__ == "__main__":

@@ -1,28 +1,217 @@
-"""The flow."""
+"""The flow, as a methods section: pre-train or load a target, buy answers, steal a surrogate, judge both.
+
+Comes in: a checked configuration. Goes out: a run folder with result.json, and a table.
+"""
+
+import json
+import os
 from pathlib import Path
 from typing import Any
-from hydra.utils import instantiate
+
+import torch
 from omegaconf import DictConfig, OmegaConf
-from stealing.artefacts import claim, key, read_done, write_done
-from stealing.data.draws import TrainingImages
-from stealing.encoders import build_encoder, save_encoder
-from stealing.pretraining.monitor import KNNMonitor
-from stealing.pretraining.simclr import SimCLRModule
-from stealing.training.fit import Recorder, fit
+from rich.console import Console
+from safetensors.numpy import save
+
+from stealing.artefacts import claim, key, read_done, write_done, write_whole
+from stealing.attacks.steal import VERSION as STEAL_VERSION
+from stealing.attacks.steal import Answers, stolen
+from stealing.defenses.chain import Chain
+from stealing.config import STEPS, opened, plain
+from stealing.encoders import load_encoder
+from stealing.errors import StealingError
+from stealing.plan import Scene, check_inputs, control_steps, open_scene, recipe, show_plan, target_steps
+from stealing.pretraining.pretrain import VERSION as PRETRAIN_VERSION
+from stealing.pretraining.pretrain import pretrained
+from stealing.queries.door import MeteredTarget
+from stealing.queries.selection import select
+from stealing.report.provenance import provenance
+from stealing.report.seeds import join, siblings
+from stealing.report.status import write_status
+from stealing.report.table import show
+from stealing.targets.local import LocalTarget
+from stealing.training.fit import Recorder, Settings
+from stealing.verdict import Stolen, evaluate
+
+ATTACKER = "attacker/0"
+
+VERSIONS = {"pretrain": PRETRAIN_VERSION, "query": 1, "steal": STEAL_VERSION, "evaluate": 1}
+"""Raised when the code of a step changes its results; part of every key below."""
 
 
-def run(config: DictConfig) -> None:
-    settings = instantiate(config.trainer)
-    images = instantiate(config.data.pretrain)
-    arch: Any = OmegaConf.to_container(config.target_arch, resolve=True)
-    recipe: Any = OmegaConf.to_container(config.pretrain, resolve=True)
-    folder = Path(config.paths.work) / "targets" / key(version=1, images=images.checksum, arch=arch, recipe=recipe, seed=config.target.seed, precision=settings.precision)
-    with claim(folder):
-        if read_done(folder):
-            return
-        encoder = build_encoder(arch, config.target.seed)
-        steps = recipe["epochs"] * (len(images) // recipe["batch_size"])
-        module = SimCLRModule(encoder, instantiate(config.pretrain.views, _convert_="all"), instantiate(config.pretrain.optimizer), projection=recipe["projection"], temperature=recipe["temperature"], warmup=recipe["warmup"], total_steps=steps, seed=config.target.seed)
-        spent = fit(module, TrainingImages(images, recipe["batch_size"], config.target.seed), folder, name="pretrain", total_steps=steps, seed=config.target.seed, settings=settings, recorder=Recorder(), monitors=(KNNMonitor(images, 5000),))
-        save_encoder(encoder, folder / "encoder.safetensors", arch=arch, size=images.size, provenance={"recipe": recipe, "seed": config.target.seed, "images": images.checksum, **spent})
-        write_done(folder, **spent)
+class Run:
+    """One configuration, its opened data and its folder; each method is one step of the flow.
+
+    Args:
+        config: resolved and checked.
+        choices: the option chosen from each group, for names and tables.
+    """
+
+    def __init__(self, config: DictConfig, choices: dict[str, str]) -> None:
+        self.config, self.choices = config, choices
+        self.settings: Settings = opened(config.trainer)
+        torch.set_num_threads(self.settings.threads)
+        self.scene: Scene = open_scene(config)
+        self.work, self.seconds = Path(config.paths.work), dict[str, float]()
+        self.cpu_seconds: dict[str, float] = {}
+        settled = plain(config)
+        inputs = {name: settled[name] for name in ("arch", "target_arch", "pretrain", "defense", "budget", "attack", "probe")}
+        inputs |= {"target": config.target.path or config.target.seed, "images": self.scene.checksums()}
+        self.group = key(versions=VERSIONS, precision=self.settings.precision, until=config.until, **inputs)
+        names = [str(choices[group]) for group in ("data", "target", "defense", "attack", "budget")]
+        self.folder = self.work / "runs" / f"{'-'.join(names)}-s{config.seed}-{self.group}"
+        self.recorder: Recorder = opened(config.logger)(name=self.group, tags=choices)
+
+    def pretrain(self) -> tuple[LocalTarget, LocalTarget]:
+        """The target as it is offered, and the same without its defense."""
+        config = self.config
+        if config.target.path is None:
+            assert self.scene.pretrain is not None
+            encoder, folder, spent = pretrained(
+                self.scene.pretrain, plain(config.target_arch), recipe(config), name="pretrain",
+                steps=target_steps(config, self.scene), seed=config.target.seed, root=self.work / "targets",
+                settings=self.settings, recorder=self.recorder, monitored=True,
+            )  # fmt: skip
+            size = self.scene.queries.size
+            self._book("pretrain", spent)
+        else:
+            path = Path(config.target.path)
+            encoder, card = load_encoder(path)
+            folder, size = path.parent, int(card["size"])
+            self._book("pretrain", {"seconds": 0.0, "cpu_seconds": 0.0})
+        self.target_folder = folder
+        encoder.to("cuda" if self.settings.accelerator == "gpu" else "cpu")
+        offered = LocalTarget(encoder, Chain(opened(config.defense)), key(defense=plain(config.defense)), size)
+        return offered, LocalTarget(encoder, Chain({}), key(defense={}), size)
+
+    def query(self, door: MeteredTarget) -> Answers:
+        """Choose the images that the budget buys, and buy what is not banked yet."""
+        excluded = {digest for task in self.scene.digests.values() for digest in task}
+        images = select(self.scene.queries, self.config.budget.images, self.config.seed, excluded)
+        features = door.ask(images.batch(slice(None)), ATTACKER, "attack")
+        return Answers(images, features, f"{door.fingerprint}/{door.defense_fingerprint}/{ATTACKER}")
+
+    def steal(self, answers: Answers) -> Stolen:
+        """Train the surrogate on the answers, and the control on the same images without them."""
+        config = self.config
+        encoder, adapter, folder, spent = stolen(
+            answers, plain(config.arch), plain(config.attack), seed=config.seed, root=self.work / "surrogates",
+            settings=self.settings, recorder=self.recorder,
+        )  # fmt: skip
+        self._book("steal", spent)
+        return Stolen(encoder, adapter, folder)
+
+    def control(self, answers: Answers) -> Stolen:
+        """SimCLR on the query images alone, with the surrogate's architecture and compute."""
+        config = self.config
+        encoder, folder, spent = pretrained(
+            answers.images, plain(config.arch), recipe(config), name="control",
+            steps=control_steps(config), seed=config.seed, root=self.work / "surrogates",
+            settings=self.settings, recorder=self.recorder, monitored=False,
+        )  # fmt: skip
+        self._book("control", spent)
+        return Stolen(encoder, torch.nn.Identity(), folder)
+
+    def _book(self, step: str, spent: dict[str, Any]) -> None:
+        self.seconds[step], self.cpu_seconds[step] = float(spent["seconds"]), float(spent["cpu_seconds"])
+
+
+def run(config: DictConfig, choices: dict[str, str]) -> None:
+    """Do every step up to `until` that is not done yet, and show the table.
+
+    Raises:
+        StealingError: whatever a user can mend; the run's `status.json` says at which step.
+    """
+    this = Run(config, choices)
+    check_inputs(config, this.scene)
+    console = Console()
+    if config.plan_only:
+        show_plan(config, this.scene, this.settings, console)
+        return
+    with claim(this.folder):
+        if read_done(this.folder) is None:
+            _do(this)
+    if config.until == "evaluate":
+        conclude(this.folder, config.probe.resamples, console)
+
+
+def _do(this: Run) -> None:
+    """The steps, with `status.json` kept true."""
+    config, folder = this.config, this.folder
+    last = STEPS.index(config.until)
+    write_whole(folder / "config.yaml", OmegaConf.to_yaml(config, resolve=True).encode())
+    write_whole(folder / "choices.json", json.dumps(this.choices).encode())
+    step = STEPS[0]
+    try:
+        write_status(folder, "running", step)
+        offered, undefended = this.pretrain()
+        door = MeteredTarget(offered, this.work / "banks", opened(config.budget))
+        if last >= 1:
+            step = STEPS[1]
+            write_status(folder, "running", step)
+            answers = this.query(door)
+        if last >= 2:
+            step = STEPS[2]
+            write_status(folder, "running", step)
+            surrogate = this.steal(answers)
+        if last >= 3:
+            control = this.control(answers)
+            step = STEPS[3]
+            write_status(folder, "running", step)
+            clean = door if undefended.defense_fingerprint == offered.defense_fingerprint else None
+            clean = clean or MeteredTarget(undefended, this.work / "banks", opened(config.budget))
+            tasks, likeness, right, spent = evaluate(config, this.scene, door, clean, surrogate, control, answers)
+            this._book("evaluate", spent)
+            write_whole(folder / "right.safetensors", save(right))
+            result = _result(this, door, answers, {"surrogate": surrogate.folder, "control": control.folder})
+            result |= {"tasks": tasks, "fidelity": likeness, "protocol_hash": spent["protocol_hash"]}
+            write_whole(folder / "result.json", json.dumps(result, indent=1).encode())
+    except StealingError as error:
+        write_status(folder, "failed", step, str(error))
+        raise
+    write_status(folder, "done", config.until)
+    write_done(folder, until=config.until)
+
+
+def _result(this: Run, door: MeteredTarget, answers: Answers, made: dict[str, Path]) -> dict[str, Any]:
+    """Everything in `result.json` that is not an accuracy."""
+    config = this.config
+    spent = door.spent("attack")
+    made = {"run": this.folder, "target": this.target_folder, **made}
+    return {
+        "schema": 1,
+        "choices": this.choices,
+        "seed": config.seed,
+        "seeds": [config.seed],
+        "target_seed": config.target.seed,
+        "group": this.group,
+        "config_hash": key(group=this.group, seed=config.seed),
+        **provenance(this.settings.threads),
+        "data": this.scene.checksums() | {"asked": answers.images.checksum},
+        "steps": VERSIONS,
+        "seconds": this.seconds,
+        "cpu_seconds": this.cpu_seconds,
+        "queries": {
+            "budget": config.budget.images,
+            "spent": spent,
+            "images": len(answers.images),
+            "evaluation": door.spent("evaluation"),
+            "in_doubt": 0,
+            "cost": spent * config.budget.price,
+        },
+        "artefacts": {name: os.path.relpath(path, this.work) for name, path in made.items()},
+        "files": {"right": "right.safetensors"},
+    }
+
+
+def conclude(folder: Path, resamples: int, console: Console) -> None:
+    """Show a finished run's table, then the one over all its seeds where there are several."""
+    show(json.loads((folder / "result.json").read_text()), console)
+    found = siblings(folder)
+    console.print(f"Written: {folder / 'result.json'}", soft_wrap=True)
+    if len(found) > 1:
+        joined = join(found, resamples)
+        path = folder.parent / f"{folder.name.rsplit('-s', 1)[0]}-seeds-{joined['group']}.json"
+        write_whole(path, json.dumps(joined, indent=1).encode())
+        show(joined, console)
+        console.print(f"Written: {path}", soft_wrap=True)

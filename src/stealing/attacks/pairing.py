@@ -32,6 +32,11 @@ class RawAndViews:
     view_weight: float
     count: int
 
+    @property
+    def passes(self) -> int:
+        """Forward passes of a batch in one step."""
+        return 1 + self.count
+
     def __call__(self, images: Tensor, rows: Tensor, generator: torch.Generator) -> Iterator[Pair]:
         """The pairs of one step."""
         yield 1.0, images, rows
@@ -53,6 +58,11 @@ class RawOrView:
 
     views: Views
     view_weight: float
+
+    @property
+    def passes(self) -> int:
+        """Forward passes of a batch in one step."""
+        return 1
 
     def __call__(self, images: Tensor, rows: Tensor, generator: torch.Generator) -> Iterator[Pair]:
         """The one pair of a step."""

@@ -1,0 +1,90 @@
+"""Steal: query images and their banked answers in, a surrogate encoder with its adapter out, as an artefact."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.utils import instantiate
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from stealing.artefacts import claim, key, read_done, write_done, write_whole
+from stealing.attacks.surrogate import SurrogateModule, build_adapter
+from stealing.data.draws import TrainingImages
+from stealing.data.images import Images
+from stealing.encoders import Encoder, build_encoder, load_encoder, save_encoder
+from stealing.training.fit import Recorder, Settings, fit
+
+VERSION = 1
+"""Raised when the code changes what comes out."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What was bought: images, the target's features (N, D) for them, and where they came from."""
+
+    images: Images
+    features: Tensor
+    source: str
+
+
+def steps_of(attack: dict[str, Any], images: int) -> int:
+    """Batches that this attack trains on: its own number, or its epochs over this many images."""
+    steps: int | None = attack["steps"]
+    return steps if steps is not None else int(attack["epochs"]) * (images // int(attack["batch_size"]))
+
+
+def stolen(
+    answers: Answers,
+    arch: dict[str, Any],
+    attack: dict[str, Any],
+    *,
+    seed: int,
+    root: Path,
+    settings: Settings,
+    recorder: Recorder,
+) -> tuple[Encoder, nn.Module, Path, dict[str, Any]]:
+    """Train a surrogate on these answers, resume its training, or load it where it is finished.
+
+    Args:
+        answers: the only thing that an attack sees of a target.
+        arch: how to build the surrogate.
+        attack: loss, pairing, optimiser, schedule, batch size, and steps or epochs (`conf/attack`).
+        seed: of weights, order and views; the initial surrogate depends on it alone.
+        root: folder of surrogates.
+
+    Returns:
+        The surrogate and its adapter in eval mode, their folder, and the facts in its `done.json`.
+    """
+    inputs = {"answers": answers.source, "images": answers.images.checksum, "arch": arch, "attack": attack}
+    folder = root / key(version=VERSION, seed=seed, precision=settings.precision, **inputs)
+    width = answers.features.shape[1]
+    with claim(folder):
+        done = read_done(folder)
+        if done is None:
+            encoder = build_encoder(arch, seed)
+            adapter = build_adapter(encoder.feature_dim, width, seed)
+            steps = steps_of(attack, len(answers.images))
+            module = SurrogateModule(
+                encoder,
+                adapter,
+                answers.features,
+                loss=instantiate(attack["loss"]),
+                pairing=instantiate(attack["pairing"], _convert_="all"),
+                optimizer=instantiate(attack["optimizer"]),
+                schedule=instantiate(attack["schedule"]),
+                total_steps=steps,
+                seed=seed,
+            )
+            batches = TrainingImages(answers.images, attack["batch_size"], seed)
+            spent = fit(
+                module, batches, folder, name="steal", total_steps=steps, seed=seed, settings=settings, recorder=recorder
+            )
+            write_whole(folder / "adapter.safetensors", save({n: t.contiguous() for n, t in adapter.state_dict().items()}))
+            provenance = {**inputs, "seed": seed, **spent}
+            save_encoder(encoder, folder / "encoder.safetensors", arch=arch, size=answers.images.size, provenance=provenance)
+            done = write_done(folder, **spent)
+    encoder, _ = load_encoder(folder / "encoder.safetensors")
+    adapter = build_adapter(encoder.feature_dim, width, seed)
+    adapter.load_state_dict(load_file(folder / "adapter.safetensors"))
+    return encoder, adapter.eval(), folder, done

@@ -1,0 +1,72 @@
+"""The first of two checks: of the choices alone, before torch is imported and before anything is opened.
+
+Every message names the override to type. Keys that do not exist are Hydra's own to refuse: struct mode is on.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from stealing.errors import CheckpointError, ConfigError, StealingError
+
+STEPS = ("pretrain", "query", "steal", "evaluate")
+
+
+def check_choices(config: DictConfig) -> None:
+    """Refuse choices that contradict each other.
+
+    Raises:
+        ConfigError: with the override that mends it.
+        CheckpointError: the target's file is absent.
+    """
+    try:
+        missing = sorted(OmegaConf.missing_keys(config))
+        OmegaConf.to_container(config, resolve=True, throw_on_missing=False)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"The configuration does not resolve: {str(error).splitlines()[0]}.") from None
+    if missing:
+        raise ConfigError(f"{missing[0]} has no value: add {missing[0]}=... to the command.")
+    if config.until not in STEPS:
+        raise ConfigError(f"until={config.until} is no step: choose one of {', '.join(STEPS)}.")
+    if config.budget.images < 1:
+        raise ConfigError(f"budget.images={config.budget.images} buys nothing: set it to 1 or more.")
+    attack = config.attack
+    if (attack.steps is None) == (attack.epochs is None):
+        raise ConfigError("An attack trains for steps or for epochs: set one of attack.steps and attack.epochs to null.")
+    if attack.batch_size > config.budget.images:
+        raise ConfigError(
+            f"attack.batch_size={attack.batch_size} is more than the {config.budget.images} images of the budget: "
+            f"set attack.batch_size={config.budget.images} or a larger budget=."
+        )
+    if config.target.path is not None and not Path(config.target.path).exists():
+        raise CheckpointError(
+            f"target.path={config.target.path} does not exist: run from the project's folder, or name an encoder's file."
+        )
+
+
+def plain(node: DictConfig) -> dict[str, Any]:
+    """A node as resolved JSON values: what keys are hashed from, and what fits use."""
+    container = OmegaConf.to_container(node, resolve=True)
+    assert isinstance(container, dict)
+    return {str(name): value for name, value in container.items()}
+
+
+def opened(node: DictConfig) -> Any:
+    """Instantiate a node whose constructor opens something, with our own errors as they are.
+
+    Raises:
+        StealingError: what the constructor raised.
+    """
+    try:
+        return instantiate(node, _convert_="all")
+    except InstantiationException as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, StealingError):
+            cause = cause.__cause__
+        if cause is not None:
+            raise cause from None
+        raise

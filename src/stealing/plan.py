@@ -1,0 +1,135 @@
+"""Before anything trains: open the data, check it against the choices, and say what a run will ask, cost and take."""
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+from rich.console import Console
+
+from stealing.attacks.steal import steps_of
+from stealing.config import opened, plain
+from stealing.data.images import Images
+from stealing.encoders import build_encoder
+from stealing.errors import ConfigError, DataError
+from stealing.evaluation.features import BLOCK, encode
+from stealing.evaluation.protocol import Task
+from stealing.queries.digests import digests_of
+from stealing.training.fit import Settings
+
+ROLES = ("own", "query_domain", "unseen")
+
+
+@dataclass(frozen=True)
+class Scene:
+    """All images of a run.
+
+    Attributes:
+        pretrain: what the target is trained on, or None where it is loaded.
+        queries: what the attacker may choose from.
+        tasks: by name.
+        digests: of each task's images, both splits.
+    """
+
+    pretrain: Images | None
+    queries: Images
+    tasks: list[Task]
+    digests: dict[str, list[bytes]] = field(repr=False)
+
+    def checksums(self) -> dict[str, str]:
+        """Hashes of the decoded images, by place in the scene."""
+        found = {"pretrain": self.pretrain.checksum} if self.pretrain else {}
+        for task in self.tasks:
+            found |= {f"{task.name}/train": task.train.checksum, f"{task.name}/test": task.test.checksum}
+        return found | {"queries": self.queries.checksum}
+
+
+def open_scene(config: DictConfig) -> Scene:
+    """Open (and decode, the first time) the images that this run's steps read.
+
+    Raises:
+        DataError: as the sources do.
+    """
+    data, tasks = config.data, []
+    if config.until == "evaluate":
+        for name, node in data.tasks.items():
+            tasks.append(Task(str(name), node.role, opened(node.train), opened(node.test)))
+    digests = {task.name: digests_of(task.train) + digests_of(task.test) for task in tasks}
+    pretrain = opened(data.pretrain) if config.target.path is None else None
+    return Scene(pretrain, opened(data.queries), tasks, digests)
+
+
+def check_inputs(config: DictConfig, scene: Scene) -> None:
+    """The second check: of the opened data against the choices.
+
+    Raises:
+        ConfigError, DataError: with what to change.
+    """
+    if config.budget.images > len(scene.queries):
+        raise DataError(
+            f"budget.images={config.budget.images} is more than the {len(scene.queries)} query images: choose a smaller budget=."
+        )
+    if scene.pretrain is not None and target_steps(config, scene) < 1:
+        raise ConfigError(f"pretrain.batch_size={config.pretrain.batch_size} leaves no step: set it to {len(scene.pretrain)}.")
+    if config.trainer.accelerator == "gpu" and not torch.cuda.is_available():
+        raise ConfigError("trainer=gpu needs a GPU and torch sees none: use trainer=cpu.")
+    for task in scene.tasks:
+        if task.role not in ROLES:
+            raise ConfigError(f"data.tasks.{task.name}.role={task.role} is none of {', '.join(ROLES)}: choose one.")
+        if task.train.classes != task.test.classes:
+            raise DataError(f"The splits of task {task.name} have different classes: open both from the same source.")
+    asked = sum(len(set(digests)) for digests in scene.digests.values())
+    if asked > config.budget.evaluation:
+        raise ConfigError(f"The tasks hold {asked} distinct images to ask about: set budget.evaluation={asked} or more.")
+
+
+def target_steps(config: DictConfig, scene: Scene) -> int:
+    """Batches of the target's pre-training."""
+    assert scene.pretrain is not None
+    return int(config.pretrain.epochs) * (len(scene.pretrain) // min(config.pretrain.batch_size, len(scene.pretrain)))
+
+
+def recipe(config: DictConfig) -> dict[str, Any]:
+    """How SimCLR trains, whatever for: how long is the target's and the control's own."""
+    return {name: value for name, value in plain(config.pretrain).items() if name != "epochs"}
+
+
+def control_steps(config: DictConfig) -> int:
+    """Batches of SimCLR on the queries that push as many images through the network as the attack does."""
+    attack = plain(config.attack)
+    passes = opened(config.attack.pairing).passes
+    pushed = steps_of(attack, config.budget.images) * attack["batch_size"] * passes
+    return max(1, round(pushed / (2 * min(config.pretrain.batch_size, config.budget.images))))
+
+
+def show_plan(config: DictConfig, scene: Scene, settings: Settings, console: Console) -> None:
+    """Print queries, cost and the expected time, from a few timed passes on this machine."""
+    encoder = build_encoder(plain(config.arch), 0)
+    encoder.to("cuda" if settings.accelerator == "gpu" else "cpu", memory_format=torch.channels_last)  # type: ignore[call-overload]
+    images = scene.queries.batch(slice(0, BLOCK))
+    asked = sum(len(set(digests)) for digests in scene.digests.values())
+    forward = _seconds(lambda: encode(encoder, images)) / len(images)
+    training = _seconds(lambda: encoder(images.to(encoder.mean.device).float() / 255).square().mean().backward()) / len(images)
+    pushed = 2 * control_steps(config) * min(config.pretrain.batch_size, config.budget.images)
+    parts = {
+        "pretrain": 2 * target_steps(config, scene) * config.pretrain.batch_size * training if scene.pretrain else 0.0,
+        "query": config.budget.images * forward,
+        "steal": pushed * training,
+        "control": pushed * training,
+        "evaluate": 5 * asked * forward,
+    }
+    console.print(f"Attack: {config.budget.images} images, cost {config.budget.images * config.budget.price:.2f}.")
+    console.print(f"Evaluation: {asked} images of {len(scene.tasks)} tasks.")
+    times = ", ".join(f"{name} {seconds / 60:.1f}" for name, seconds in parts.items())
+    console.print(f"Expected minutes here, if nothing is done yet: {times}; in all {sum(parts.values()) / 60:.1f}.")
+    console.print(f"Artefacts go to {Path(config.paths.work).resolve()}.", soft_wrap=True)
+
+
+def _seconds(work: object) -> float:
+    assert callable(work)
+    work()
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start

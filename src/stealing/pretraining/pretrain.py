@@ -1,0 +1,78 @@
+"""Make one pre-trained encoder, a target or the control that asks nothing: images and a recipe in, an artefact out."""
+
+from pathlib import Path
+from typing import Any
+
+from hydra.utils import instantiate
+
+from stealing.artefacts import claim, key, read_done, write_done
+from stealing.data.draws import TrainingImages
+from stealing.data.images import Images
+from stealing.encoders import Encoder, build_encoder, load_encoder, save_encoder
+from stealing.pretraining.monitor import KNNMonitor
+from stealing.pretraining.simclr import SimCLRModule
+from stealing.training.fit import Recorder, Settings, fit
+
+VERSION = 1
+"""Raised when the code changes what comes out."""
+
+MONITOR = 5000
+"""Images of the kNN monitor's slice of train."""
+
+
+def pretrained(
+    images: Images,
+    arch: dict[str, Any],
+    recipe: dict[str, Any],
+    *,
+    name: str,
+    steps: int,
+    seed: int,
+    root: Path,
+    settings: Settings,
+    recorder: Recorder,
+    monitored: bool,
+) -> tuple[Encoder, Path, dict[str, Any]]:
+    """Train an encoder by SimCLR, resume its training, or load it where it is finished.
+
+    Args:
+        images: what it is trained on; labels serve the monitor alone.
+        arch: how to build it.
+        recipe: views, optimiser, projection, temperature, warm-up and batch size (`conf/pretrain`).
+        name: of the fit, for people.
+        steps: batches to train on.
+        seed: of weights, order and views.
+        root: folder of such artefacts.
+        monitored: watch it with kNN, where the images have labels.
+
+    Returns:
+        The encoder in eval mode, its folder, and the facts in its `done.json`.
+    """
+    batch_size = min(recipe["batch_size"], len(images))
+    inputs = {"images": images.checksum, "arch": arch, "recipe": recipe, "seed": seed, "precision": settings.precision}
+    folder = root / key(version=VERSION, steps=steps, **inputs)
+    with claim(folder):
+        done = read_done(folder)
+        if done is None:
+            encoder = build_encoder(arch, seed)
+            module = SimCLRModule(
+                encoder,
+                instantiate(recipe["views"], _convert_="all"),
+                instantiate(recipe["optimizer"]),
+                projection=recipe["projection"],
+                temperature=recipe["temperature"],
+                warmup=recipe["warmup"],
+                total_steps=steps,
+                seed=seed,
+            )
+            monitors = (KNNMonitor(images, MONITOR),) if monitored and images.labels is not None else ()
+            batches = TrainingImages(images, batch_size, seed)
+            spent = fit(
+                module, batches, folder, name=name, total_steps=steps, seed=seed,
+                settings=settings, recorder=recorder, monitors=monitors,
+            )  # fmt: skip
+            provenance = {**inputs, "steps": steps, "images": images.name, "checksum": images.checksum, **spent}
+            save_encoder(encoder, folder / "encoder.safetensors", arch=arch, size=images.size, provenance=provenance)
+            done = write_done(folder, **spent)
+    encoder, _ = load_encoder(folder / "encoder.safetensors")
+    return encoder, folder, done

@@ -1,0 +1,1 @@
+"""Reports: result.json and its table."""

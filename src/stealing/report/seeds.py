@@ -1,0 +1,50 @@
+"""Runs that differ in their seed alone, joined: their folders in, one result with seeds as the outer level out."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from safetensors.numpy import load_file
+
+from stealing.evaluation.statistics import summarise
+
+
+def join(folders: Sequence[Path], resamples: int) -> dict[str, Any]:
+    """One result over all seeds; figures are means over them, intervals resample seeds, then test images.
+
+    Args:
+        folders: finished runs with equal `group` and different seeds.
+        resamples: of the bootstrap.
+    """
+    results = [json.loads((folder / "result.json").read_text()) for folder in folders]
+    tables = [load_file(folder / "right.safetensors") for folder in folders]
+    first, tasks = results[0], dict[str, Any]()
+    for task, heads in first["tasks"].items():
+        tasks[task] = {"role": heads["role"]}
+        for head in heads:
+            if head == "role":
+                continue
+            start = f"{task}/{head}/"
+            seeds = [{n.removeprefix(start): r for n, r in table.items() if n.startswith(start)} for table in tables]
+            rows = [result["tasks"][task][head] for result in results]
+            means = {name: fmean(row[name] for row in rows) for name in ("agreement", "agreement_ceiling")}
+            tasks[task][head] = {**summarise(seeds, resamples=resamples), **means}
+    likeness = {name: fmean(result["fidelity"][name] for result in results) for name in first["fidelity"]}
+    shared = {name: first[name] for name in ("schema", "choices", "group", "protocol_hash", "data", "hardware", "queries")}
+    seeds_ = [result["seed"] for result in results]
+    runs = [folder.name for folder in folders]
+    seconds = [result["seconds"] for result in results]
+    return {**shared, "seeds": seeds_, "runs": runs, "seconds": seconds, "tasks": tasks, "fidelity": likeness}
+
+
+def siblings(folder: Path) -> list[Path]:
+    """The finished runs beside this one, itself included, that differ from it in their seed alone, by seed."""
+    group = json.loads((folder / "result.json").read_text())["group"]
+    found = {}
+    for path in folder.parent.glob("*/result.json"):
+        result = json.loads(path.read_text())
+        if result["group"] == group:
+            found[result["seed"]] = path.parent
+    return [found[seed] for seed in sorted(found)]
