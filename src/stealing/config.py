@@ -3,6 +3,7 @@
 Every message names the override to type. Keys that do not exist are Hydra's own to refuse: struct mode is on.
 """
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,9 @@ def check_choices(config: DictConfig) -> None:
         raise ConfigError(f"budget.images={config.budget.images} buys nothing: set it to 1 or more.")
     attack = config.attack
     if (attack.steps is None) == (attack.epochs is None):
-        raise ConfigError("An attack trains for steps or for epochs: set one of attack.steps and attack.epochs to null.")
+        raise ConfigError(
+            "An attack trains for steps or for epochs: set one of attack.steps and attack.epochs to null."
+        )
     if attack.batch_size > config.budget.images:
         raise ConfigError(
             f"attack.batch_size={attack.batch_size} is more than the {config.budget.images} images of the budget: "
@@ -44,8 +47,24 @@ def check_choices(config: DictConfig) -> None:
         )
     if config.target.path is not None and not Path(config.target.path).exists():
         raise CheckpointError(
-            f"target.path={config.target.path} does not exist: run from the project's folder, or name an encoder's file."
+            f"target.path={config.target.path} does not exist: run in the project's folder, or name an encoder."
         )
+
+
+def saved_choices(config: DictConfig) -> tuple[DictConfig, dict[str, str]]:
+    """The configuration and choices of the run that `eval.py` was given, under the protocol that it was given.
+
+    Raises:
+        ConfigError: `run` is not a run's folder.
+    """
+    folder = Path("" if OmegaConf.is_missing(config, "run") else str(config.run))
+    if not (folder / "config.yaml").exists():
+        raise ConfigError(f"run={folder} is not a run's folder: add run=<one of the folders in work/runs>.")
+    saved = OmegaConf.load(folder / "config.yaml")
+    assert isinstance(saved, DictConfig)
+    saved.probe, saved.until = config.probe, "evaluate"
+    choices: dict[str, str] = json.loads((folder / "choices.json").read_text())
+    return saved, choices
 
 
 def plain(node: DictConfig) -> dict[str, Any]:

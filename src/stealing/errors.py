@@ -1,4 +1,4 @@
-"""One family of errors: each message is one sentence that says what to do. Nothing comes in; every folder raises these."""
+"""One family of errors, raised by every folder: each message is one sentence that says what to do."""
 
 
 class StealingError(Exception):

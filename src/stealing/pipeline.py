@@ -16,8 +16,8 @@ from safetensors.numpy import save
 from stealing.artefacts import claim, key, read_done, write_done, write_whole
 from stealing.attacks.steal import VERSION as STEAL_VERSION
 from stealing.attacks.steal import Answers, stolen
-from stealing.defenses.chain import Chain
 from stealing.config import STEPS, opened, plain
+from stealing.defenses.chain import Chain
 from stealing.encoders import load_encoder
 from stealing.errors import StealingError
 from stealing.plan import Scene, check_inputs, control_steps, open_scene, recipe, show_plan, target_steps
@@ -55,7 +55,9 @@ class Run:
         self.work, self.seconds = Path(config.paths.work), dict[str, float]()
         self.cpu_seconds: dict[str, float] = {}
         settled = plain(config)
-        inputs = {name: settled[name] for name in ("arch", "target_arch", "pretrain", "defense", "budget", "attack", "probe")}
+        inputs = {
+            name: settled[name] for name in ("arch", "target_arch", "pretrain", "defense", "budget", "attack", "probe")
+        }
         inputs |= {"target": config.target.path or config.target.seed, "images": self.scene.checksums()}
         self.group = key(versions=VERSIONS, precision=self.settings.precision, until=config.until, **inputs)
         names = [str(choices[group]) for group in ("data", "target", "defense", "attack", "budget")]
@@ -124,7 +126,7 @@ def run(config: DictConfig, choices: dict[str, str]) -> None:
     """
     this = Run(config, choices)
     check_inputs(config, this.scene)
-    console = Console()
+    console = Console(width=max(120, Console().width))  # the table has 110 columns, also in a log
     if config.plan_only:
         show_plan(config, this.scene, this.settings, console)
         return

@@ -1,6 +1,7 @@
 """Before anything trains: open the data, check it against the choices, and say what a run will ask, cost and take."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -69,10 +70,12 @@ def check_inputs(config: DictConfig, scene: Scene) -> None:
     """
     if config.budget.images > len(scene.queries):
         raise DataError(
-            f"budget.images={config.budget.images} is more than the {len(scene.queries)} query images: choose a smaller budget=."
+            f"budget.images={config.budget.images} is more than the {len(scene.queries)} query images: lower budget=."
         )
     if scene.pretrain is not None and target_steps(config, scene) < 1:
-        raise ConfigError(f"pretrain.batch_size={config.pretrain.batch_size} leaves no step: set it to {len(scene.pretrain)}.")
+        raise ConfigError(
+            f"pretrain.batch_size={config.pretrain.batch_size} leaves no step: set it to {len(scene.pretrain)}."
+        )
     if config.trainer.accelerator == "gpu" and not torch.cuda.is_available():
         raise ConfigError("trainer=gpu needs a GPU and torch sees none: use trainer=cpu.")
     for task in scene.tasks:
@@ -82,13 +85,16 @@ def check_inputs(config: DictConfig, scene: Scene) -> None:
             raise DataError(f"The splits of task {task.name} have different classes: open both from the same source.")
     asked = sum(len(set(digests)) for digests in scene.digests.values())
     if asked > config.budget.evaluation:
-        raise ConfigError(f"The tasks hold {asked} distinct images to ask about: set budget.evaluation={asked} or more.")
+        raise ConfigError(
+            f"The tasks hold {asked} distinct images to ask about: set budget.evaluation={asked} or more."
+        )
 
 
 def target_steps(config: DictConfig, scene: Scene) -> int:
     """Batches of the target's pre-training."""
     assert scene.pretrain is not None
-    return int(config.pretrain.epochs) * (len(scene.pretrain) // min(config.pretrain.batch_size, len(scene.pretrain)))
+    batch_size = min(int(config.pretrain.batch_size), len(scene.pretrain))
+    return int(config.pretrain.epochs) * (len(scene.pretrain) // batch_size)
 
 
 def recipe(config: DictConfig) -> dict[str, Any]:
@@ -99,9 +105,10 @@ def recipe(config: DictConfig) -> dict[str, Any]:
 def control_steps(config: DictConfig) -> int:
     """Batches of SimCLR on the queries that push as many images through the network as the attack does."""
     attack = plain(config.attack)
-    passes = opened(config.attack.pairing).passes
-    pushed = steps_of(attack, config.budget.images) * attack["batch_size"] * passes
-    return max(1, round(pushed / (2 * min(config.pretrain.batch_size, config.budget.images))))
+    passes = int(opened(config.attack.pairing).passes)
+    pushed = steps_of(attack, config.budget.images) * int(attack["batch_size"]) * passes
+    batch_size = min(int(config.pretrain.batch_size), int(config.budget.images))
+    return max(1, round(pushed / (2 * batch_size)))
 
 
 def show_plan(config: DictConfig, scene: Scene, settings: Settings, console: Console) -> None:
@@ -110,8 +117,9 @@ def show_plan(config: DictConfig, scene: Scene, settings: Settings, console: Con
     encoder.to("cuda" if settings.accelerator == "gpu" else "cpu", memory_format=torch.channels_last)  # type: ignore[call-overload]
     images = scene.queries.batch(slice(0, BLOCK))
     asked = sum(len(set(digests)) for digests in scene.digests.values())
+    batch = images.to(encoder.mean.device).float() / 255
     forward = _seconds(lambda: encode(encoder, images)) / len(images)
-    training = _seconds(lambda: encoder(images.to(encoder.mean.device).float() / 255).square().mean().backward()) / len(images)
+    training = _seconds(lambda: encoder(batch).square().mean().backward()) / len(images)
     pushed = 2 * control_steps(config) * min(config.pretrain.batch_size, config.budget.images)
     parts = {
         "pretrain": 2 * target_steps(config, scene) * config.pretrain.batch_size * training if scene.pretrain else 0.0,
@@ -127,8 +135,7 @@ def show_plan(config: DictConfig, scene: Scene, settings: Settings, console: Con
     console.print(f"Artefacts go to {Path(config.paths.work).resolve()}.", soft_wrap=True)
 
 
-def _seconds(work: object) -> float:
-    assert callable(work)
+def _seconds(work: Callable[[], object]) -> float:
     work()
     start = time.perf_counter()
     work()

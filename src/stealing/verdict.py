@@ -68,7 +68,10 @@ def evaluate(
         found, features = {}, {}
         for name, source in (("TA", door), ("TA_clean", clean)):
             identity = f"{source.fingerprint}/{source.defense_fingerprint}"
-            parts = [source.ask(part.batch(slice(None)), f"honest/{task.name}", "evaluation") for part in (task.train, task.test)]
+            parts = [
+                source.ask(part.batch(slice(None)), f"honest/{task.name}", "evaluation")
+                for part in (task.train, task.test)
+            ]
             found[name] = judge.predictions(identity, task, *parts)
             features[name] = parts[1]
             if name == "TA":
@@ -80,12 +83,16 @@ def evaluate(
         tasks[task.name] = _figures(task, found, ceiling, protocol, right)
         with torch.inference_mode():
             likeness.append((features["TA"], surrogate.adapter(features["SA"]), features["SA"]))
-    spent = {"seconds": time.monotonic() - wall, "cpu_seconds": time.process_time() - cpu, "protocol_hash": protocol.hash}
+    spent = {
+        "seconds": time.monotonic() - wall,
+        "cpu_seconds": time.process_time() - cpu,
+        "protocol_hash": protocol.hash,
+    }
     return tasks, fidelity(*(torch.cat(column) for column in zip(*likeness, strict=True))), right, spent
 
 
 def _network(encoder: Encoder) -> tuple[str, Callable[[Images], Tensor]]:
-    encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    encoder.to(memory_format=torch.channels_last)
     return encoder.fingerprint, lambda images: encode_all(encoder, images)
 
 

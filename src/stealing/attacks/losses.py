@@ -18,7 +18,7 @@ def l2(surrogate_BD: Tensor, target_BD: Tensor, *, reduction: str) -> Tensor:
 
     Source: StolenEncoder (arXiv:2201.05889); models/surrogate_model.py at a9447c4.
     """
-    rows_B = torch.linalg.vector_norm(F.normalize(surrogate_BD.float()) - F.normalize(target_BD.float()), dim=1)
+    rows_B: Tensor = torch.linalg.vector_norm(F.normalize(surrogate_BD.float()) - F.normalize(target_BD.float()), dim=1)
     return rows_B.sum() if reduction == "sum" else rows_B.mean()
 
 

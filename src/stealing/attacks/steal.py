@@ -78,11 +78,22 @@ def stolen(
             )
             batches = TrainingImages(answers.images, attack["batch_size"], seed)
             spent = fit(
-                module, batches, folder, name="steal", total_steps=steps, seed=seed, settings=settings, recorder=recorder
+                module,
+                batches,
+                folder,
+                name="steal",
+                total_steps=steps,
+                seed=seed,
+                settings=settings,
+                recorder=recorder,
             )
-            write_whole(folder / "adapter.safetensors", save({n: t.contiguous() for n, t in adapter.state_dict().items()}))
+            write_whole(
+                folder / "adapter.safetensors", save({n: t.contiguous() for n, t in adapter.state_dict().items()})
+            )
             provenance = {**inputs, "seed": seed, **spent}
-            save_encoder(encoder, folder / "encoder.safetensors", arch=arch, size=answers.images.size, provenance=provenance)
+            save_encoder(
+                encoder, folder / "encoder.safetensors", arch=arch, size=answers.images.size, provenance=provenance
+            )
             done = write_done(folder, **spent)
     encoder, _ = load_encoder(folder / "encoder.safetensors")
     adapter = build_adapter(encoder.feature_dim, width, seed)

@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,7 +33,12 @@ class Decoded:
 
 
 def decoded(
-    folder: str | Path, name: str, source: dict[str, object], count: int, size: int, blocks: Callable[[], Iterator[Block]]
+    folder: str | Path,
+    name: str,
+    source: Mapping[str, object],
+    count: int,
+    size: int,
+    blocks: Callable[[], Iterator[Block]],
 ) -> Decoded:
     """Return the cached decoding of a source, making it first where there is none.
 
@@ -72,7 +77,9 @@ def _make(entry: Path, name: str, count: int, size: int, blocks: Callable[[], It
             pixels[done : done + len(images)], labels[done : done + len(images)] = images, targets
             done += len(images)
         if done != count:
-            raise DataError(f"{name} announced {count} images and held {done}: the source is cut short, fetch it again.")
+            raise DataError(
+                f"{name} announced {count} images and held {done}: the source is cut short, fetch it again."
+            )
         pixels.flush()
         np.save(partial / "labels.npy", labels)
         (partial / "meta.json").write_text(json.dumps({"checksum": _checksum(pixels, labels), "count": count}))

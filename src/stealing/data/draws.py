@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import lightning as L
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
@@ -42,7 +41,7 @@ class Batch(NamedTuple):
 
 
 class Draws(Sampler[Draw]):
-    """Shuffled batches of one size; an epoch's order depends on (seed, epoch) alone, its start on the trainer's counters.
+    """Shuffled batches of one size: an epoch's order depends on (seed, epoch), its start on the trainer's counters.
 
     A last batch that would be smaller is left out: BatchNorm and NT-Xent depend on the size of the batch.
     """
@@ -72,6 +71,10 @@ class Fetch(torch.utils.data.Dataset[Batch]):
     def __getitems__(self, draw: Draw) -> Batch:
         """Called by the loader with what the batch sampler yields."""
         return Batch(self.images.batch(draw.indices.numpy()), draw.indices, draw.epoch, draw.step)
+
+
+def _as_fetched(batch: Batch) -> Batch:
+    return batch
 
 
 class _LazyLoader(DataLoader[Batch]):
@@ -105,4 +108,4 @@ class TrainingImages(L.LightningDataModule):
         """Batches without workers: the images are in memory, and a batch is one index operation."""
         assert self.trainer is not None
         draws = Draws(self.trainer, len(self.images), self.batch_size, self.seed)
-        return _LazyLoader(Fetch(self.images), batch_sampler=draws, collate_fn=lambda batch: batch)
+        return _LazyLoader(Fetch(self.images), batch_sampler=draws, collate_fn=_as_fetched)  # type: ignore[arg-type]

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from stealing.errors import DataError
 
-F32 = NDArray[np.float32]
+Plane = NDArray[np.floating]
 
 VERSION = 1  # raised when the pictures change, so that no cache or result mixes two
 KINDS = ("disc", "square", "triangle", "ring", "cross", "chevron", "star", "half")
@@ -63,7 +63,9 @@ def draw(indices: NDArray[np.int64], *, seed: int, split: str, domain: str, size
         DataError: an argument out of range.
     """
     if split not in SPLITS or domain not in DOMAINS:
-        raise DataError(f"shapes has the splits {SPLITS} and domains {DOMAINS}, not {split!r} in {domain!r}: choose these.")
+        raise DataError(
+            f"shapes has the splits {SPLITS} and domains {DOMAINS}, not {split!r} in {domain!r}: choose these."
+        )
     if size < 8 or (len(indices) and int(indices.min()) < 0):
         raise DataError(f"shapes draws from index 0 on and from 8 pixels up: size={size} or an index is too small.")
     stream = zlib.crc32(f"{VERSION}/{seed}/{split}/{domain}".encode())
@@ -80,13 +82,13 @@ class _Dice:
         self.state = _mix(_mix(indices.astype(np.uint64)) + np.uint64(stream) * np.uint64(0x9E3779B97F4A7C15))
         self.drawn = 0
 
-    def __call__(self, low: float = 0.0, high: float = 1.0) -> F32:
+    def __call__(self, low: float = 0.0, high: float = 1.0) -> Plane:
         """One number a picture, (N, 1, 1)."""
         self.drawn += 1
         bits = _mix(self.state + np.uint64(self.drawn) * np.uint64(0xD1B54A32D192ED03)) >> np.uint64(40)
         return (low + (high - low) * (bits.astype(np.float32) / 2**24))[:, None, None]
 
-    def pixels(self, size: int) -> F32:
+    def pixels(self, size: int) -> Plane:
         """One number a pixel, (N, S, S)."""
         places = np.arange(size * size, dtype=np.uint64) * np.uint64(0xA0761D6478BD642F)
         bits = _mix(self.state[:, None] ^ places) >> np.uint64(40)
@@ -124,27 +126,27 @@ def _draw(indices: NDArray[np.int64], stream: int, look: _Look, size: int) -> Dr
     return Drawing(np.round(pixels).astype(np.uint8), kind, texture)
 
 
-def _tint(hue: F32, saturation: float, tone: F32) -> F32:
+def _tint(hue: Plane, saturation: float, tone: Plane) -> Plane:
     """Colour (N, 3, S, S) of this hue around a grey tone."""
     turns = np.arange(3, dtype=np.float32)[None, :, None, None] / 3
-    return tone[:, None] + saturation * np.cos(2 * np.pi * (hue[:, None] + turns), dtype=np.float32)
+    return tone[:, None] + saturation * np.cos(2 * np.pi * (hue[:, None] + turns))
 
 
-def _backdrop(dice: _Dice, x: F32, y: F32, strength: float) -> F32:
+def _backdrop(dice: _Dice, x: Plane, y: Plane, strength: float) -> Plane:
     waves = np.zeros(np.broadcast_shapes(x.shape, y.shape), np.float32)
     for _ in range(2 if strength else 0):
         waves = waves + np.sin(dice(-5, 5) * x + dice(-5, 5) * y + dice(0, 6.3))
     return strength * waves
 
 
-def _line(dice: _Dice, x: F32, y: F32, size: int) -> F32:
+def _line(dice: _Dice, x: Plane, y: Plane, size: int) -> Plane:
     """A thin, short stroke that is of no kind."""
     angle, length, width = dice(0, np.pi), dice(0.15, 0.5), dice(0.02, 0.05)
     u, v = _turned(x - dice(-1, 1), y - dice(-1, 1), angle)
     return _cover(np.maximum(np.abs(u) - length, np.abs(v) - width), size)
 
 
-def _figures(dice: _Dice, kind: NDArray[np.int64], x: F32, y: F32, size: int) -> F32:
+def _figures(dice: _Dice, kind: NDArray[np.int64], x: Plane, y: Plane, size: int) -> Plane:
     """How much of each pixel the one to three copies of the kind cover, (N, S, S)."""
     count, angle = dice(0.5, 3.5), dice(0, 2 * np.pi)
     orbit = np.where(count < 1.5, dice(0, 0.35), 0.55)  # several copies stand around the middle, apart from each other
@@ -163,38 +165,42 @@ def _figures(dice: _Dice, kind: NDArray[np.int64], x: F32, y: F32, size: int) ->
     return cover
 
 
-def _turned(x: F32, y: F32, angle: F32) -> tuple[F32, F32]:
+def _turned(x: Plane, y: Plane, angle: Plane) -> tuple[Plane, Plane]:
     c, s = np.cos(angle), np.sin(angle)
     return x * c + y * s, y * c - x * s
 
 
-def _cover(distance: F32, size: int) -> F32:
+def _cover(distance: Plane, size: int) -> Plane:
     """Share of the pixel inside, from the signed distance to the edge: a soft edge one pixel wide."""
-    return np.clip(0.5 - distance * (size / 2), 0, 1)
+    cover: Plane = np.clip(0.5 - distance * (size / 2), 0, 1)
+    return cover
 
 
-def _distance(kind: str, u: F32, v: F32) -> F32:
+def _distance(kind: str, u: Plane, v: Plane) -> Plane:
     """Signed distance (nearly) to a shape of radius about 1; negative inside."""
-    r = np.hypot(u, v)
-    if kind == "disc":
-        return r - 0.9
-    if kind == "square":
-        return np.maximum(np.abs(u), np.abs(v)) - 0.8
-    if kind == "triangle":
-        return np.maximum(0.866 * np.abs(u) + 0.5 * v, -v) - 0.5
-    if kind == "ring":
-        return np.abs(r - 0.72) - 0.24
-    if kind == "cross":
-        a, b = np.abs(u), np.abs(v)
-        return np.minimum(np.maximum(a - 1, b - 0.28), np.maximum(b - 1, a - 0.28))
-    if kind == "chevron":
-        return np.maximum(np.abs(u) - 0.9, 0.75 * np.abs(v + 0.3 - 0.9 * np.abs(u)) - 0.28)
-    if kind == "star":
-        return 0.7 * (r - 0.66 - 0.34 * np.cos(5 * np.arctan2(u, v)))
-    return np.maximum(r - 1, v) + 0.1  # half
+    r, a, b = np.hypot(u, v), np.abs(u), np.abs(v)
+    distance: Plane
+    match kind:
+        case "disc":
+            distance = r - 0.9
+        case "square":
+            distance = np.maximum(a, b) - 0.8
+        case "triangle":
+            distance = np.maximum(0.866 * a + 0.5 * v, -v) - 0.5
+        case "ring":
+            distance = np.abs(r - 0.72) - 0.24
+        case "cross":
+            distance = np.minimum(np.maximum(a - 1, b - 0.28), np.maximum(b - 1, a - 0.28))
+        case "chevron":
+            distance = np.maximum(a - 0.9, 0.75 * np.abs(v + 0.3 - 0.9 * a) - 0.28)
+        case "star":
+            distance = 0.7 * (r - 0.66 - 0.34 * np.cos(5 * np.arctan2(u, v)))
+        case _:  # half
+            distance = np.maximum(r - 1, v) + 0.1
+    return distance
 
 
-def _texture(dice: _Dice, texture: NDArray[np.int64], x: F32, y: F32) -> F32:
+def _texture(dice: _Dice, texture: NDArray[np.int64], x: Plane, y: Plane) -> Plane:
     """The fill, 0 to 1 and about 0.5 on average, (N, S, S); its direction, spacing and phase are nuisance."""
     u, v = _turned(x, y, dice(0, 2 * np.pi))
     spacing = dice(9, 13)

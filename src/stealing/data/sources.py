@@ -5,7 +5,7 @@ Each function opens one split as `Images`. Nothing is resized or recoloured unle
 
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ def parquet(path: str, split: str, *, size: int, cache: str, resize: str = "none
         grey: `refuse` or `repeat` (a grey image becomes three equal channels).
 
     Raises:
-        DataError: absent files, another schema, an image that cannot be decoded, a label out of range; with file and row.
+        DataError: absent files, another schema, an undecodable image, a label out of range; with file and row.
     """
     files = _shards(Path(path), split)
     opened = [pq.ParquetFile(file) for file in files]
@@ -52,7 +52,7 @@ def parquet(path: str, split: str, *, size: int, cache: str, resize: str = "none
         for file, table in zip(files, opened, strict=True):
             row = 0
             for rows in table.iter_batches(BLOCK, columns=["image", "label"] if labelled else ["image"]):
-                encoded = rows.column("image").field("bytes").to_pylist()
+                encoded = [image and image["bytes"] for image in rows.column("image").to_pylist()]
                 places = [f"{file}, row {row + i}" for i in range(len(encoded))]
                 pixels = np.stack([_decode(b, at, size, resize, grey) for b, at in zip(encoded, places, strict=True)])
                 labels = rows.column("label").to_pylist() if labelled else [-1] * len(encoded)
@@ -83,7 +83,9 @@ def from_torchvision(
     try:
         opened = getattr(torchvision.datasets, dataset)(root, train=split == "train", download=True)
     except Exception as error:  # torchvision raises what urllib, tarfile and hashlib raise
-        raise DataError(f"{dataset} is not in {root} and could not be downloaded ({error}): put its files there.") from None
+        raise DataError(
+            f"{dataset} is not in {root} and could not be downloaded ({error}): put its files there."
+        ) from None
 
     def blocks() -> Iterator[Block]:
         for start in range(0, len(opened), BLOCK):
@@ -184,7 +186,7 @@ def _resized(image: Image.Image, at: str, size: int, resize: str) -> Image.Image
     return _RESIZE[resize](image, size)
 
 
-def _checked(labels: list[int | None], classes: int, places: list[str]) -> NDArray[np.int64]:
+def _checked(labels: Sequence[int | None], classes: int, places: list[str]) -> NDArray[np.int64]:
     for label, at in zip(labels, places, strict=True):
         if label is None or label < 0 or (classes and label >= classes):
             raise DataError(f"{at}: the label {label} is not in 0 to {classes - 1}; mend the label or the class names.")

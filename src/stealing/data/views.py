@@ -109,7 +109,9 @@ def _turn_hue(images: Tensor, turn_B11: Tensor) -> Tensor:
     safe = torch.where(chroma > 0, chroma, torch.ones_like(chroma))
     red, green, blue = images.unbind(1)
     sector = torch.where(
-        value == red, (green - blue) / safe, torch.where(value == green, 2 + (blue - red) / safe, 4 + (red - green) / safe)
+        value == red,
+        (green - blue) / safe,
+        torch.where(value == green, 2 + (blue - red) / safe, 4 + (red - green) / safe),
     )
     sector = sector + 6 * turn_B11
     offsets = images.new_tensor([5.0, 3.0, 1.0])[:, None, None]

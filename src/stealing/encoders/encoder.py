@@ -1,4 +1,4 @@
-"""The Encoder that everything here trains, asks or steals: float images in [0, 1] in, feature vectors out; saved and loaded.
+"""What everything here trains, asks or steals: float images in [0, 1] in, feature vectors out; saved and loaded.
 
 Shape letters: B images, C = 3 channels, H and W pixels, D feature width.
 """
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
@@ -76,18 +77,23 @@ def load_encoder(path: Path) -> tuple[Encoder, dict[str, Any]]:
         CheckpointError: a file is absent or broken, or the weights do not fit the architecture name by name.
     """
     if path.suffix != ".safetensors":
-        raise CheckpointError(f"{path} is not a safetensors file: save your encoder with stealing.encoders.save_encoder.")
+        raise CheckpointError(
+            f"{path} is not a safetensors file: save your encoder with stealing.encoders.save_encoder."
+        )
     for file in (path, path.with_suffix(".json")):
         if not file.exists():
             raise CheckpointError(f"{file} does not exist: an encoder is a .safetensors file with its .json beside it.")
     try:
         card = json.loads(path.with_suffix(".json").read_text())
         encoder, weights = build_encoder(card["arch"], seed=0), load_file(path)
-    except (SafetensorError, json.JSONDecodeError, KeyError) as error:
-        raise CheckpointError(f"{path} cannot be read ({error}): fetch or make the file again.") from None
+    except (SafetensorError, json.JSONDecodeError, KeyError, InstantiationException) as error:
+        why = str(error).splitlines()[0]
+        raise CheckpointError(f"{path} cannot be read ({why}): fetch or make the file again.") from None
     ours = encoder.state_dict()
     wrong = sorted(set(ours) ^ set(weights)) or [n for n in ours if ours[n].shape != weights[n].shape]
     if wrong:
-        raise CheckpointError(f"{path} does not fit its architecture at '{wrong[0]}': mend the name or the .json's arch.")
+        raise CheckpointError(
+            f"{path} does not fit its architecture at '{wrong[0]}': mend the name or the .json's arch."
+        )
     encoder.load_state_dict(weights)
     return encoder.eval(), card

@@ -58,8 +58,8 @@ class CifarResNet(nn.Module):
         self.feature_dim = int(network.fc.in_features)
         network.conv1 = nn.Conv2d(3, 64, 3, stride=1, padding=1, bias=False)
         nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
-        network.maxpool = nn.Identity()  # type: ignore[assignment]
-        network.fc = nn.Identity()  # type: ignore[assignment]
+        network.maxpool = nn.Identity()
+        network.fc = nn.Identity()
         self.network = network
 
     def forward(self, images_BCHW: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from stealing.data.images import Images
 from stealing.encoders import Encoder
 
 BLOCK = 250
-"""Images a forward pass; fewer are padded to as many, because a small batch differs from a large one in the last bits."""
+"""Images a forward pass; fewer are padded to as many: a small batch differs from a large one in the last bits."""
 
 
 @torch.inference_mode()
@@ -19,7 +19,7 @@ def encode(encoder: Encoder, images_uint8: Tensor) -> Tensor:
     training, device = encoder.training, encoder.mean.device
     encoder.eval()
     features = []
-    for block in images_uint8.split(BLOCK):
+    for block in torch.split(images_uint8, BLOCK):
         padded = torch.cat([block, block.new_zeros(BLOCK - len(block), *block.shape[1:])])
         features.append(encoder(padded.to(device).float() / 255)[: len(block)].float().cpu())
     encoder.train(training)

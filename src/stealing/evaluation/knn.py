@@ -8,7 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def knn_predict(bank_ND: Tensor, labels_N: Tensor, queries_MD: Tensor, *, classes: int, k: int, temperature: float) -> Tensor:
+def knn_predict(
+    bank_ND: Tensor, labels_N: Tensor, queries_MD: Tensor, *, classes: int, k: int, temperature: float
+) -> Tensor:
     """Each query's class, by the k most cosine-similar bank rows, weighted by exp(similarity / temperature).
 
     Args:

@@ -51,7 +51,9 @@ class LinearProbe(L.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """One step of the optimiser is the whole fit."""
-        return torch.optim.LBFGS(self.parameters(), max_iter=self.iterations, history_size=10, line_search_fn="strong_wolfe")
+        return torch.optim.LBFGS(
+            self.parameters(), max_iter=self.iterations, history_size=10, line_search_fn="strong_wolfe"
+        )
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 Shape letters: S seeds, M test images, R resamples.
 """
 
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -11,8 +10,6 @@ from stealing.evaluation.protocol import CONTROLS, RECOVERABLE
 
 Right = dict[str, NDArray[np.bool_]]
 """For TA, TA_clean (absent for a remote target), SA and each control: right or wrong on each of M test images."""
-
-
 
 
 def summarise(seeds: list[Right], *, resamples: int, seed: int = 0) -> dict[str, object]:
@@ -36,7 +33,9 @@ def summarise(seeds: list[Right], *, resamples: int, seed: int = 0) -> dict[str,
     clouds = dict(zip(names, draws.T.astype(float), strict=True))
     recovered = float(_recovered({name: np.array(value) for name, value in point.items()}))
     measurable = "TA_clean" in point and point["TA_clean"] - max(point[c] for c in CONTROLS) >= RECOVERABLE
-    intervals = {name: _interval(clouds[name]) for name in ("TA", "TA_clean", "SA") if name in clouds}
+    intervals: dict[str, list[float]] = {
+        name: _interval(clouds[name]) for name in ("TA", "TA_clean", "SA") if name in clouds
+    }
     if measurable:
         intervals["recovered"] = _interval(_recovered(clouds))
     return {

@@ -1,4 +1,4 @@
-"""A kNN monitor: how good the encoder is while it trains, on a slice of the training split and never on a test split."""
+"""A kNN monitor: how good the encoder is while it trains, on a slice of train and never on a test split."""
 
 import lightning as L
 import torch

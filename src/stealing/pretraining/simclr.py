@@ -1,4 +1,4 @@
-"""SimCLR: unlabelled images in, a pre-trained encoder out. The first step of the flow, and the control that asks nothing.
+"""SimCLR: unlabelled images in, a pre-trained encoder out. The flow's first step, and the control that asks nothing.
 
 Shape letters: B images, D feature width, P projection width.
 """

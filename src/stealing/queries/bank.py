@@ -1,7 +1,7 @@
 """The bank: answers that were paid for, kept under the digest of the image; nothing is asked twice.
 
-A bank is a folder of shards. A shard appears by one rename and holds both the answers and, by its length, the charge for
-them, so that answers are never kept uncounted nor counted unkept.
+A bank is a folder of shards. A shard appears by one rename and holds both the answers and, by its length, the charge
+for them, so that answers are never kept uncounted nor counted unkept.
 """
 
 from collections.abc import Sequence
@@ -30,7 +30,9 @@ class Bank:
                 digests = [bytes(row) for row in shard["digests"].numpy()]
                 self._index(digests, shard["features"])
             except Exception:  # safetensors has no common error for what a damaged file can hold
-                raise CheckpointError(f"{path} is damaged: restore it, or delete it to pay for its answers again.") from None
+                raise CheckpointError(
+                    f"{path} is damaged: restore it, or delete it to pay for its answers again."
+                ) from None
 
     def __len__(self) -> int:
         return len(self._rows)

@@ -83,9 +83,15 @@ class MeteredTarget:
             ClaimError: another process is filling the same bank.
         """
         wanted = (3, self.size, self.size)
-        if images_uint8.ndim != 4 or tuple(images_uint8.shape[1:]) != wanted or str(images_uint8.dtype) != "torch.uint8":
+        if (
+            images_uint8.ndim != 4
+            or tuple(images_uint8.shape[1:]) != wanted
+            or str(images_uint8.dtype) != "torch.uint8"
+        ):
             got = f"{images_uint8.dtype} {tuple(images_uint8.shape[1:])}"
-            raise DataError(f"The target takes uint8 images of shape {wanted} and was given {got}: set data.size={self.size}.")
+            raise DataError(
+                f"The target takes uint8 images of shape {wanted} and was given {got}: set data.size={self.size}."
+            )
         names = digests(images_uint8)
         self._charge({(account, name) for name in names}, purpose)
         inputs = {"target": self.fingerprint, "defense": self.defense_fingerprint, "account": account}
@@ -106,5 +112,7 @@ class MeteredTarget:
         if len(total) > cap:
             setting = "budget.images" if purpose == "attack" else "budget.evaluation"
             left = cap - len(self._got[purpose])
-            raise BudgetExceeded(f"{len(asked)} images were to be asked about and {left} are left: raise {setting}={cap}.")
+            raise BudgetExceeded(
+                f"{len(asked)} images were to be asked about and {left} are left: raise {setting}={cap}."
+            )
         self._got[purpose] = total

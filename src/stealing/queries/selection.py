@@ -20,7 +20,8 @@ def select(candidates: Images, count: int, seed: int, excluded: set[bytes]) -> I
         DataError: fewer than `count` distinct images remain.
     """
     order = np.random.default_rng(seed).permutation(len(candidates))
-    shuffled, chosen, seen = candidates.part(order), [], set(excluded)
+    shuffled, seen = candidates.part(order), set(excluded)
+    chosen: list[int] = []
     for place, digest in enumerate(digests_of(shuffled)):
         if len(chosen) == count:
             break

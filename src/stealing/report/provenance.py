@@ -44,5 +44,9 @@ def peak_memory() -> float:
 
 def _cpu() -> str:
     info = Path("/proc/cpuinfo")
-    names = [row.split(":")[1].strip() for row in info.read_text().splitlines() if "model name" in row] if info.exists() else []
+    names = (
+        [row.split(":")[1].strip() for row in info.read_text().splitlines() if "model name" in row]
+        if info.exists()
+        else []
+    )
     return names[0] if names else platform.processor()

@@ -32,7 +32,9 @@ def join(folders: Sequence[Path], resamples: int) -> dict[str, Any]:
             means = {name: fmean(row[name] for row in rows) for name in ("agreement", "agreement_ceiling")}
             tasks[task][head] = {**summarise(seeds, resamples=resamples), **means}
     likeness = {name: fmean(result["fidelity"][name] for result in results) for name in first["fidelity"]}
-    shared = {name: first[name] for name in ("schema", "choices", "group", "protocol_hash", "data", "hardware", "queries")}
+    shared = {
+        name: first[name] for name in ("schema", "choices", "group", "protocol_hash", "data", "hardware", "queries")
+    }
     seeds_ = [result["seed"] for result in results]
     runs = [folder.name for folder in folders]
     seconds = [result["seconds"] for result in results]

@@ -7,18 +7,22 @@ from rich.table import Table
 
 from stealing.evaluation.protocol import INFORMATIVE
 
+HEADS = ("linear", "knn")
+SHORT = {"untrained": "untrained", "untrained_calibrated": "calibrated", "pixels": "pixels", "ssl_on_queries": "SimCLR"}
+
 
 def show(result: dict[str, Any], console: Console) -> None:
     """Print a table of one run, or of the mean over several seeds of it."""
     queries, seeds = result["queries"], result["seeds"]
     title = f"{queries['spent']} images asked of {queries['budget']} allowed, cost {queries['cost']:.2f}"
-    table = Table(title=f"{title}; seeds {', '.join(map(str, seeds))}", caption=_caption(result), caption_justify="left")
-    for column in ("task", "role", "head", "TA", "SA", "SA/TA", "strongest control", "recovered [95 %]", "agreement"):
-        table.add_column(column, justify="left" if column in ("task", "role", "head", "strongest control") else "right")
+    table = Table(
+        title=f"{title}; seeds {', '.join(map(str, seeds))}", caption=_caption(result), caption_justify="left"
+    )
+    for column in ("task (role)", "head", "TA", "SA", "SA/TA", "control C", "recovered [95 %]", "agree (max)"):
+        table.add_column(column, no_wrap=True)
     for task, heads in result["tasks"].items():
-        for head, row in heads.items():
-            if head != "role":
-                table.add_row(task, heads["role"], head, *_cells(row))
+        for head in HEADS:
+            table.add_row(f"{task} ({heads['role']})", head, *_cells(heads[head]))
     console.print(table)
 
 
@@ -30,14 +34,22 @@ def _cells(row: dict[str, Any]) -> list[str]:
     else:
         low, high = row["intervals"]["recovered"]
         recovered = f"{row['recovered']:.2f} [{low:.2f}, {high:.2f}]" + ("" if gap >= INFORMATIVE else " (small gap)")
-    agreement = f"{row['agreement']:.3f} of {row['agreement_ceiling']:.3f}"
-    return [f"{row['TA']:.3f}", f"{row['SA']:.3f}", f"{row['ratio']:.2f}", f"{best:.3f} {name}", recovered, agreement]
+    agreement = f"{row['agreement']:.2f} ({row['agreement_ceiling']:.2f})"
+    return [
+        f"{row['TA']:.3f}",
+        f"{row['SA']:.3f}",
+        f"{row['ratio']:.2f}",
+        f"{best:.3f} {SHORT[name]}",
+        recovered,
+        agreement,
+    ]
 
 
 def _caption(result: dict[str, Any]) -> str:
     likeness = ", ".join(f"{name} {value:.3f}" for name, value in result["fidelity"].items())
     return (
-        "TA, SA: test accuracy on the target's and the surrogate's features. recovered = (SA - C) / (TA_clean - C), C the\n"
-        "strongest control, which asked nothing; 'not informative' where the target hardly beats it. agreement: equal\n"
-        f"predictions, of what two heads on the target itself reach. Likeness of features: {likeness}."
+        "TA, SA: test accuracy on the target's and the surrogate's features. recovered = (SA - C) / (TA_clean - C),\n"
+        "where the control C asked nothing: the best of raw pixels, the untrained surrogate (also with calibrated\n"
+        "BatchNorm) and SimCLR on the query images. 'not informative': the target hardly beats C. agree: equal\n"
+        f"predictions (max: two heads on the target itself). Features: {likeness}."
     )

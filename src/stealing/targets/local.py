@@ -22,7 +22,7 @@ class LocalTarget:
     """
 
     def __init__(self, encoder: Encoder, defense: Chain, defense_fingerprint: str, size: int) -> None:
-        self._encoder = encoder.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._encoder = encoder.eval().requires_grad_(False).to(memory_format=torch.channels_last)
         self._defense, self.size = defense, size
         self.fingerprint, self.defense_fingerprint = encoder.fingerprint, defense_fingerprint
         self.feature_dim = encoder.feature_dim

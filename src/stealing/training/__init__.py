@@ -1,1 +1,1 @@
-"""Fitting with Lightning: schedules, checkpoints that resume exactly, progress, and the one function that fits a module."""
+"""Fitting with Lightning: schedules, checkpoints that resume exactly, progress, and the function that fits a module."""

@@ -74,7 +74,7 @@ class Last(Checkpoint):
 
 
 class StepSeed(Callback):
-    """Seeds the global generator at each step, so that dropout is a function of (seed, step) and not of what ran before."""
+    """Seeds the global generator at each step: dropout is a function of (seed, step) and not of what ran before."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed

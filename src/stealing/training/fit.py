@@ -74,15 +74,24 @@ def fit(
     """
     torch.set_num_threads(settings.threads)
     if settings.channels_last:
-        module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        module.to(memory_format=torch.channels_last)
     resume = newest_readable(folder)
     parts = sorted(folder.glob("curve-*"))  # CSVLogger wipes a folder it is given again: one a start
     loggers: list[Logger] = [CSVLogger(folder, name="", version=f"curve-{len(parts):03d}", flush_logs_every_n_steps=20)]
     extra = recorder.open(name, folder)
     clock = Clock()
-    trainer = _trainer(total_steps, settings, [*loggers, *([extra] if extra else [])], [
-        StepSeed(seed), Bar(name), clock, *monitors, Last(folder, settings.checkpoint_seconds),
-    ])
+    trainer = _trainer(
+        total_steps,
+        settings,
+        [*loggers, *([extra] if extra else [])],
+        [
+            StepSeed(seed),
+            Bar(name),
+            clock,
+            *monitors,
+            Last(folder, settings.checkpoint_seconds),
+        ],
+    )
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*num_workers.*|.*mid-epoch.*|.*IterableDataset.*")

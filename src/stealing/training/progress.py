@@ -1,4 +1,4 @@
-"""What a person sees while a fit runs: images a second, the loss, and the time left; and the check that the loss is one."""
+"""What a person sees while a fit runs: images a second, loss and time left; and the check that the loss is a number."""
 
 import sys
 import time
@@ -20,7 +20,9 @@ class Bar(Callback):
     def __init__(self, name: str) -> None:
         self.name, self.images, self.first_step, self.printed = name, 0, 0, 0.0
         columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
-        self.bar = Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), disable=not sys.stderr.isatty())
+        self.bar = Progress(
+            *columns, TimeRemainingColumn(), console=Console(stderr=True), disable=not sys.stderr.isatty()
+        )
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start from the step that was resumed."""
@@ -43,9 +45,15 @@ class Bar(Callback):
             return  # reading the loss waits for the device: not on every step
         loss = float(outputs["loss"])
         if not torch.isfinite(torch.tensor(loss)):
-            raise TrainingError(f"The loss of '{self.name}' is no longer a number: lower its learning rate and run again.")
+            raise TrainingError(
+                f"The loss of '{self.name}' is no longer a number: lower its learning rate and run again."
+            )
         rate = self.images / max(now - self.start, 1e-9)
-        left = (trainer.max_steps - trainer.global_step) / max(trainer.global_step - self.first_step, 1) * (now - self.start)
+        left = (
+            (trainer.max_steps - trainer.global_step)
+            / max(trainer.global_step - self.first_step, 1)
+            * (now - self.start)
+        )
         if self.bar.disable and now - self.printed >= 30:
             line = f"{self.name}: step {trainer.global_step}/{trainer.max_steps}, {rate:.0f} images/s, loss {loss:.4f}"
             print(f"{line}, {left / 60:.1f} min left", file=sys.stderr, flush=True)

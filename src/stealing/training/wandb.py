@@ -45,4 +45,4 @@ class WandbRecorder(Recorder):
 
     def close(self) -> None:
         """Finish the run, or the next fit of this process would be logged into it."""
-        wandb.finish(quiet=True)
+        wandb.finish()

@@ -1,0 +1,110 @@
+"""Every architecture, and files that load strictly."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from conftest import ROOT, choose
+from stealing.config import plain
+from stealing.data.draws import generator
+from stealing.encoders import Encoder, build_encoder, load_encoder, save_encoder
+from stealing.errors import CheckpointError
+from stealing.evaluation.features import encode
+
+ARCHS = sorted(path.stem for path in (ROOT / "conf" / "arch").glob("*.yaml"))
+IMAGES = torch.randint(0, 256, (5, 3, 16, 16), generator=generator("images"), dtype=torch.uint8)
+
+
+def built(arch: str = "narrow", seed: int = 0) -> Encoder:
+    return build_encoder(plain(choose(f"arch={arch}").arch), seed)
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_every_architecture_gives_its_features_learns_and_comes_back_from_its_file(arch: str, tmp_path: Path) -> None:
+    encoder = built(arch)
+    encoder.train()(IMAGES.float() / 255).square().mean().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in encoder.parameters())
+    save_encoder(encoder, tmp_path / "e.safetensors", arch=plain(choose(f"arch={arch}").arch), size=16, provenance={})
+    loaded, card = load_encoder(tmp_path / "e.safetensors")
+    features = encode(loaded, IMAGES)
+    assert features.shape == (5, card["feature_dim"]) and loaded.fingerprint == encoder.fingerprint
+    assert torch.equal(features, encode(encoder, IMAGES))
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_channels_last_and_bfloat16_agree_with_float32(arch: str) -> None:
+    encoder, images = built(arch).eval(), IMAGES.float() / 255
+    with torch.inference_mode():
+        plain_ = encoder(images)
+        with torch.autocast("cpu", torch.bfloat16):
+            half = encoder(images)
+        last = encoder.to(memory_format=torch.channels_last)(images)
+    torch.testing.assert_close(last, plain_, atol=1e-4, rtol=1e-4)
+    assert torch.nn.functional.cosine_similarity(half.float(), plain_).min() > 0.999
+
+
+def test_the_cifar_stem_keeps_the_resolution_and_has_no_max_pool() -> None:
+    network = built("resnet18").backbone.network
+    assert network.conv1.kernel_size == (3, 3) and network.conv1.stride == (1, 1) and network.conv1.padding == (1, 1)
+    assert isinstance(network.maxpool, torch.nn.Identity) and built("resnet18").feature_dim == 512
+
+
+def test_the_papers_surrogate_does_not_normalise_its_images() -> None:
+    assert built("resnet34").mean.eq(0).all() and built("resnet34").std.eq(1).all()
+
+
+def test_weights_are_a_function_of_the_seed_and_building_draws_nothing_from_the_global_generator() -> None:
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    assert built(seed=1).fingerprint == built(seed=1).fingerprint != built(seed=2).fingerprint
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_features_do_not_depend_on_the_batch_and_leave_the_network_as_it_was() -> None:
+    encoder = built().train()
+    before, many = encoder.fingerprint, torch.cat([IMAGES] * 60)
+    assert torch.equal(encode(encoder, many)[-5:], encode(encoder, IMAGES)) and torch.equal(encode(encoder, IMAGES)[:1], encode(encoder, IMAGES[:1]))
+    assert encoder.training and encoder.fingerprint == before
+
+
+def broken(folder: Path, change: str) -> Path:
+    path = folder / "e.safetensors"
+    save_encoder(built(), path, arch=plain(choose().arch), size=16, provenance={})
+    weights, card = load_file(path), json.loads(path.with_suffix(".json").read_text())
+    if change == "renamed":
+        weights["stem.weight"] = weights.pop("backbone.layers.0.weight")
+    elif change == "shape":
+        weights["mean"] = torch.zeros(1)
+    elif change == "cut":
+        path.write_bytes(path.read_bytes()[:1000])
+        return path
+    elif change == "card":
+        path.with_suffix(".json").unlink()
+        return path
+    elif change == "pickle":
+        torch.save(weights, folder / "e.pt")
+        return folder / "e.pt"
+    else:
+        card["arch"]["backbone"]["_target_"] = "nowhere.Network"
+        path.with_suffix(".json").write_text(json.dumps(card))
+    save_file(weights, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("renamed", "does not fit its architecture at 'backbone.layers.0.weight'"),
+        ("shape", "does not fit its architecture at 'mean'"),
+        ("cut", "cannot be read"),
+        ("card", "e.json does not exist"),
+        ("pickle", "is not a safetensors file"),
+        ("foreign", "cannot be read"),
+    ],
+)
+def test_a_file_that_is_not_exactly_an_encoder_is_refused(change: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        load_encoder(broken(tmp_path, change))

@@ -1,0 +1,128 @@
+"""Probes, neighbours, fidelity and intervals against their definitions."""
+
+import numpy as np
+import pytest
+import torch
+
+from conftest import choose
+from stealing.config import plain
+from stealing.data.draws import generator
+from stealing.data.images import Images
+from stealing.encoders import build_encoder
+from stealing.evaluation import controls
+from stealing.evaluation.fidelity import cka, fidelity
+from stealing.evaluation.knn import knn_predict
+from stealing.evaluation.probe import LinearProbe, ProbeSettings, _fitted, probe_predict
+from stealing.evaluation.protocol import CONTROLS
+from stealing.evaluation.statistics import summarise
+
+
+def clusters(count: int, spread: float, key: str) -> tuple[torch.Tensor, torch.Tensor]:
+    labels = torch.randint(0, 4, (count,), generator=generator(key, "labels"))
+    return torch.eye(4, 6)[labels] * 3 + spread * torch.randn(count, 6, generator=generator(key)), labels
+
+
+def test_the_probe_stops_where_the_gradient_of_each_penalised_loss_is_zero() -> None:
+    features, labels = clusters(300, 1.5, "probe")
+    probe = _fitted((features, labels), 4, [1e-3, 1e-1], 200)
+    probe.training_step((features, labels), 0).backward()
+    assert probe.weight.grad is not None and probe.weight.grad.abs().max() < 1e-3
+    assert probe.weight[1].norm() < probe.weight[0].norm()
+
+
+def test_penalties_fitted_together_end_where_each_ends_alone() -> None:
+    train = clusters(300, 1.5, "probe")
+    both, alone = _fitted(train, 4, [1e-2, 1e-1], 200), _fitted(train, 4, [1e-1], 200)
+    torch.testing.assert_close(both.weight[1], alone.weight[0], atol=2e-3, rtol=1e-2)
+
+
+def test_the_probe_does_not_care_for_the_scale_or_shift_of_features() -> None:
+    (train, labels), (test, _) = clusters(400, 1.0, "a"), clusters(200, 1.0, "b")
+    settings, scale = ProbeSettings([1e-3, 1e-2], 0.2, 100), torch.tensor([1e-3, 1.0, 5.0, 10.0, 100.0, 1e3])
+    first = probe_predict((train, labels), test, 4, settings)
+    second = probe_predict((train * scale + 7, labels), test * scale + 7, 4, settings)
+    assert (first == second).float().mean() > 0.99
+    assert (first == clusters(200, 1.0, "b")[1]).float().mean() > 0.9
+
+
+def test_the_probe_of_wide_features_keeps_its_penalties_with_the_module() -> None:
+    assert LinearProbe(5, 3, [0.1, 0.2], 10).state_dict()["penalties"].tolist() == pytest.approx([0.1, 0.2])
+
+
+def test_knn_equals_a_loop_over_neighbours() -> None:
+    (bank, labels), (queries, _) = clusters(60, 2.0, "bank"), clusters(25, 2.0, "queries")
+    found = knn_predict(bank, labels, queries, classes=4, k=7, temperature=0.3)
+    for query, prediction in zip(queries, found, strict=True):
+        similar = torch.nn.functional.cosine_similarity(query[None], bank)
+        votes = [0.0] * 4
+        for place in similar.argsort(descending=True)[:7]:
+            votes[int(labels[place])] += float((similar[place] / 0.3).exp())
+        assert int(prediction) == int(np.argmax(votes))
+
+
+def test_likeness_is_one_for_a_rotation_only_in_cka_and_the_shuffled_cosine_exposes_a_common_direction() -> None:
+    features = torch.randn(500, 6, generator=generator("f")) + 5
+    rotation = torch.linalg.qr(torch.randn(6, 6, generator=generator("r")))[0]
+    turned = fidelity(features, features @ rotation, features @ rotation)
+    assert turned["cka"] == pytest.approx(1, abs=1e-4) and turned["cosine_centred"] < 0.9
+    same = fidelity(features, features, features)
+    assert same["cosine"] == pytest.approx(1) and same["cosine_shuffled"] > 0.9
+    assert cka(features, torch.randn(500, 6, generator=generator("other"))) < 0.1
+
+
+def rights(seed: int = 0, **rates: float) -> dict[str, np.ndarray]:
+    """Nested outcomes: who is right at a lower rate is right on a subset of the images."""
+    u = np.random.default_rng(seed).random(4000)
+    names = {"TA": 0.7, "TA_clean": 0.7, "SA": 0.65, **dict.fromkeys(CONTROLS, 0.4), "ssl_on_queries": 0.5, **rates}
+    return {name: u < rate for name, rate in names.items()}
+
+
+def test_recovered_is_the_share_of_the_gap_above_the_strongest_control() -> None:
+    figures = summarise([rights()], resamples=300)
+    strongest = figures["controls"]["ssl_on_queries"]  # type: ignore[index]
+    expected = (figures["SA"] - strongest) / (figures["TA_clean"] - strongest)  # type: ignore[operator]
+    assert figures["recovered"] == pytest.approx(expected) and figures["ratio"] == pytest.approx(figures["SA"] / figures["TA"])  # type: ignore[operator]
+    low, high = figures["intervals"]["recovered"]  # type: ignore[index]
+    assert low < expected < high and high - low < 0.15
+
+
+def test_pairing_narrows_the_interval_and_a_gap_too_small_gives_none() -> None:
+    assert summarise([rights(pixels=0.66)], resamples=50)["recovered"] is None
+    assert "recovered" not in summarise([rights(pixels=0.66)], resamples=50)["intervals"]  # type: ignore[operator]
+    unpaired = {**rights(), "SA": rights(1)["SA"]}
+
+    def width(table: dict[str, np.ndarray]) -> float:
+        low, high = summarise([table], resamples=300)["intervals"]["recovered"]  # type: ignore[index]
+        return float(high - low)
+
+    assert width(rights()) < 0.6 * width(unpaired)
+
+
+def test_intervals_hold_the_truth_about_as_often_as_they_say() -> None:
+    held = 0
+    for seed in range(60):
+        low, high = summarise([rights(seed)], resamples=200)["intervals"]["SA"]  # type: ignore[index]
+        held += low <= 0.65 <= high
+    assert held >= 51  # of 57 expected
+
+
+def test_seeds_are_the_outer_level() -> None:
+    apart = [rights(0, SA=0.55), rights(0, SA=0.69)]
+    low, high = summarise(apart, resamples=400)["intervals"]["recovered"]  # type: ignore[index]
+    assert low < 0.35 and high > 0.85 and summarise(apart, resamples=50)["SA"] == pytest.approx(0.62, abs=0.02)
+
+
+def test_calibration_changes_the_statistics_of_batchnorm_and_nothing_else() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 3, 8, 8), dtype=np.uint8)
+    images = Images("x", pixels, None, 0, np.arange(64), "sum")
+    before = build_encoder(plain(choose().arch), 0)
+    after = controls.calibrated(build_encoder(plain(choose().arch), 0), images, 32)
+    for (name, old), new in zip(before.state_dict().items(), after.state_dict().values(), strict=True):
+        assert torch.equal(old, new) != ("running" in name or "tracked" in name), name
+    first = before.backbone.layers[0]((torch.from_numpy(pixels).float() / 255 - before.mean) / before.std)
+    torch.testing.assert_close(after.backbone.layers[1].running_mean, first.mean((0, 2, 3)), atol=1e-5, rtol=1e-4)
+
+
+def test_pixels_are_the_images() -> None:
+    images = Images("x", np.full((2, 3, 4, 4), 51, np.uint8), None, 0, np.arange(2), "sum")
+    assert controls.pixels(images).shape == (2, 48) and controls.pixels(images).unique().item() == pytest.approx(0.2)

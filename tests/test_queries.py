@@ -1,0 +1,132 @@
+"""The door: counted, capped, kept, and the only way to a target."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from conftest import choose
+from stealing.config import plain
+from stealing.data.draws import generator
+from stealing.data.images import Images
+from stealing.defenses.chain import Chain
+from stealing.encoders import build_encoder
+from stealing.errors import BudgetExceeded, CheckpointError, ClaimError, DataError
+from stealing.queries import bank as banking
+from stealing.queries.digests import digests, digests_of
+from stealing.queries.door import Budget, MeteredTarget
+from stealing.queries.selection import select
+from stealing.targets.local import LocalTarget
+
+IMAGES = torch.randint(0, 256, (40, 3, 8, 8), generator=generator("images"), dtype=torch.uint8)
+
+
+def target(seed: int = 0) -> LocalTarget:
+    return LocalTarget(build_encoder(plain(choose().arch), seed), Chain({}), "none", 8)
+
+
+def door(folder: Path, images: int = 20, inner: LocalTarget | None = None) -> MeteredTarget:
+    return MeteredTarget(inner or target(), folder, Budget(images, 30))
+
+
+def test_a_refused_batch_is_neither_sent_nor_booked_and_the_budget_is_never_exceeded(tmp_path: Path) -> None:
+    meter = door(tmp_path)
+    meter.ask(IMAGES[:15], "attacker/0", "attack")
+    with pytest.raises(BudgetExceeded, match=r"6 images .* 5 are left: raise budget.images=20"):
+        meter.ask(IMAGES[15:21], "attacker/0", "attack")
+    assert (meter.spent("attack"), meter.sent) == (15, 15)
+    meter.ask(IMAGES[15:20], "attacker/0", "attack")
+    assert meter.spent("attack") == 20
+
+
+def test_nothing_is_asked_twice_neither_in_a_batch_nor_in_another_run(tmp_path: Path) -> None:
+    meter = door(tmp_path)
+    first = meter.ask(torch.cat([IMAGES[:10], IMAGES[:10]]), "attacker/0", "attack")
+    assert (meter.spent("attack"), meter.sent) == (10, 10) and torch.equal(first[:10], first[10:])
+    again = door(tmp_path)
+    assert torch.equal(again.ask(IMAGES[:10].flip(0), "attacker/0", "attack"), first[:10].flip(0))
+    assert (again.spent("attack"), again.sent) == (10, 0)  # what it would have cost alone, and what it cost now
+
+
+def test_answers_are_those_of_the_target_for_exactly_the_pixels_sent(tmp_path: Path) -> None:
+    inner = target()
+    assert torch.equal(door(tmp_path, inner=inner).ask(IMAGES[:7], "attacker/0", "attack"), inner.answer(IMAGES, "x")[:7])
+
+
+def test_accounts_targets_and_purposes_are_kept_apart(tmp_path: Path) -> None:
+    meter = door(tmp_path)
+    meter.ask(IMAGES[:5], "attacker/0", "attack")
+    meter.ask(IMAGES[:5], "honest/x", "evaluation")
+    other = door(tmp_path, inner=target(1))
+    other.ask(IMAGES[:5], "attacker/0", "attack")
+    assert (meter.spent("attack"), meter.spent("evaluation"), meter.sent, other.sent) == (5, 5, 10, 5)
+
+
+@pytest.mark.parametrize("wrong", [IMAGES.float(), IMAGES[:, :1], IMAGES[..., :4], IMAGES[0]])
+def test_other_pixels_than_the_target_takes_are_refused_before_they_are_counted(wrong: Tensor, tmp_path: Path) -> None:
+    meter = door(tmp_path)
+    with pytest.raises(DataError, match="data.size=8"):
+        meter.ask(wrong, "attacker/0", "attack")
+    assert meter.spent("attack") == 0
+
+
+def test_a_kill_between_asking_and_storing_loses_the_answers_and_their_charge_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(banking.Bank, "store", killed)
+    with pytest.raises(KeyboardInterrupt):
+        door(tmp_path).ask(IMAGES[:5], "attacker/0", "attack")
+    monkeypatch.undo()
+    meter = door(tmp_path)
+    meter.ask(IMAGES[:5], "attacker/0", "attack")
+    assert (meter.spent("attack"), meter.sent) == (5, 5)
+
+
+def test_a_damaged_bank_and_a_bank_in_use_are_refused_in_one_sentence(tmp_path: Path) -> None:
+    door(tmp_path).ask(IMAGES[:5], "attacker/0", "attack")
+    shard = next(tmp_path.glob("*/*.safetensors"))
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(CheckpointError, match="is damaged"):
+        door(tmp_path).ask(IMAGES[:5], "attacker/0", "attack")
+    shard.write_bytes(whole)
+    from stealing.artefacts import claim
+
+    with claim(shard.parent), pytest.raises(ClaimError, match="another process"):
+        door(tmp_path).ask(IMAGES[:5], "attacker/0", "attack")
+
+
+def listed(pixels: np.ndarray) -> Images:
+    return Images("x", pixels, None, 0, np.arange(len(pixels)), "sum")
+
+
+def test_selection_is_nested_distinct_and_keeps_away_from_the_tasks() -> None:
+    pixels = IMAGES.numpy()[[*range(40), *range(10)]]
+    excluded = set(digests(IMAGES[30:35]))
+    few, many = (select(listed(pixels), count, 3, excluded) for count in (10, 35))
+    chosen = digests_of(many)
+    assert digests_of(few) == chosen[:10] and len(set(chosen)) == 35 and not set(chosen) & excluded
+    assert digests_of(select(listed(pixels), 10, 4, excluded)) != digests_of(few)
+    with pytest.raises(DataError, match="35 distinct ones"):
+        select(listed(pixels), 36, 3, excluded)
+
+
+def test_digests_tell_pixels_and_shapes_apart() -> None:
+    changed = IMAGES[:1].clone()
+    changed[0, 0, 0, 0] ^= 1
+    assert len(set(digests(IMAGES[:1]) + digests(changed) + digests(IMAGES[:1].view(1, 3, 4, 16)))) == 3
+
+
+def test_a_target_is_not_changed_by_training_beside_it() -> None:
+    inner = target()
+    before = inner.answer(IMAGES[:3], "x")
+    encoder = inner._encoder
+    assert not encoder.training and not any(p.requires_grad for p in encoder.parameters())
+    for _ in range(3):
+        inner.answer(IMAGES, "x")
+    assert torch.equal(inner.answer(IMAGES[:3], "x"), before) and encoder.fingerprint == inner.fingerprint
