@@ -28,9 +28,13 @@ Command = Callable[..., subprocess.CompletedProcess[str]]
 def command(tmp_path: Path) -> Command:
     """Run a script of the project in a process of its own, with its own work folder."""
 
-    def run(script: str, *arguments: str, stdin: int | None = subprocess.DEVNULL, **environment: str) -> subprocess.CompletedProcess[str]:
+    def run(
+        script: str, *arguments: str, stdin: int | None = subprocess.DEVNULL, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
         env = {**os.environ, "STEALING_WORK": str(tmp_path / "work"), "OMP_NUM_THREADS": "1", **environment}
-        return subprocess.run([sys.executable, script, *arguments], cwd=ROOT, env=env, stdin=stdin, capture_output=True, text=True)
+        return subprocess.run(
+            [sys.executable, script, *arguments], cwd=ROOT, env=env, stdin=stdin, capture_output=True, text=True
+        )
 
     return run
 

@@ -35,7 +35,9 @@ def pixels() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (12, 16, 16, 3), dtype=np.uint8)
 
 
-def test_parquet_gives_back_the_pixels_and_labels_that_were_written_over_all_shards(tmp_path: Path, pixels: np.ndarray) -> None:
+def test_parquet_gives_back_the_pixels_and_labels_that_were_written_over_all_shards(
+    tmp_path: Path, pixels: np.ndarray
+) -> None:
     for shard, rows in enumerate((range(8), range(8, 12))):
         write(tmp_path / f"train-{shard:05d}.parquet", [png(pixels[i]) for i in rows], [i % 4 for i in rows])
     images = parquet(str(tmp_path), "train", size=16, cache=str(tmp_path / "cache"))
@@ -58,8 +60,18 @@ def test_bad_rows_are_named_by_file_and_row_and_leave_nothing_half_done(tmp_path
         ([*good[:11], b""], [0] * 12, {}, r"row 11: the image cannot be decoded"),
         (good, [0] * 7 + [4] + [0] * 4, {}, r"train.parquet, row 7: the label 4 is not in 0 to 3"),
         (good, [0] * 7 + [-1] + [0] * 4, {}, r"row 7: the label -1"),
-        ([*good[:3], png(pixels[3][:8, :8]), *good[4:]], [0] * 12, {}, r"row 3: the image is 8x8, not 16x16; set resize"),
-        ([*good[:3], png(pixels[3][..., 0]), *good[4:]], [0] * 12, {}, r"row 3: the image is L, not RGB; .* grey=repeat"),
+        (
+            [*good[:3], png(pixels[3][:8, :8]), *good[4:]],
+            [0] * 12,
+            {},
+            r"row 3: the image is 8x8, not 16x16; set resize",
+        ),
+        (
+            [*good[:3], png(pixels[3][..., 0]), *good[4:]],
+            [0] * 12,
+            {},
+            r"row 3: the image is L, not RGB; .* grey=repeat",
+        ),
         ([*good[:3], png(np.zeros((20, 16, 3), np.uint8))], [0] * 4, {"resize": "pad"}, r"row 3: the image is 16x20"),
     ]
     for number, (images, labels, options, message) in enumerate(cases):
@@ -81,13 +93,17 @@ def test_another_schema_and_an_absent_folder_are_refused_in_one_sentence(tmp_pat
 
 def test_resize_and_grey_do_what_they_are_told_and_no_more(tmp_path: Path, pixels: np.ndarray) -> None:
     write(tmp_path / "train.parquet", [png(pixels[0][:8, :8, 0])], [0])
-    images = parquet(str(tmp_path), "train", size=16, cache=str(tmp_path), resize="pad", grey="repeat").batch(slice(None))
+    images = parquet(str(tmp_path), "train", size=16, cache=str(tmp_path), resize="pad", grey="repeat").batch(
+        slice(None)
+    )
     assert (images[0, :, 4:12, 4:12].numpy() == pixels[0][:8, :8, 0]).all()
     assert images.sum() == images[0, :, 4:12, 4:12].sum()
     assert parquet(str(tmp_path), "train", size=32, cache=str(tmp_path), resize="bilinear", grey="repeat").size == 32
 
 
-def test_a_changed_or_half_written_cache_is_never_used(tmp_path: Path, pixels: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_changed_or_half_written_cache_is_never_used(
+    tmp_path: Path, pixels: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write(tmp_path / "train.parquet", [png(p) for p in pixels], [0] * 12)
     opening = {"size": 16, "cache": str(tmp_path / "cache")}
     monkeypatch.setattr(caching.np, "save", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
@@ -113,12 +129,16 @@ def test_torchvision_mnist_opens_from_its_own_files(tmp_path: Path) -> None:
     for part in ("train", "t10k"):
         (folder / f"{part}-images-idx3-ubyte").write_bytes(idx(digits))
         (folder / f"{part}-labels-idx1-ubyte").write_bytes(idx(np.arange(5, dtype=np.uint8)))
-    images = from_torchvision("MNIST", str(tmp_path), "test", size=32, cache=str(tmp_path / "c"), resize="pad", grey="repeat")
+    images = from_torchvision(
+        "MNIST", str(tmp_path), "test", size=32, cache=str(tmp_path / "c"), resize="pad", grey="repeat"
+    )
     assert (images.batch(slice(None)).numpy()[:, 1, 2:30, 2:30] == digits).all()
     assert images.targets().tolist() == [0, 1, 2, 3, 4] and images.classes == 10
 
 
-def test_absent_torchvision_data_without_a_network_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_absent_torchvision_data_without_a_network_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # a port where nobody listens
     with pytest.raises(DataError, match="CIFAR10 is not in .* could not be downloaded"):
         from_torchvision("CIFAR10", str(tmp_path), "train", size=32, cache=str(tmp_path / "c"))

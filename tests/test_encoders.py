@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import ROOT, choose
 from safetensors.torch import load_file, save_file
 
-from conftest import ROOT, choose
 from stealing.config import plain
 from stealing.data.draws import generator
 from stealing.encoders import Encoder, build_encoder, load_encoder, save_encoder
@@ -66,7 +66,9 @@ def test_weights_are_a_function_of_the_seed_and_building_draws_nothing_from_the_
 def test_features_do_not_depend_on_the_batch_and_leave_the_network_as_it_was() -> None:
     encoder = built().train()
     before, many = encoder.fingerprint, torch.cat([IMAGES] * 60)
-    assert torch.equal(encode(encoder, many)[-5:], encode(encoder, IMAGES)) and torch.equal(encode(encoder, IMAGES)[:1], encode(encoder, IMAGES[:1]))
+    assert torch.equal(encode(encoder, many)[-5:], encode(encoder, IMAGES)) and torch.equal(
+        encode(encoder, IMAGES)[:1], encode(encoder, IMAGES[:1])
+    )
     assert encoder.training and encoder.fingerprint == before
 
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-
 from conftest import choose
+
 from stealing.config import plain
 from stealing.data.draws import generator
 from stealing.data.images import Images
@@ -81,7 +81,9 @@ def test_recovered_is_the_share_of_the_gap_above_the_strongest_control() -> None
     figures = summarise([rights()], resamples=300)
     strongest = figures["controls"]["ssl_on_queries"]  # type: ignore[index]
     expected = (figures["SA"] - strongest) / (figures["TA_clean"] - strongest)  # type: ignore[operator]
-    assert figures["recovered"] == pytest.approx(expected) and figures["ratio"] == pytest.approx(figures["SA"] / figures["TA"])  # type: ignore[operator]
+    assert figures["recovered"] == pytest.approx(expected) and figures["ratio"] == pytest.approx(
+        figures["SA"] / figures["TA"]
+    )  # type: ignore[operator]
     low, high = figures["intervals"]["recovered"]  # type: ignore[index]
     assert low < expected < high and high - low < 0.15
 

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import choose
 from torch import Tensor
 
-from conftest import choose
 from stealing.config import plain
 from stealing.data.draws import generator
 from stealing.data.images import Images
@@ -52,7 +52,9 @@ def test_nothing_is_asked_twice_neither_in_a_batch_nor_in_another_run(tmp_path: 
 
 def test_answers_are_those_of_the_target_for_exactly_the_pixels_sent(tmp_path: Path) -> None:
     inner = target()
-    assert torch.equal(door(tmp_path, inner=inner).ask(IMAGES[:7], "attacker/0", "attack"), inner.answer(IMAGES, "x")[:7])
+    assert torch.equal(
+        door(tmp_path, inner=inner).ask(IMAGES[:7], "attacker/0", "attack"), inner.answer(IMAGES, "x")[:7]
+    )
 
 
 def test_accounts_targets_and_purposes_are_kept_apart(tmp_path: Path) -> None:

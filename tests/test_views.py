@@ -27,13 +27,17 @@ def test_brightness_contrast_and_saturation_equal_torchvision(place: int, factor
     colour = torch.tensor([[1.0, 1.0, 1.0, 0.0]]).repeat(6, 1)
     colour[:, place] = factor
     adjust = (reference.adjust_brightness, reference.adjust_contrast, reference.adjust_saturation)[place]
-    torch.testing.assert_close(Views().apply(IMAGES, parameters(colour_B4=colour)), adjust(IMAGES, factor), atol=2e-4, rtol=0)
+    torch.testing.assert_close(
+        Views().apply(IMAGES, parameters(colour_B4=colour)), adjust(IMAGES, factor), atol=2e-4, rtol=0
+    )
 
 
 @pytest.mark.parametrize("turn", [-0.1, 0.0, 0.05, 0.5])
 def test_hue_equals_torchvision(turn: float) -> None:
     colour = torch.tensor([[1.0, 1.0, 1.0, turn]]).repeat(6, 1)
-    torch.testing.assert_close(Views().apply(IMAGES, parameters(colour_B4=colour)), reference.adjust_hue(IMAGES, turn), atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        Views().apply(IMAGES, parameters(colour_B4=colour)), reference.adjust_hue(IMAGES, turn), atol=1e-4, rtol=0
+    )
 
 
 def test_flip_and_grey_equal_torchvision_on_the_chosen_rows_only() -> None:
@@ -48,7 +52,9 @@ def test_a_crop_is_torchvisions_resized_crop_where_it_falls_on_pixels() -> None:
     box = torch.tensor([[0.25, 0.5, 0.5, 0.5]]).repeat(6, 1)
     view = Views(crop=(0.2, 1.0)).apply(IMAGES, parameters(box_B4=box))
     expected = reference.resized_crop(IMAGES, 8, 4, 8, 8, [16, 16], antialias=False)
-    torch.testing.assert_close(view[..., 1:-1, 1:-1], expected[..., 1:-1, 1:-1], atol=1e-4, rtol=0)  # edges see beyond the crop
+    torch.testing.assert_close(
+        view[..., 1:-1, 1:-1], expected[..., 1:-1, 1:-1], atol=1e-4, rtol=0
+    )  # edges see beyond the crop
 
 
 def test_views_stay_in_range_and_a_row_does_not_see_its_neighbours() -> None:
@@ -65,7 +71,10 @@ def test_draws_follow_the_stated_distribution_and_the_generator_alone() -> None:
     drawn, again = views.draw(20000, generator("many")), views.draw(20000, generator("many"))
     assert all(torch.equal(a, b) for a, b in zip(drawn, again, strict=True))
     area = drawn.box_B4[:, 2] * drawn.box_B4[:, 3]
-    assert 0.18 < area.min() and area.max() <= 1 and abs(float(drawn.flip_B.float().mean()) - 0.5) < 0.02
-    assert abs(float(drawn.jittered_B.float().mean()) - 0.8) < 0.02 and abs(float(drawn.grey_B.float().mean()) - 0.2) < 0.02
+    assert area.min() > 0.18 and area.max() <= 1 and abs(float(drawn.flip_B.float().mean()) - 0.5) < 0.02
+    assert (
+        abs(float(drawn.jittered_B.float().mean()) - 0.8) < 0.02
+        and abs(float(drawn.grey_B.float().mean()) - 0.2) < 0.02
+    )
     assert (drawn.box_B4[:, :2] >= 0).all() and (drawn.box_B4[:, :2] + drawn.box_B4[:, 2:] <= 1 + 1e-6).all()
     assert drawn.colour_B4[:, :3].min() >= 0.6 and drawn.colour_B4[:, 3].abs().max() <= 0.1

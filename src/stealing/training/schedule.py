@@ -19,3 +19,8 @@ def warmup_cosine(optimizer: Optimizer, total_steps: int, warmup: float) -> Lamb
         return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - rising) / max(1, total_steps - rising))))
 
     return LambdaLR(optimizer, factor)
+
+
+def constant(optimizer: Optimizer, total_steps: int) -> LambdaLR:
+    """Keep the optimiser's own rate throughout."""
+    return LambdaLR(optimizer, lambda step: 1.0)
