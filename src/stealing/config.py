@@ -79,6 +79,7 @@ def opened(node: DictConfig) -> Any:
 
     Raises:
         StealingError: what the constructor raised.
+        ConfigError: the node has settings that its constructor does not take.
     """
     try:
         return instantiate(node, _convert_="all")
@@ -88,4 +89,5 @@ def opened(node: DictConfig) -> Any:
             cause = cause.__cause__
         if cause is not None:
             raise cause from None
-        raise
+        why = str(error).replace("\n", " ")
+        raise ConfigError(f"A setting does not fit what it builds: {why}; mend or drop that setting.") from None

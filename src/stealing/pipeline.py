@@ -5,6 +5,7 @@ Comes in: a checked configuration. Goes out: a run folder with result.json, and 
 
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -88,9 +89,11 @@ class Run:
 
     def query(self, door: MeteredTarget) -> Answers:
         """Choose the images that the budget buys, and buy what is not banked yet."""
+        wall, cpu = time.monotonic(), time.process_time()
         excluded = {digest for task in self.scene.digests.values() for digest in task}
         images = select(self.scene.queries, self.config.budget.images, self.config.seed, excluded)
         features = door.ask(images.batch(slice(None)), ATTACKER, "attack")
+        self._book("query", {"seconds": time.monotonic() - wall, "cpu_seconds": time.process_time() - cpu})
         return Answers(images, features, f"{door.fingerprint}/{door.defense_fingerprint}/{ATTACKER}")
 
     def steal(self, answers: Answers) -> Stolen:

@@ -94,7 +94,9 @@ def fit(
     )
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*num_workers.*|.*mid-epoch.*|.*IterableDataset.*")
+            warnings.filterwarnings(
+                "ignore", message=".*num_workers.*|.*mid-epoch.*|.*IterableDataset.*|.*logging interval.*"
+            )
             trainer.fit(module, datamodule=images, ckpt_path=resume, weights_only=True)
     finally:
         recorder.close()

@@ -1,0 +1,121 @@
+"""Choices: every file composes, the command answers at once, and a mistake gets one sentence that says what to do."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import DEBUG, ROOT, Command, choose
+from safetensors.torch import load_file, save_file
+
+from stealing.artefacts import claim
+from stealing.config import check_choices, plain
+from stealing.encoders import build_encoder, save_encoder
+
+OPTIONS = [
+    (path.parent.name, path.stem)
+    for path in sorted((ROOT / "conf").glob("*/*.yaml"))
+    if path.parent.name != "experiment"
+]
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
+def test_every_option_composes_with_the_rest(group: str, option: str) -> None:
+    extra = ("target.path=pyproject.toml",) if (group, option) == ("target", "file") else ()
+    if (group, option) == ("target", "zoo") and not (ROOT / "assets").exists():
+        pytest.skip("no stored target in this clone")
+    check_choices(choose(f"{group}={option}", *extra))
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "conf" / "experiment").glob("*.yaml")))
+def test_every_experiment_composes(name: str) -> None:
+    check_choices(choose(f"experiment={name}"))
+
+
+def run_fast(*arguments: str) -> tuple[float, str]:
+    """Wall seconds of train.py with these arguments, best of three, and what it printed; torch must not be imported."""
+    code = (
+        "import runpy, sys\nsys.argv[0] = 'train.py'\n"
+        "try:\n    runpy.run_path('train.py', run_name='__main__')\n"
+        "finally:\n    assert 'torch' not in sys.modules"
+    )
+    times = []
+    for _ in range(3):
+        start = time.monotonic()
+        done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True)
+        times.append(time.monotonic() - start)
+    assert "AssertionError" not in done.stderr
+    return min(times), done.stdout + done.stderr
+
+
+def test_help_answers_within_two_seconds_without_torch_and_shows_three_examples() -> None:
+    seconds, text = run_fast("--help")
+    assert seconds < 2
+    assert text.count("  python train.py") >= 3
+
+
+@pytest.mark.parametrize("wrong", ["sead=1", "attack.lr=0.1", "budget=b7", "until=later", "budget.images=0"])
+def test_a_wrong_override_answers_within_two_seconds_without_torch(wrong: str) -> None:
+    seconds, text = run_fast(wrong)
+    assert seconds < 2
+    assert "Traceback" not in text
+    assert wrong.split("=")[0].split(".")[-1] in text
+
+
+@pytest.fixture
+def encoder_file(tmp_path: Path) -> Path:
+    config = choose(*DEBUG)
+    arch = plain(config.target_arch)
+    path = tmp_path / "encoder.safetensors"
+    save_encoder(build_encoder(arch, 0), path, arch=arch, size=16, provenance={})
+    return path
+
+
+def sentence(done: subprocess.CompletedProcess[str]) -> str:
+    """The one line that a mistake is answered with."""
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stderr.splitlines()[-1]
+
+
+def test_an_absent_or_foreign_checkpoint_is_one_sentence(command: Command, tmp_path: Path) -> None:
+    absent = command("train.py", *DEBUG, "target=file", f"target.path={tmp_path / 'none.safetensors'}")
+    assert sentence(absent).startswith("CheckpointError: target.path=")
+    foreign = tmp_path / "model.pth"
+    torch.save({"model": torch.zeros(3)}, foreign)
+    assert "is not a safetensors file" in sentence(command("train.py", *DEBUG, "target=file", f"target.path={foreign}"))
+
+
+def test_a_renamed_key_is_one_sentence(command: Command, encoder_file: Path) -> None:
+    weights = load_file(encoder_file)
+    weights["renamed"] = weights.pop("backbone.stem.0.weight" if "backbone.stem.0.weight" in weights else "mean")
+    save_file(weights, encoder_file)
+    done = command("train.py", *DEBUG, "target=file", f"target.path={encoder_file}")
+    assert "does not fit its architecture at" in sentence(done)
+
+
+def test_a_size_that_the_target_does_not_take_is_one_sentence(command: Command, encoder_file: Path) -> None:
+    card = json.loads(encoder_file.with_suffix(".json").read_text())
+    encoder_file.with_suffix(".json").write_text(json.dumps(card | {"size": 32}))
+    done = command("train.py", *DEBUG, "target=file", f"target.path={encoder_file}")
+    assert "set data.size=32" in sentence(done)
+
+
+def test_a_budget_larger_than_the_images_is_one_sentence(command: Command) -> None:
+    assert "lower budget=" in sentence(command("train.py", *DEBUG, "budget.images=301"))
+
+
+def test_an_absent_data_folder_is_one_sentence(command: Command, tmp_path: Path) -> None:
+    done = command("train.py", "data=cifar10_tiny", f"data.root={tmp_path / 'nowhere'}")
+    assert "STEALING_DATA" in sentence(done)
+
+
+def test_a_run_claimed_by_another_process_is_one_sentence(command: Command, tmp_path: Path) -> None:
+    until = (*DEBUG, "until=pretrain")
+    assert command("train.py", *until).returncode == 0
+    [folder] = (tmp_path / "work" / "runs").iterdir()
+    with claim(folder):
+        assert "being made by another process" in sentence(command("train.py", *until))

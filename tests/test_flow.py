@@ -1,0 +1,152 @@
+"""The whole flow as a user runs it: one command, its table and files, and what a second command does not do again."""
+
+import json
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import DEBUG, ROOT, Command
+
+
+def only(folder: Path, pattern: str) -> Path:
+    [path] = folder.glob(pattern)
+    return path
+
+
+def files(work: Path, *kinds: str) -> dict[str, int]:
+    """When each file was written."""
+    found = [path for kind in kinds for path in (work / kind).rglob("*") if path.is_file()]
+    return {str(path.relative_to(work)): path.stat().st_mtime_ns for path in found if path.name != ".lock"}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The work folder and the output of one finished debug run."""
+    work = tmp_path_factory.mktemp("finished")
+    env = {**os.environ, "STEALING_WORK": str(work), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "train.py", *DEBUG], cwd=ROOT, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return work, done.stdout
+
+
+def test_a_run_ends_with_its_table_and_says_what_it_wrote(finished: tuple[Path, str]) -> None:
+    work, output = finished
+    path = only(work, "runs/*/result.json")
+    assert str(path) in output
+    assert "128 images asked of 128 allowed" in output
+    result: dict[str, Any] = json.loads(path.read_text())
+    assert result["queries"] == {
+        "budget": 128, "spent": 128, "images": 128, "evaluation": result["queries"]["evaluation"], "in_doubt": 0, "cost": 0
+    }  # fmt: skip
+    assert set(result["seconds"]) == {"pretrain", "query", "steal", "control", "evaluate"} == set(result["cpu_seconds"])
+    for task, heads in result["tasks"].items():
+        for head in ("linear", "knn"):
+            row = heads[head]
+            assert row["TA"] == row["TA_clean"], "without a defense the two are one measurement"
+            assert row["ratio"] == pytest.approx(row["SA"] / row["TA"])
+            assert f"{row['SA']:.3f}" in output
+            assert task in output
+    for name, folder in result["artefacts"].items():
+        assert (work / folder).is_dir(), name
+    assert json.loads((path.parent / "status.json").read_text())["state"] == "done"
+    assert len((work / result["artefacts"]["surrogate"] / "curves.csv").read_text().splitlines()) > 1
+
+
+def test_the_same_command_again_does_nothing_and_shows_the_same_table(
+    finished: tuple[Path, str], command: Command
+) -> None:
+    work, output = finished
+    before = files(work, "targets", "banks", "surrogates", "runs", "cache")
+    again = command("train.py", *DEBUG, f"paths.work={work}")
+    assert again.returncode == 0
+    assert again.stdout == output
+    assert files(work, "targets", "banks", "surrogates", "runs", "cache") == before
+
+
+def test_a_sweep_trains_the_target_once_buys_each_answer_once_and_skips_what_is_finished(
+    command: Command, tmp_path: Path
+) -> None:
+    sweep = ["-m", *DEBUG, "budget.images=32,64,128"]
+    first = command("train.py", *sweep)
+    assert first.returncode == 0, first.stderr
+    work = tmp_path / "work"
+    results = {}
+    for path in (work / "runs").glob("*/result.json"):
+        result = json.loads(path.read_text())
+        results[result["queries"]["spent"]] = result
+    assert sorted(results) == [32, 64, 128], "each cell states its own spending"
+    assert len(list((work / "targets").iterdir())) == 1
+    assert len({result["artefacts"]["surrogate"] for result in results.values()}) == 3
+    from safetensors.numpy import load_file
+
+    shards = [len(load_file(path)["digests"]) for path in work.glob("banks/*/*.safetensors")]
+    evaluated = results[128]["queries"]["evaluation"]
+    assert sum(shards) == 128 + evaluated, "the largest budget was bought, and nothing twice"
+    before = files(work, "targets", "banks", "surrogates", "runs")
+    assert command("train.py", *sweep).returncode == 0
+    assert files(work, "targets", "banks", "surrogates", "runs") == before
+
+
+def test_two_seeds_are_joined_into_one_table(finished: tuple[Path, str], command: Command) -> None:
+    work, _ = finished
+    done = command("train.py", *DEBUG, "seed=1", f"paths.work={work}")
+    assert done.returncode == 0, done.stderr
+    assert "seeds 0, 1" in done.stdout
+    joined = json.loads(only(work, "runs/*-seeds-*.json").read_text())
+    single = [json.loads(path.read_text()) for path in sorted(work.glob("runs/*-s[01]-*/result.json"))]
+    rows = [result["tasks"]["scene_kind"]["linear"]["SA"] for result in single]
+    assert joined["tasks"]["scene_kind"]["linear"]["SA"] == pytest.approx(sum(rows) / 2)
+
+
+def test_a_plan_names_queries_cost_and_time_and_makes_nothing(command: Command, tmp_path: Path) -> None:
+    plan = command("train.py", *DEBUG, "plan_only=true", "budget.price=0.5")
+    assert plan.returncode == 0, plan.stderr
+    assert "128 images, cost 64.00" in plan.stdout
+    assert "Expected minutes" in plan.stdout
+    assert not any((tmp_path / "work" / name).exists() for name in ("targets", "banks", "surrogates", "runs"))
+
+
+def test_eval_judges_a_finished_run_under_another_protocol_without_training_or_asking(
+    finished: tuple[Path, str], command: Command
+) -> None:
+    work, _ = finished
+    folder = only(work, "runs/*-s0-*")
+    before = files(work, "targets", "banks", "surrogates")
+    done = command("eval.py", f"run={folder}", "probe.neighbours=3", f"paths.work={work}")
+    assert done.returncode != 0, "a run knows its own work folder: paths are no choice of eval.py"
+    done = command("eval.py", f"run={folder}", "probe.neighbours=3")
+    assert done.returncode == 0, done.stderr
+    hashes = {json.loads(path.read_text())["protocol_hash"] for path in work.glob("runs/*-s0-*/result.json")}
+    assert len(hashes) == 2
+    assert files(work, "targets", "banks", "surrogates") == before
+
+
+def test_a_loss_that_is_no_number_stops_with_one_sentence(command: Command) -> None:
+    done = command("train.py", *DEBUG, "attack.optimizer.lr=1e30")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("TrainingError: The loss of 'steal' is no longer a number")
+    assert "Traceback" not in done.stderr
+
+
+def test_wandb_without_an_account_writes_offline_and_never_asks_even_on_a_terminal(
+    command: Command, tmp_path: Path
+) -> None:
+    ours, theirs = pty.openpty()
+    done = command(
+        "train.py", *DEBUG, "logger=wandb", "until=steal", stdin=theirs, HOME=str(tmp_path), WANDB_API_KEY=""
+    )
+    os.close(ours)
+    os.close(theirs)
+    assert done.returncode == 0, done.stderr
+    runs = list((tmp_path / "work").glob("*/*/wandb/offline-run-*"))
+    assert len(runs) == 2, "one for each fit"
+
+
+def test_bfloat16_runs_on_a_processor_too(command: Command, tmp_path: Path) -> None:
+    done = command("train.py", *DEBUG, "trainer.precision=bf16-mixed", "until=steal")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(only(tmp_path / "work", "runs/*/status.json").read_text())["state"] == "done"
