@@ -155,6 +155,10 @@ def test_a_smaller_share_is_a_prefix_of_a_larger_one_and_changes_the_checksum() 
     assert (many.rows[:5] == few.rows).all() and few.checksum != many.checksum != images.checksum
     with pytest.raises(DataError, match="lower the count"):
         take(images, 21)
+    rest = take(images, 5, skip=15)
+    assert not set(rest.rows.tolist()) & set(take(images, 15).rows.tolist())
+    with pytest.raises(DataError, match="lower the count"):
+        take(images, 6, skip=15)
 
 
 def test_parts_of_the_classes_are_disjoint_and_relabelled_from_zero() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from conftest import DEBUG, ROOT, Command
+from safetensors.numpy import load_file
 
 
 def only(folder: Path, pattern: str) -> Path:
@@ -39,10 +40,10 @@ def test_a_run_ends_with_its_table_and_says_what_it_wrote(finished: tuple[Path, 
     assert str(path) in output
     assert "128 images asked of 128 allowed" in output
     result: dict[str, Any] = json.loads(path.read_text())
-    assert result["queries"] == {
-        "budget": 128, "spent": 128, "images": 128, "evaluation": result["queries"]["evaluation"], "in_doubt": 0, "cost": 0
-    }  # fmt: skip
-    assert set(result["seconds"]) == {"pretrain", "query", "steal", "control", "evaluate"} == set(result["cpu_seconds"])
+    counted = {"budget": 128, "spent": 128, "images": 128, "in_doubt": 0, "cost": 0}
+    assert counted.items() <= result["queries"].items()
+    steps = {"pretrain", "query", "steal", "control", "evaluate"}
+    assert set(result["seconds"]) == steps == set(result["cpu_seconds"])
     for task, heads in result["tasks"].items():
         for head in ("linear", "knn"):
             row = heads[head]
@@ -81,8 +82,6 @@ def test_a_sweep_trains_the_target_once_buys_each_answer_once_and_skips_what_is_
     assert sorted(results) == [32, 64, 128], "each cell states its own spending"
     assert len(list((work / "targets").iterdir())) == 1
     assert len({result["artefacts"]["surrogate"] for result in results.values()}) == 3
-    from safetensors.numpy import load_file
-
     shards = [len(load_file(path)["digests"]) for path in work.glob("banks/*/*.safetensors")]
     evaluated = results[128]["queries"]["evaluation"]
     assert sum(shards) == 128 + evaluated, "the largest budget was bought, and nothing twice"

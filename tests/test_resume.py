@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from conftest import DEBUG, ROOT, Command
 from torch import Tensor, nn
 
+from stealing.artefacts import claim
 from stealing.attacks.losses import l2
 from stealing.attacks.pairing import RawAndViews
 from stealing.attacks.surrogate import SurrogateModule
@@ -19,7 +21,7 @@ from stealing.data.images import Images
 from stealing.data.views import Views
 from stealing.encoders.encoder import Encoder
 from stealing.encoders.resnet import NarrowResNet
-from stealing.errors import CheckpointError
+from stealing.errors import CheckpointError, ClaimError
 from stealing.pretraining.simclr import SimCLRModule
 from stealing.training.fit import Recorder, Settings, fit
 from stealing.training.schedule import warmup_cosine
@@ -151,11 +153,11 @@ def result_of(work: Path) -> dict[str, Any]:
 
 
 def test_a_claim_dies_with_its_process(command: Command, tmp_path: Path) -> None:
-    from stealing.artefacts import claim
-    from stealing.errors import ClaimError
-
-    code = f"from pathlib import Path; import stealing.artefacts as a, sys, time\nwith a.claim(Path({str(tmp_path)!r})):\n print('held', flush=True); time.sleep(60)"
-    holder = subprocess.Popen(["python", "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    code = (
+        "from pathlib import Path; import stealing.artefacts as artefacts, time\n"
+        f"with artefacts.claim(Path({str(tmp_path)!r})):\n    print('held', flush=True)\n    time.sleep(60)"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     try:
         assert holder.stdout is not None and holder.stdout.readline() == "held\n"
         with pytest.raises(ClaimError, match="another process"), claim(tmp_path):

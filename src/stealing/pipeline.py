@@ -5,6 +5,7 @@ Comes in: a checked configuration. Goes out: a run folder with result.json, and 
 
 import json
 import os
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from stealing.pretraining.pretrain import VERSION as PRETRAIN_VERSION
 from stealing.pretraining.pretrain import pretrained
 from stealing.queries.door import MeteredTarget
 from stealing.queries.selection import select
-from stealing.report.provenance import provenance
+from stealing.report.provenance import peak_memory, provenance
 from stealing.report.seeds import join, siblings
 from stealing.report.status import write_status
 from stealing.report.table import show
@@ -138,6 +139,8 @@ def run(config: DictConfig, choices: dict[str, str]) -> None:
             _do(this)
     if config.until == "evaluate":
         conclude(this.folder, config.probe.resamples, console)
+    spent = f"{time.process_time():.0f} CPU seconds, at most {peak_memory():.1f} GiB of memory"
+    print(f"This command took {spent}.", file=sys.stderr)
 
 
 def _do(this: Run) -> None:

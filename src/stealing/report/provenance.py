@@ -1,8 +1,8 @@
 """Where a number comes from: code, versions and hardware, for result.json and cards."""
 
+import math
 import os
 import platform
-import resource
 import subprocess
 import sys
 from importlib.metadata import version
@@ -37,7 +37,11 @@ def commit() -> str | None:
 
 
 def peak_memory() -> float:
-    """Most memory that this process held so far, in GiB."""
+    """Most memory that this process held so far, in GiB; not a number where the system does not tell (Windows)."""
+    try:
+        import resource
+    except ImportError:
+        return math.nan
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return float(peak) / (2**30 if sys.platform == "darwin" else 2**20)
 

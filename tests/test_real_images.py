@@ -1,0 +1,99 @@
+"""The same laws on real images, at a reduced size; skipped where STEALING_DATA names no folder with them."""
+
+import io
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from conftest import ROOT, Command, choose
+from omegaconf import OmegaConf
+from PIL import Image
+
+from stealing.config import opened
+from stealing.encoders import load_encoder
+from stealing.evaluation.features import encode_all
+from stealing.evaluation.protocol import Judge, Protocol, Task
+from stealing.plan import Scene, open_scene
+from stealing.queries.digests import digests_of
+from stealing.queries.selection import select
+
+DATA = Path(os.environ.get("STEALING_DATA", "data"))
+TARGET = ROOT / "assets" / "cifar10_narrow" / "encoder.safetensors"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _present() -> None:
+    absent = [name for name in ("cifar10", "tiny-imagenet-32", "mnist") if not (DATA / name).is_dir()]
+    if absent:
+        reason = f"{', '.join(absent)} not in {DATA.resolve()}: set STEALING_DATA to the folder that holds them"
+        if os.environ.get("STEALING_REQUIRE_DATA") == "1":
+            pytest.fail(reason)
+        pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One folder of decoded images for the whole session, so that each file is decoded once."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="session")
+def scene(cache: Path) -> Scene:
+    """The images of `experiment=cifar10_cpu`."""
+    config = choose("experiment=cifar10_cpu")
+    OmegaConf.update(config, "paths.cache", str(cache))
+    return open_scene(config)
+
+
+def test_decoded_images_are_those_of_the_files(scene: Scene) -> None:
+    own = next(task for task in scene.tasks if task.name == "cifar10")
+    assert (len(own.train), len(own.test), own.test.classes) == (10_000, 10_000, 10)
+    rows = next(pq.ParquetFile(DATA / "cifar10" / "test.parquet").iter_batches(5)).to_pylist()
+    for place, row in enumerate(rows):
+        pixels = np.asarray(Image.open(io.BytesIO(row["image"]["bytes"]))).transpose(2, 0, 1)
+        assert (own.test.batch(slice(place, place + 1))[0].numpy() == pixels).all()
+        assert own.test.targets()[place] == row["label"]
+
+
+def test_queries_and_tasks_share_no_image(scene: Scene) -> None:
+    tasks = {digest for digests in scene.digests.values() for digest in digests}
+    chosen = select(scene.queries, 2500, 0, tasks)
+    assert not set(digests_of(chosen)) & tasks
+    other = next(task for task in scene.tasks if task.name == "tiny_other_classes")
+    assert (other.train.classes, scene.queries.classes) == (100, 100)
+    rows = (set(images.rows.tolist()) for images in (scene.queries, other.train))
+    assert not set.intersection(*rows)
+
+
+@pytest.mark.skipif(not TARGET.exists(), reason="no stored target in this clone")
+def test_the_stored_target_keeps_the_accuracy_of_its_card(scene: Scene, cache: Path) -> None:
+    encoder, card = load_encoder(TARGET)
+    own: Task = next(task for task in scene.tasks if task.name == "cifar10")
+    protocol: Protocol = opened(choose().probe)
+    parts = [encode_all(encoder, images) for images in (own.train, own.test)]
+    found = Judge(protocol, cache).predictions(encoder.fingerprint, own, *parts)
+    accuracy = float((found["linear"] == own.test.targets()).mean())
+    assert accuracy == pytest.approx(card["measured"]["cifar10"]["linear"], abs=0.003)
+    assert accuracy >= 0.63
+
+
+@pytest.mark.skipif(not TARGET.exists(), reason="no stored target in this clone")
+def test_a_short_theft_on_real_images_beats_an_untrained_surrogate(
+    command: Command, cache: Path, tmp_path: Path
+) -> None:
+    done = command(
+        "train.py", "data=cifar10_tiny", "target=zoo", "budget=b500", "logger=csv", "attack.steps=100",
+        "data.tasks.cifar10.train.count=3000", "~data.tasks.mnist", "~data.tasks.tiny_other_classes",
+        "~data.tasks.shapes_texture", f"paths.cache={cache}", OMP_NUM_THREADS="2",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    [path] = (tmp_path / "work").glob("runs/*/result.json")
+    result: dict[str, Any] = json.loads(path.read_text())
+    row = result["tasks"]["cifar10"]["linear"]
+    assert result["queries"]["spent"] == 500
+    assert row["SA"] > max(row["controls"]["untrained"], row["controls"]["untrained_calibrated"]) + 0.02
+    assert row["TA_clean"] - max(row["controls"].values()) >= 0.10
