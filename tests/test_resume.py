@@ -12,7 +12,7 @@ import torch
 from conftest import DEBUG, ROOT, Command
 from torch import Tensor, nn
 
-from stealing.artefacts import claim
+from stealing.artefacts import claim, write_whole
 from stealing.attacks.losses import l2
 from stealing.attacks.pairing import RawAndViews
 from stealing.attacks.surrogate import SurrogateModule
@@ -150,6 +150,21 @@ def test_a_run_killed_at_every_named_point_ends_in_the_result_of_an_uninterrupte
 def result_of(work: Path) -> dict[str, Any]:
     [path] = (work / "runs").glob("*/result.json")
     return json.loads(path.read_text())
+
+
+def test_a_file_that_could_not_be_written_whole_leaves_the_one_before_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "result.json"
+    write_whole(path, b"before")
+
+    def full(handle: int) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        write_whole(path, b"after")
+    assert path.read_bytes() == b"before"
 
 
 def test_a_claim_dies_with_its_process(command: Command, tmp_path: Path) -> None:
