@@ -2,7 +2,6 @@
 
 import csv
 import logging
-import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -93,11 +92,7 @@ def fit(
         ],
     )
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings(
-                "ignore", message=".*num_workers.*|.*mid-epoch.*|.*IterableDataset.*|.*logging interval.*"
-            )
-            trainer.fit(module, datamodule=images, ckpt_path=resume, weights_only=True)
+        trainer.fit(module, datamodule=images, ckpt_path=resume, weights_only=True)
     finally:
         recorder.close()
     _join_curves(folder)

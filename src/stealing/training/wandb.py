@@ -3,7 +3,6 @@
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import wandb
 from lightning.pytorch.loggers import Logger, WandbLogger
@@ -38,10 +37,18 @@ class WandbRecorder(Recorder):
 
     def open(self, job: str, folder: Path) -> Logger | None:
         """A run for one fit; its files lie in the artefact's folder."""
-        settings = wandb.Settings(init_timeout=15, silent=True)
-        options: dict[str, Any] = {"mode": self.mode, "group": self.name, "job_type": job, "settings": settings}
         tags = [f"{group}={choice}"[:64] for group, choice in self.tags.items()]
-        return WandbLogger(project=self.project, name=f"{job}-{folder.name}", save_dir=folder, tags=tags, **options)
+        begun = wandb.init(
+            project=self.project,
+            name=f"{job}-{folder.name}",
+            group=self.name,
+            job_type=job,
+            tags=tags,
+            dir=folder,
+            mode=self.mode,  # type: ignore[arg-type]
+            settings=wandb.Settings(init_timeout=15, silent=True),
+        )
+        return WandbLogger(experiment=begun)
 
     def close(self) -> None:
         """Finish the run, or the next fit of this process would be logged into it."""
