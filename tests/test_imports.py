@@ -15,7 +15,7 @@ LAYERS = [
     {"queries"},
     {"training"},
     {"data", "encoders", "defenses"},
-    {"config", "artefacts"},
+    {"config", "artefacts", "provenance"},
     {"errors"},
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}

@@ -143,6 +143,7 @@ def test_a_run_killed_at_every_named_point_ends_in_the_result_of_an_uninterrupte
     first, second = (result_of(tmp_path / name) for name in ("plain", "killed"))
     for times in ("seconds", "cpu_seconds"):
         assert first.pop(times).keys() == second.pop(times).keys()
+    assert first.pop("date") <= second.pop("date")
     assert first == second
     assert first["queries"]["spent"] == 128
 

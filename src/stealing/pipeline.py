@@ -26,9 +26,9 @@ from stealing.errors import StealingError
 from stealing.plan import Scene, check_inputs, control_steps, open_scene, recipe, show_plan, target_steps
 from stealing.pretraining.pretrain import VERSION as PRETRAIN_VERSION
 from stealing.pretraining.pretrain import pretrained
+from stealing.provenance import peak_memory, provenance
 from stealing.queries.door import MeteredTarget
 from stealing.queries.selection import select
-from stealing.report.provenance import peak_memory, provenance
 from stealing.report.seeds import join, siblings
 from stealing.report.status import write_status
 from stealing.report.table import show

@@ -13,6 +13,7 @@ from stealing.attacks.surrogate import SurrogateModule, build_adapter
 from stealing.data.draws import TrainingImages
 from stealing.data.images import Images
 from stealing.encoders import Encoder, build_encoder, load_encoder, save_encoder
+from stealing.provenance import provenance
 from stealing.training.fit import Recorder, Settings, fit
 
 VERSION = 1
@@ -90,9 +91,10 @@ def stolen(
             write_whole(
                 folder / "adapter.safetensors", save({n: t.contiguous() for n, t in adapter.state_dict().items()})
             )
-            provenance = {**inputs, "seed": seed, **spent}
+            origin = {"answers": answers.source, "images": answers.images.checksum, "attack": attack, "seed": seed}
+            origin |= {"precision": settings.precision, **spent, **provenance(settings.threads)}
             save_encoder(
-                encoder, folder / "encoder.safetensors", arch=arch, size=answers.images.size, provenance=provenance
+                encoder, folder / "encoder.safetensors", arch=arch, size=answers.images.size, provenance=origin
             )
             done = write_done(folder, **spent)
     encoder, _ = load_encoder(folder / "encoder.safetensors")

@@ -11,6 +11,7 @@ from stealing.data.images import Images
 from stealing.encoders import Encoder, build_encoder, load_encoder, save_encoder
 from stealing.pretraining.monitor import KNNMonitor
 from stealing.pretraining.simclr import SimCLRModule
+from stealing.provenance import provenance
 from stealing.training.fit import Recorder, Settings, fit
 
 VERSION = 1
@@ -71,8 +72,15 @@ def pretrained(
                 module, batches, folder, name=name, total_steps=steps, seed=seed,
                 settings=settings, recorder=recorder, monitors=monitors,
             )  # fmt: skip
-            provenance = {**inputs, "steps": steps, "images": images.name, "checksum": images.checksum, **spent}
-            save_encoder(encoder, folder / "encoder.safetensors", arch=arch, size=images.size, provenance=provenance)
+            origin = {
+                "images": images.name,
+                "checksum": images.checksum,
+                "recipe": recipe,
+                "steps": steps,
+                "seed": seed,
+            }
+            origin |= {"precision": settings.precision, **spent, **provenance(settings.threads)}
+            save_encoder(encoder, folder / "encoder.safetensors", arch=arch, size=images.size, provenance=origin)
             done = write_done(folder, **spent)
     encoder, _ = load_encoder(folder / "encoder.safetensors")
     return encoder, folder, done

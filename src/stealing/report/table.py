@@ -33,7 +33,7 @@ def _cells(row: dict[str, Any]) -> list[str]:
         recovered = "not informative"
     else:
         low, high = row["intervals"]["recovered"]
-        recovered = f"{row['recovered']:.2f} [{low:.2f}, {high:.2f}]" + ("" if gap >= INFORMATIVE else " (small gap)")
+        recovered = f"{row['recovered']:.2f} [{low:.2f}, {high:.2f}]" + ("" if gap >= INFORMATIVE else " *")
     agreement = f"{row['agreement']:.2f} ({row['agreement_ceiling']:.2f})"
     return [
         f"{row['TA']:.3f}",
@@ -50,6 +50,6 @@ def _caption(result: dict[str, Any]) -> str:
     return (
         "TA, SA: test accuracy on the target's and the surrogate's features. recovered = (SA - C) / (TA_clean - C),\n"
         "where the control C asked nothing: the best of raw pixels, the untrained surrogate (also with calibrated\n"
-        "BatchNorm) and SimCLR on the query images. 'not informative': the target hardly beats C. agree: equal\n"
-        f"predictions (max: two heads on the target itself). Features: {likeness}."
+        "BatchNorm) and SimCLR on the query images. 'not informative': the target hardly beats C; *: by less than\n"
+        f"0.10. agree: equal predictions (max: two heads on the target itself). Features: {likeness}."
     )

@@ -5,6 +5,7 @@ import os
 import platform
 import subprocess
 import sys
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ import torch
 
 
 def provenance(threads: int) -> dict[str, Any]:
-    """The commit of this clone (null elsewhere), library versions, and what it ran on."""
+    """The day, the commit of this clone (null elsewhere), library versions, and what it ran on."""
     return {
+        "date": datetime.now(UTC).date().isoformat(),
         "commit": commit(),
         "versions": {"python": platform.python_version()} | {n: version(n) for n in ("stealing", "torch", "lightning")},
         "hardware": {
