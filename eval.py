@@ -5,7 +5,7 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
-from stealing.config import check_choices, saved_choices
+from stealing.config import check_choices, refusals, saved_choices
 from stealing.errors import StealingError
 
 
@@ -23,4 +23,5 @@ def main(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with refusals():
+        main()

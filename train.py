@@ -6,7 +6,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from stealing.config import check_choices
+from stealing.config import check_choices, refusals
 from stealing.errors import StealingError
 
 
@@ -23,4 +23,5 @@ def main(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with refusals():
+        main()

@@ -62,6 +62,7 @@ def test_a_wrong_override_answers_within_two_seconds_without_torch(wrong: str) -
     seconds, text = run_fast(wrong)
     assert seconds < 2
     assert "Traceback" not in text
+    assert len(text.strip().splitlines()) == 1
     assert wrong.split("=")[0].split(".")[-1] in text
 
 

@@ -4,10 +4,14 @@ Every message names the override to type. Keys that do not exist are Hydra's own
 """
 
 import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from hydra.errors import InstantiationException
+from hydra.errors import HydraException, InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -65,6 +69,17 @@ def saved_choices(config: DictConfig) -> tuple[DictConfig, dict[str, str]]:
     saved.probe, saved.until = config.probe, "evaluate"
     choices: dict[str, str] = json.loads((folder / "choices.json").read_text())
     return saved, choices
+
+
+@contextmanager
+def refusals() -> Iterator[None]:
+    """Around a command: an override that Hydra refuses ends it with one sentence and exit code 1."""
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # lets the error through, where Hydra would print a page about it
+    try:
+        yield
+    except HydraException as error:
+        said = " ".join(str(error).split("Config search path")[0].split("To append")[0].split()).rstrip(".")
+        sys.exit(f"ConfigError: {said}: see --help for the groups and --cfg job for every setting.")
 
 
 def plain(node: DictConfig) -> dict[str, Any]:

@@ -57,6 +57,7 @@ class Run:
         self.config, self.choices = config, choices
         self.settings: Settings = opened(config.trainer)
         torch.set_num_threads(self.settings.threads)
+        self.origin = provenance(self.settings.threads)  # now: the clone may change while this runs
         self.scene: Scene = open_scene(config)
         self.work, self.seconds = Path(config.paths.work), dict[str, float]()
         self.cpu_seconds: dict[str, float] = {}
@@ -136,7 +137,7 @@ def run(config: DictConfig, choices: dict[str, str]) -> None:
         warnings.filterwarnings("ignore", message=f".*{word}")
     this = Run(config, choices)
     check_inputs(config, this.scene)
-    console = Console(width=max(120, Console().width))  # the table has 110 columns, also in a log
+    console = Console(width=max(124, Console().width))  # as many columns as the widest table, also in a log
     if config.plan_only:
         show_plan(config, this.scene, this.settings, console)
         return
@@ -217,7 +218,7 @@ def _result(this: Run, door: MeteredTarget, answers: Answers, made: dict[str, Pa
         "target_seed": config.target.seed,
         "group": this.group,
         "config_hash": key(group=this.group, seed=config.seed),
-        **provenance(this.settings.threads),
+        **this.origin,
         "data": this.scene.checksums() | {"asked": answers.images.checksum},
         "steps": VERSIONS,
         "seconds": this.seconds,

@@ -28,7 +28,7 @@ def summarise(seeds: list[Right], *, resamples: int, seed: int = 0) -> dict[str,
     """
     names = [name for name in ("TA", "TA_clean", "SA", *CONTROLS) if name in seeds[0]]
     table = np.stack([[seed_right[name] for name in names] for seed_right in seeds]).astype(np.float32)
-    point = dict(zip(names, table.mean((0, 2)).astype(float), strict=True))
+    point = dict(zip(names, table.mean((0, 2), dtype=np.float64).tolist(), strict=True))
     draws = _resampled(table, resamples, np.random.default_rng(seed))
     clouds = dict(zip(names, draws.T.astype(float), strict=True))
     recovered = float(_recovered({name: np.array(value) for name, value in point.items()}))
