@@ -1,11 +1,13 @@
 """Probes, neighbours, fidelity and intervals against their definitions."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from conftest import choose
 
-from stealing.config import plain
+from stealing.config import opened, plain
 from stealing.data.draws import generator
 from stealing.data.images import Images
 from stealing.encoders import build_encoder
@@ -13,7 +15,7 @@ from stealing.evaluation import controls
 from stealing.evaluation.fidelity import cka, fidelity
 from stealing.evaluation.knn import knn_predict
 from stealing.evaluation.probe import LinearProbe, ProbeSettings, _fitted, probe_predict
-from stealing.evaluation.protocol import CONTROLS
+from stealing.evaluation.protocol import CONTROLS, Judge, Task
 from stealing.evaluation.statistics import summarise
 
 
@@ -128,3 +130,18 @@ def test_calibration_changes_the_statistics_of_batchnorm_and_nothing_else() -> N
 def test_pixels_are_the_images() -> None:
     images = Images("x", np.full((2, 3, 4, 4), 51, np.uint8), None, 0, np.arange(2), "sum")
     assert controls.pixels(images).shape == (2, 48) and controls.pixels(images).unique().item() == pytest.approx(0.2)
+
+
+def test_a_perfect_copy_agrees_exactly_as_often_as_the_target_with_itself(tmp_path: Path) -> None:
+    (train, labels), (test, truth) = clusters(200, 2.5, "train"), clusters(300, 2.5, "test")
+    parts = [
+        Images(name, np.zeros((len(y), 3, 8, 8), np.uint8), y.numpy(), 4, np.arange(len(y)), name)
+        for name, y in (("train", labels), ("test", truth))
+    ]
+    task, judge = Task("t", "own", *parts), Judge(opened(choose().probe), tmp_path)
+    target = [judge.resampled(number, "target", task, train, test) for number in range(2)]
+    copy = judge.resampled(1, "copy", task, train.clone(), test.clone())
+    for head in ("linear", "knn"):
+        ceiling = (target[0][head] == target[1][head]).mean()
+        assert (target[0][head] == copy[head]).mean() == ceiling
+        assert 0.5 < ceiling < 1

@@ -75,12 +75,17 @@ def evaluate(
             found[name] = judge.predictions(identity, task, *parts)
             features[name] = parts[1]
             if name == "TA":
-                ceiling = judge.ceiling(identity, task, *parts)
+                pair = [judge.resampled(number, identity, task, *parts) for number in range(2)]
         for name, (identity, compute) in rest.items():
             parts = [judge.features(identity, part, compute) for part in (task.train, task.test)]
             found[name] = judge.predictions(identity, task, *parts)
             features[name] = parts[1]
-        tasks[task.name] = _figures(task, found, ceiling, protocol, right)
+            if name == "SA":
+                copied = judge.resampled(1, identity, task, *parts)
+        tasks[task.name] = _figures(task, found, protocol, right)
+        for head in found["TA"]:
+            tasks[task.name][head]["agreement"] = float((pair[0][head] == copied[head]).mean())
+            tasks[task.name][head]["agreement_ceiling"] = float((pair[0][head] == pair[1][head]).mean())
         with torch.inference_mode():
             likeness.append((features["TA"], surrogate.adapter(features["SA"]), features["SA"]))
     spent = {
@@ -96,15 +101,11 @@ def _network(encoder: Encoder) -> tuple[str, Callable[[Images], Tensor]]:
     return encoder.fingerprint, lambda images: encode_all(encoder, images)
 
 
-def _figures(
-    task: Task, found: dict[str, Predictions], ceiling: dict[str, float], protocol: Protocol, right: Right
-) -> dict[str, Any]:
+def _figures(task: Task, found: dict[str, Predictions], protocol: Protocol, right: Right) -> dict[str, Any]:
     """One task's part of result.json; fills `right`."""
     labels, figures = task.test.targets(), dict[str, Any](role=task.role)
     for head in found["TA"]:
         correct = {name: predictions[head] == labels for name, predictions in found.items()}
         right.update({f"{task.name}/{head}/{name}": rows for name, rows in correct.items()})
         figures[head] = summarise([correct], resamples=protocol.resamples)
-        figures[head]["agreement"] = float((found["TA"][head] == found["SA"][head]).mean())
-        figures[head]["agreement_ceiling"] = ceiling[head]
     return figures

@@ -93,17 +93,14 @@ class Judge:
         """Each head's predictions on the test split."""
         return self._remembered(identity, task, lambda: self._heads(task, train_ND, test_MD, None))
 
-    def ceiling(self, identity: str, task: Task, train_ND: Tensor, test_MD: Tensor) -> dict[str, float]:
-        """How often two heads on the same features agree when each is trained on its own bootstrap sample of train.
+    def resampled(self, number: int, identity: str, task: Task, train_ND: Tensor, test_MD: Tensor) -> Predictions:
+        """Each head's predictions when it is trained on bootstrap sample `number` of train, the same for every encoder.
 
-        Agreement between a target's and a surrogate's head above this is as much as retraining the head itself leaves.
+        Two heads on one encoder, each trained on a sample of its own, agree as much as two encoders can.
         """
-        pair = []
-        for number in range(2):
-            rows = torch.randint(len(train_ND), (len(train_ND),), generator=generator("ceiling", number))
-            name = f"{identity}/bootstrap-{number}"
-            pair.append(self._remembered(name, task, lambda r=rows: self._heads(task, train_ND, test_MD, r)))  # type: ignore[misc]
-        return {head: float((pair[0][head] == pair[1][head]).mean()) for head in pair[0]}
+        rows = torch.randint(len(train_ND), (len(train_ND),), generator=generator("bootstrap", number))
+        name = f"{identity}/bootstrap-{number}"
+        return self._remembered(name, task, lambda: self._heads(task, train_ND, test_MD, rows))
 
     def _remembered(self, identity: str, task: Task, compute: Callable[[], Predictions]) -> Predictions:
         inputs = {"identity": identity, "train": task.train.checksum, "test": task.test.checksum}

@@ -51,5 +51,6 @@ def _caption(result: dict[str, Any]) -> str:
         "TA, SA: test accuracy on the target's and the surrogate's features. recovered = (SA - C) / (TA_clean - C),\n"
         "where the control C asked nothing: the best of raw pixels, the untrained surrogate (also with calibrated\n"
         "BatchNorm) and SimCLR on the query images. 'not informative': the target hardly beats C; *: by less than\n"
-        f"0.10. agree: equal predictions (max: two heads on the target itself). Features: {likeness}."
+        "0.10. agree: equal predictions of two heads, each trained on its own bootstrap sample, one on the target\n"
+        f"and one on the surrogate (max: both on the target). Features: {likeness}."
     )
