@@ -11,11 +11,12 @@ from safetensors.torch import load_file, save_file
 from stealing.config import plain
 from stealing.data.draws import generator
 from stealing.encoders import Encoder, build_encoder, load_encoder, save_encoder
-from stealing.errors import CheckpointError
+from stealing.encoders.headless import Headless
+from stealing.errors import CheckpointError, ConfigError
 from stealing.evaluation.features import encode
 
 ARCHS = sorted(path.stem for path in (ROOT / "conf" / "arch").glob("*.yaml"))
-IMAGES = torch.randint(0, 256, (5, 3, 16, 16), generator=generator("images"), dtype=torch.uint8)
+IMAGES = torch.randint(0, 256, (5, 3, 32, 32), generator=generator("images"), dtype=torch.uint8)
 
 
 def built(arch: str = "narrow", seed: int = 0) -> Encoder:
@@ -27,7 +28,7 @@ def test_every_architecture_gives_its_features_learns_and_comes_back_from_its_fi
     encoder = built(arch)
     encoder.train()(IMAGES.float() / 255).square().mean().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in encoder.parameters())
-    save_encoder(encoder, tmp_path / "e.safetensors", arch=plain(choose(f"arch={arch}").arch), size=16, provenance={})
+    save_encoder(encoder, tmp_path / "e.safetensors", arch=plain(choose(f"arch={arch}").arch), size=32, provenance={})
     loaded, card = load_encoder(tmp_path / "e.safetensors")
     features = encode(loaded, IMAGES)
     assert features.shape == (5, card["feature_dim"]) and loaded.fingerprint == encoder.fingerprint
@@ -52,6 +53,20 @@ def test_the_cifar_stem_keeps_the_resolution_and_has_no_max_pool() -> None:
     assert isinstance(network.maxpool, torch.nn.Identity) and built("resnet18").feature_dim == 512
 
 
+@pytest.mark.parametrize(
+    ("arch", "width"),
+    [("narrow", 192), ("resnet34", 512), ("resnet50", 2048), ("vgg19_bn", 512), ("densenet121", 1024), ("mobilenet_v2", 1280)],
+)  # fmt: skip
+def test_the_width_of_the_features_is_what_the_network_pools(arch: str, width: int) -> None:
+    assert built(arch).feature_dim == width
+
+
+def test_cont_steals_stem_pads_by_two_and_a_stem_is_refused_where_it_does_not_fit() -> None:
+    assert built("resnet18_cont_steal").backbone.network.conv1.padding == (2, 2)
+    with pytest.raises(ConfigError, match="set stem=imagenet"):
+        Headless("vgg19_bn", stem="cifar")
+
+
 def test_the_papers_surrogate_does_not_normalise_its_images() -> None:
     assert built("resnet34").mean.eq(0).all() and built("resnet34").std.eq(1).all()
 
@@ -74,7 +89,7 @@ def test_features_do_not_depend_on_the_batch_and_leave_the_network_as_it_was() -
 
 def broken(folder: Path, change: str) -> Path:
     path = folder / "e.safetensors"
-    save_encoder(built(), path, arch=plain(choose().arch), size=16, provenance={})
+    save_encoder(built(), path, arch=plain(choose().arch), size=32, provenance={})
     weights, card = load_file(path), json.loads(path.with_suffix(".json").read_text())
     if change == "renamed":
         weights["stem.weight"] = weights.pop("backbone.layers.0.weight")

@@ -1,10 +1,8 @@
-"""Residual backbones: normalised images (B, 3, H, W) in, average-pooled features (B, D) out."""
+"""A residual backbone for processors: normalised images (B, 3, H, W) in, average-pooled features (B, D) out."""
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
-from torchvision.models import resnet
 from torchvision.models.resnet import BasicBlock
 
 
@@ -40,28 +38,3 @@ class NarrowResNet(nn.Module):
 
 def _shortcut(inputs: int, outputs: int) -> nn.Module:
     return nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride=2, bias=False), nn.BatchNorm2d(outputs))
-
-
-class CifarResNet(nn.Module):
-    """torchvision's ResNet-18 or -34 with the CIFAR stem: 3x3, stride 1, padding 1, no max-pool, no classifier.
-
-    Source: StolenEncoder's released code (liu00222/StolenEncoder at a9447c4), SimCLR's appendix B.9 for the stem.
-
-    Args:
-        depth: 18 or 34.
-    """
-
-    def __init__(self, depth: int) -> None:
-        super().__init__()
-        blocks = {18: [2, 2, 2, 2], 34: [3, 4, 6, 3]}[depth]
-        network = resnet.ResNet(BasicBlock, blocks)
-        self.feature_dim = int(network.fc.in_features)
-        network.conv1 = nn.Conv2d(3, 64, 3, stride=1, padding=1, bias=False)
-        nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
-        network.maxpool = nn.Identity()
-        network.fc = nn.Identity()
-        self.network = network
-
-    def forward(self, images_BCHW: Tensor) -> Tensor:
-        """Features (B, 512) of normalised images."""
-        return torch.flatten(self.network(images_BCHW), 1)

@@ -1,0 +1,55 @@
+"""torchvision's classifiers without their last layers: normalised images (B, 3, H, W) in, pooled features (B, D) out."""
+
+from typing import Any
+
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from stealing.errors import ConfigError
+
+STEM_PADDING = {"cifar": 1, "cont_steal": 2}
+"""Of the 3x3, stride-1 stems without max-pool: SimCLR's (arXiv:2002.05709, appendix B.9) and Cont-Steal's."""
+
+
+class Headless(nn.Module):
+    """One of torchvision's classifiers, freshly initialised, up to its global average pool.
+
+    Sources: StolenEncoder's released code (liu00222/StolenEncoder at a9447c4) for the CIFAR stem and the choice of
+    networks; Cont-Steal's (zeyangsha/Cont-Steal at 49233dd) for the stem with padding 2.
+
+    Args:
+        name: torchvision's name, such as `resnet50`, `vgg19_bn`, `densenet121` or `mobilenet_v2`.
+        stem: `imagenet` (as torchvision has it), or `cifar` or `cont_steal`, which only a ResNet takes.
+
+    Raises:
+        ConfigError: a stem that this network does not take.
+    """
+
+    def __init__(self, name: str, stem: str = "imagenet") -> None:
+        super().__init__()
+        network: Any = torchvision.models.get_model(name, weights=None)
+        if stem in STEM_PADDING and isinstance(network, torchvision.models.ResNet):
+            width = network.conv1.out_channels
+            network.conv1 = nn.Conv2d(3, width, 3, stride=1, padding=STEM_PADDING[stem], bias=False)
+            nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
+            network.maxpool = nn.Identity()
+        elif stem != "imagenet":
+            raise ConfigError(f"{name} does not take the stem {stem!r}: set stem=imagenet, or choose a ResNet.")
+        if isinstance(network, torchvision.models.VGG):
+            network.avgpool = nn.AdaptiveAvgPool2d(1)  # its own keeps 7x7 places for the classifier
+        setattr(network, "fc" if hasattr(network, "fc") else "classifier", nn.Identity())
+        self.network = network
+        self.feature_dim = self._width()
+
+    @torch.no_grad()
+    def _width(self) -> int:
+        """D, measured: no two families name the input of their last layer alike."""
+        self.eval()
+        width = self(torch.zeros(1, 3, 32, 32)).shape[1]
+        self.train()
+        return int(width)
+
+    def forward(self, images_BCHW: Tensor) -> Tensor:
+        """Features (B, D) of normalised images; the deepest networks need 32 pixels."""
+        return torch.flatten(self.network(images_BCHW), 1)
