@@ -55,8 +55,15 @@ def test_the_cifar_stem_keeps_the_resolution_and_has_no_max_pool() -> None:
 
 @pytest.mark.parametrize(
     ("arch", "width"),
-    [("narrow", 192), ("resnet34", 512), ("resnet50", 2048), ("vgg19_bn", 512), ("densenet121", 1024), ("mobilenet_v2", 1280)],
-)  # fmt: skip
+    [
+        ("narrow", 192),
+        ("resnet34", 512),
+        ("resnet50", 2048),
+        ("vgg19_bn", 512),
+        ("densenet121", 1024),
+        ("mobilenet_v2", 1280),
+    ],
+)
 def test_the_width_of_the_features_is_what_the_network_pools(arch: str, width: int) -> None:
     assert built(arch).feature_dim == width
 

@@ -1,4 +1,4 @@
-"""torchvision's classifiers without their last layers: normalised images (B, 3, H, W) in, pooled features (B, D) out."""
+"""torchvision's classifiers without their last layers: normalised images (B, 3, H, W) in, features (B, D) out."""
 
 from typing import Any
 
