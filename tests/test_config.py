@@ -35,6 +35,13 @@ def test_every_experiment_composes(name: str) -> None:
     check_choices(choose(f"experiment={name}"))
 
 
+def test_every_data_set_composes_with_every_architecture() -> None:
+    groups = {group: sorted(path.stem for path in (ROOT / "conf" / group).glob("*.yaml")) for group in ("data", "arch")}
+    for data in groups["data"]:
+        for arch in groups["arch"]:
+            check_choices(choose(f"data={data}", f"arch={arch}", f"target_arch={arch}"))
+
+
 def run_fast(*arguments: str) -> tuple[float, str]:
     """Wall seconds of train.py with these arguments, best of three, and what it printed; torch must not be imported."""
     code = (

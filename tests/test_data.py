@@ -11,7 +11,7 @@ from PIL import Image
 
 from stealing.data import cache as caching
 from stealing.data.images import Images, part_of_classes, take
-from stealing.data.sources import from_torchvision, parquet
+from stealing.data.sources import folder, parquet
 from stealing.errors import DataError
 
 META = {b"huggingface": b'{"info": {"features": {"label": {"names": ["a", "b", "c", "d"], "_type": "ClassLabel"}}}}'}
@@ -118,35 +118,49 @@ def test_a_changed_or_half_written_cache_is_never_used(
         parquet(str(tmp_path), "train", **opening)
 
 
-def idx(values: np.ndarray) -> bytes:
-    """The format of the MNIST files."""
-    return bytes([0, 0, 8, values.ndim]) + b"".join(n.to_bytes(4, "big") for n in values.shape) + values.tobytes()
-
-
-def test_torchvision_mnist_opens_from_its_own_files(tmp_path: Path) -> None:
-    folder, digits = tmp_path / "MNIST" / "raw", np.random.default_rng(0).integers(0, 256, (5, 28, 28), dtype=np.uint8)
-    folder.mkdir(parents=True)
-    for part in ("train", "t10k"):
-        (folder / f"{part}-images-idx3-ubyte").write_bytes(idx(digits))
-        (folder / f"{part}-labels-idx1-ubyte").write_bytes(idx(np.arange(5, dtype=np.uint8)))
-    images = from_torchvision(
-        "MNIST", str(tmp_path), "test", size=32, cache=str(tmp_path / "c"), resize="pad", grey="repeat"
-    )
-    assert (images.batch(slice(None)).numpy()[:, 1, 2:30, 2:30] == digits).all()
-    assert images.targets().tolist() == [0, 1, 2, 3, 4] and images.classes == 10
-
-
-def test_absent_torchvision_data_without_a_network_is_one_sentence(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_folder_of_class_folders_is_labelled_by_their_names_and_a_flat_one_is_not(
+    tmp_path: Path, pixels: np.ndarray
 ) -> None:
-    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # a port where nobody listens
-    with pytest.raises(DataError, match="CIFAR10 is not in .* could not be downloaded"):
-        from_torchvision("CIFAR10", str(tmp_path), "train", size=32, cache=str(tmp_path / "c"))
+    for number, image in enumerate(pixels):
+        for path in (tmp_path / "split" / "dcba"[number % 4], tmp_path / "flat"):
+            path.mkdir(parents=True, exist_ok=True)
+            (path / f"{number:02d}.PNG").write_bytes(png(image))
+    (tmp_path / "flat" / "notes.txt").write_text("not an image")
+    options = {"size": 16, "cache": str(tmp_path / "cache")}
+    named, flat = folder(str(tmp_path / "split"), **options), folder(str(tmp_path / "flat"), **options)
+    assert named.class_names == ("a", "b", "c", "d") and named.classes == 4 and flat.labels is None
+    assert (flat.batch(slice(None)).numpy() == pixels.transpose(0, 3, 1, 2)).all()
+    places = {image.tobytes(): number for number, image in enumerate(pixels.transpose(0, 3, 1, 2))}
+    read = [places[image.tobytes()] for image in named.batch(slice(None)).numpy()]
+    assert sorted(read) == list(range(12))
+    assert named.targets().tolist() == [3 - number % 4 for number in read]
+    few = folder(str(tmp_path / "flat"), **options, limit=3)
+    assert (few.batch(slice(None)).numpy() == flat.batch(slice(None)).numpy()[take(flat, 3).rows]).all()
+
+
+def test_a_folder_that_cannot_be_read_is_one_sentence_that_names_the_file(tmp_path: Path, pixels: np.ndarray) -> None:
+    options = {"size": 16, "cache": str(tmp_path / "cache")}
+    with pytest.raises(DataError, match="is no folder"):
+        folder(str(tmp_path / "nowhere"), **options)
+    top = tmp_path / "top"
+    top.mkdir()
+    with pytest.raises(DataError, match="There are no images in"):
+        folder(str(top), **options)
+    (top / "good.png").write_bytes(png(pixels[0]))
+    (top / "torn.png").write_bytes(png(pixels[1])[:60])
+    with pytest.raises(DataError, match=r"top/torn\.png: the image cannot be decoded"):
+        folder(str(top), **options)
+    assert list((tmp_path / "cache").iterdir()) == []
+    (top / "torn.png").unlink()
+    (top / "class").mkdir()
+    with pytest.raises(DataError, match="both images and class folders: move good.png"):
+        folder(str(top), **options)
 
 
 def listed(labels: list[int], classes: int) -> Images:
     pixels = np.arange(len(labels), dtype=np.uint8)[:, None, None, None].repeat(3, 1)
-    return Images("x", pixels, np.array(labels), classes, np.arange(len(labels)), "sum")
+    names = tuple("abcdefgh"[:classes])
+    return Images("x", pixels, np.array(labels), classes, np.arange(len(labels)), "sum", names)
 
 
 def test_a_smaller_share_is_a_prefix_of_a_larger_one_and_changes_the_checksum() -> None:
@@ -168,4 +182,5 @@ def test_parts_of_the_classes_are_disjoint_and_relabelled_from_zero() -> None:
     for part in parts:
         assert part.classes == 4 and sorted(set(part.targets())) == [0, 1, 2, 3]
         originals = np.arange(80)[part.rows] % 8
-        assert all(len(set(originals[part.targets() == label])) == 1 for label in range(4))
+        for label, name in enumerate(part.class_names):
+            assert set(originals[part.targets() == label]) == {"abcdefgh".index(name)}

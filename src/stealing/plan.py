@@ -81,7 +81,7 @@ def check_inputs(config: DictConfig, scene: Scene) -> None:
     for task in scene.tasks:
         if task.role not in ROLES:
             raise ConfigError(f"data.tasks.{task.name}.role={task.role} is none of {', '.join(ROLES)}: choose one.")
-        if task.train.classes != task.test.classes:
+        if (task.train.classes, task.train.class_names) != (task.test.classes, task.test.class_names):
             raise DataError(f"The splits of task {task.name} have different classes: open both from the same source.")
     asked = sum(len(set(digests)) for digests in scene.digests.values())
     if asked > config.budget.evaluation:

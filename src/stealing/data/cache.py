@@ -51,7 +51,7 @@ def decoded(
         blocks: opens the source; called only where nothing is cached.
 
     Raises:
-        DataError: the entry on disk was changed after it was made.
+        DataError: the entry on disk was changed after it was made, or there is no room for it.
     """
     identity = json.dumps({**source, "count": count, "size": size}, sort_keys=True, default=str)
     entry = Path(folder) / f"{name}-{hashlib.blake2b(identity.encode(), digest_size=8).hexdigest()}"
@@ -70,7 +70,8 @@ def _make(entry: Path, name: str, count: int, size: int, blocks: Callable[[], It
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        pixels = np.memmap(partial / "pixels.u8", np.uint8, "w+", shape=(count, 3, size, size))
+        _reserve(partial / "pixels.u8", count * 3 * size * size)
+        pixels = np.memmap(partial / "pixels.u8", np.uint8, "r+", shape=(count, 3, size, size))
         labels, done = np.full(count, -1, np.int64), 0
         console = Console(stderr=True)
         for images, targets in track(blocks(), f"decoding {name}", console=console, disable=not sys.stderr.isatty()):
@@ -93,6 +94,21 @@ def _make(entry: Path, name: str, count: int, size: int, blocks: Callable[[], It
                 raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _reserve(path: Path, size: int) -> None:
+    """Make a file of this many bytes that are really there: a map into a hole on a full disk kills the process."""
+    try:
+        with path.open("wb") as handle:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(handle.fileno(), 0, size)
+            else:
+                handle.truncate(size)
+    except OSError as error:
+        raise DataError(
+            f"{size / 2**20:.0f} MiB of decoded images do not fit in {path.parent.parent} ({error.strerror}): "
+            "make room, or set paths.cache to another disk."
+        ) from None
 
 
 def _checksum(pixels: NDArray[np.uint8], labels: NDArray[np.int64]) -> str:

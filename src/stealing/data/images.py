@@ -22,6 +22,7 @@ class Images:
         classes: number of classes, 0 without labels; labels lie in [0, classes).
         rows: int64 (N,), which of the M images belong to this list, in order.
         checksum: hash of the decoded images, their labels and the choice of rows.
+        class_names: by label, or empty where the source does not tell.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Images:
     classes: int
     rows: NDArray[np.int64]
     checksum: str
+    class_names: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -89,10 +91,11 @@ def part_of_classes(images: Images, part: int, parts: int, seed: int = 0) -> Ima
     share = images.classes // parts
     if not 0 <= part < parts or share < 2:
         raise DataError(f"{images.name} cannot give part {part} of {parts} of {images.classes} classes: change parts.")
-    chosen = np.random.default_rng(seed).permutation(images.classes)[part * share : (part + 1) * share]
+    chosen = np.sort(np.random.default_rng(seed).permutation(images.classes)[part * share : (part + 1) * share])
     renamed = np.full(images.classes, -1, np.int64)
-    renamed[np.sort(chosen)] = np.arange(share)
+    renamed[chosen] = np.arange(share)
     labels = renamed[images.targets()]
     kept = images.part(np.flatnonzero(labels >= 0))
     assert images.labels is not None
-    return replace(kept, labels=renamed[images.labels], classes=share)
+    names = tuple(images.class_names[label] for label in chosen) if images.class_names else ()
+    return replace(kept, labels=renamed[images.labels], classes=share, class_names=names)

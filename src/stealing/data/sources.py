@@ -1,27 +1,24 @@
-"""Where images come from: Parquet files in the hub's schema, torchvision's data sets, the package's own `shapes`.
+"""Where images come from: Parquet files in the hub's schema, folders of image files, the package's own `shapes`.
 
 Each function opens one split as `Images`. Nothing is resized or recoloured unless its argument says so.
 """
 
-import io
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
-import torchvision
-from numpy.typing import NDArray
-from PIL import Image
 
 from stealing.data import shapes as drawing
 from stealing.data.cache import Block, decoded
+from stealing.data.decoding import BLOCK, checked, decode
 from stealing.data.images import Images
 from stealing.errors import DataError
 
-BLOCK = 1000
-"""Images decoded between two steps of the progress bar."""
+SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".webp"}
+"""Of the files that `folder` reads; others beside them are left alone."""
 
 
 def parquet(path: str, split: str, *, size: int, cache: str, resize: str = "none", grey: str = "refuse") -> Images:
@@ -54,50 +51,58 @@ def parquet(path: str, split: str, *, size: int, cache: str, resize: str = "none
             for rows in table.iter_batches(BLOCK, columns=["image", "label"] if labelled else ["image"]):
                 encoded = [image and image["bytes"] for image in rows.column("image").to_pylist()]
                 places = [f"{file}, row {row + i}" for i in range(len(encoded))]
-                pixels = np.stack([_decode(b, at, size, resize, grey) for b, at in zip(encoded, places, strict=True)])
+                pixels = np.stack([decode(b, at, size, resize, grey) for b, at in zip(encoded, places, strict=True)])
                 labels = rows.column("label").to_pylist() if labelled else [-1] * len(encoded)
-                yield pixels, _checked(labels, len(names), places) if labelled else np.array(labels, np.int64)
+                yield pixels, checked(labels, len(names), places) if labelled else np.array(labels, np.int64)
                 row += len(encoded)
 
     source = {"files": [(str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for f in files]}
     name = f"{Path(path).stem}-{split}"
     whole = decoded(cache, name, {**source, "resize": resize, "grey": grey}, count, size, blocks)
     classes = (len(names) or int(whole.labels.max()) + 1) if labelled else 0
-    return Images(name, whole.pixels, whole.labels if labelled else None, classes, np.arange(count), whole.checksum)
+    return Images(
+        name, whole.pixels, whole.labels if labelled else None, classes, np.arange(count), whole.checksum, names
+    )
 
 
-def from_torchvision(
-    dataset: str, root: str, split: str, *, size: int, cache: str, resize: str = "none", grey: str = "refuse"
+def folder(
+    path: str, *, size: int, cache: str, resize: str = "none", grey: str = "refuse", limit: int | None = None
 ) -> Images:
-    """One of torchvision's own data sets, downloaded when absent.
+    """A folder of image files: one folder a class, named as the class is, or all files in one without labels.
 
     Args:
-        dataset: `CIFAR10` or `MNIST`.
-        root: folder of torchvision's files.
-        split: `train` or `test`.
+        path: the folder of one split.
         size, cache, resize, grey: as for `parquet`.
+        limit: decode only the first of a seeded permutation, at most as many; None decodes all.
 
     Raises:
-        DataError: the files are absent and cannot be fetched, or an image is of another size.
+        DataError: no folder, no images, both files and class folders, or a file that cannot be decoded.
     """
-    try:
-        opened = getattr(torchvision.datasets, dataset)(root, train=split == "train", download=True)
-    except Exception as error:  # torchvision raises what urllib, tarfile and hashlib raise
-        raise DataError(
-            f"{dataset} is not in {root} and could not be downloaded ({error}): put its files there."
-        ) from None
+    top = Path(path)
+    if not top.is_dir():
+        raise DataError(f"{top} is no folder: point at the one that holds the images or the class folders.")
+    names = sorted(inner.name for inner in top.iterdir() if inner.is_dir() and not inner.name.startswith("."))
+    flat = _image_files(top.iterdir())
+    if names and flat:
+        raise DataError(f"{top} holds both images and class folders: move {flat[0].name} and its like into a class.")
+    found = [(file, label) for label, name in enumerate(names) for file in _image_files((top / name).rglob("*"))]
+    found = found or [(file, -1) for file in flat]
+    if not found:
+        raise DataError(f"There are no images in {top}: put files that end in {', '.join(sorted(SUFFIXES))} there.")
+    if limit is not None:
+        found = [found[place] for place in np.random.default_rng(0).permutation(len(found))[:limit]]
 
     def blocks() -> Iterator[Block]:
-        for start in range(0, len(opened), BLOCK):
-            places = [f"{dataset}, row {row}" for row in range(start, min(start + BLOCK, len(opened)))]
-            pairs = [opened[start + offset] for offset in range(len(places))]
-            pixels = [_fit(image, at, size, resize, grey) for (image, _), at in zip(pairs, places, strict=True)]
-            yield np.stack(pixels), _checked([label for _, label in pairs], len(opened.classes), places)
+        for start in range(0, len(found), BLOCK):
+            some = found[start : start + BLOCK]
+            pixels = [decode(file.read_bytes(), str(file), size, resize, grey) for file, _ in some]
+            yield np.stack(pixels), np.array([label for _, label in some], np.int64)
 
-    name = f"{dataset.lower()}-{split}"
-    source = {"root": str(Path(root).resolve()), "resize": resize, "grey": grey}
-    whole = decoded(cache, name, source, len(opened), size, blocks)
-    return Images(name, whole.pixels, whole.labels, len(opened.classes), np.arange(len(opened)), whole.checksum)
+    stats = [(str(f.relative_to(top)), f.stat().st_size, f.stat().st_mtime_ns) for f, _ in found]
+    source = {"folder": str(top.resolve()), "files": stats, "resize": resize, "grey": grey}
+    whole = decoded(cache, top.name, source, len(found), size, blocks)
+    labels = whole.labels if names else None
+    return Images(top.name, whole.pixels, labels, len(names), np.arange(len(found)), whole.checksum, tuple(names))
 
 
 def shapes(split: str, *, domain: str, task: str, count: int, size: int, cache: str, seed: int = 0) -> Images:
@@ -128,6 +133,10 @@ def shapes(split: str, *, domain: str, task: str, count: int, size: int, cache: 
     return Images(name, whole.pixels, whole.labels, len(names[task]), np.arange(count), whole.checksum)
 
 
+def _image_files(paths: Iterable[Path]) -> list[Path]:
+    return sorted(path for path in paths if path.suffix.lower() in SUFFIXES and not path.name.startswith("."))
+
+
 def _shards(path: Path, split: str) -> list[Path]:
     if path.is_file():
         return [path]
@@ -140,54 +149,7 @@ def _shards(path: Path, split: str) -> list[Path]:
     return found
 
 
-def _class_names(table: pq.ParquetFile) -> list[str]:
+def _class_names(table: pq.ParquetFile) -> tuple[str, ...]:
     text = (table.schema_arrow.metadata or {}).get(b"huggingface", b"{}")
     label: dict[str, Any] = json.loads(text).get("info", {}).get("features", {}).get("label", {})
-    return list(label.get("names", []))
-
-
-def _decode(encoded: bytes | None, at: str, size: int, resize: str, grey: str) -> NDArray[np.uint8]:
-    try:
-        image = Image.open(io.BytesIO(encoded or b""))
-        image.load()
-    except Exception:  # Pillow raises as many kinds as there are formats
-        raise DataError(f"{at}: the image cannot be decoded; fetch the file again or drop the row.") from None
-    return _fit(image, at, size, resize, grey)
-
-
-def _fit(image: Image.Image, at: str, size: int, resize: str, grey: str) -> NDArray[np.uint8]:
-    """One decoded image as uint8 (3, size, size), changed only in the ways that are allowed."""
-    if image.mode != "RGB":
-        if not (image.mode in ("L", "1") and grey == "repeat"):
-            raise DataError(f"{at}: the image is {image.mode}, not RGB; convert it (grey images: set grey=repeat).")
-        image = image.convert("RGB")
-    if image.size != (size, size):
-        image = _resized(image, at, size, resize)
-    return np.ascontiguousarray(np.asarray(image, np.uint8).transpose(2, 0, 1))
-
-
-def _pad(image: Image.Image, size: int) -> Image.Image:
-    canvas = Image.new("RGB", (size, size))
-    canvas.paste(image, ((size - image.width) // 2, (size - image.height) // 2))
-    return canvas
-
-
-_RESIZE: dict[str, Callable[[Image.Image, int], Image.Image]] = {
-    "pad": _pad,
-    "bilinear": lambda image, size: image.resize((size, size), Image.Resampling.BILINEAR),
-}
-
-
-def _resized(image: Image.Image, at: str, size: int, resize: str) -> Image.Image:
-    fits = resize != "pad" or max(image.size) <= size
-    if resize not in _RESIZE or not fits:
-        shape = f"{image.width}x{image.height}"
-        raise DataError(f"{at}: the image is {shape}, not {size}x{size}; set resize to pad (if smaller) or bilinear.")
-    return _RESIZE[resize](image, size)
-
-
-def _checked(labels: Sequence[int | None], classes: int, places: list[str]) -> NDArray[np.int64]:
-    for label, at in zip(labels, places, strict=True):
-        if label is None or label < 0 or (classes and label >= classes):
-            raise DataError(f"{at}: the label {label} is not in 0 to {classes - 1}; mend the label or the class names.")
-    return np.array(labels, np.int64)
+    return tuple(label.get("names", ()))

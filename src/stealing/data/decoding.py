@@ -1,0 +1,86 @@
+"""One encoded or opened image in, uint8 pixels of the asked size out; what does not fit is refused with its place."""
+
+import io
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from stealing.errors import DataError
+
+BLOCK = 1000
+"""Images decoded between two steps of the progress bar."""
+
+
+def decode(encoded: bytes | None, at: str, size: int, resize: str, grey: str) -> NDArray[np.uint8]:
+    """One encoded image as uint8 (3, size, size).
+
+    Args:
+        encoded: a file in any format that Pillow reads.
+        at: where it is from, for messages.
+        size, resize, grey: as for `fit`.
+
+    Raises:
+        DataError: it cannot be decoded, or `fit` refuses it.
+    """
+    try:
+        image = Image.open(io.BytesIO(encoded or b""))
+        image.load()
+    except Exception:  # Pillow raises as many kinds as there are formats
+        raise DataError(f"{at}: the image cannot be decoded; fetch it again or leave it out.") from None
+    return fit(image, at, size, resize, grey)
+
+
+def fit(image: Image.Image, at: str, size: int, resize: str, grey: str) -> NDArray[np.uint8]:
+    """One decoded image as uint8 (3, size, size), changed only in the ways that are allowed.
+
+    Args:
+        image: as it was decoded.
+        at: where it is from, for messages.
+        size: height and width of what comes out.
+        resize: `none` (another size is an error), `pad` (centre on black) or `bilinear` (antialiased, to a square).
+        grey: `refuse` or `repeat` (a grey image becomes three equal channels).
+
+    Raises:
+        DataError: another size or mode than is allowed.
+    """
+    if image.mode != "RGB":
+        if not (image.mode in ("L", "1") and grey == "repeat"):
+            raise DataError(f"{at}: the image is {image.mode}, not RGB; convert it (grey images: set grey=repeat).")
+        image = image.convert("RGB")
+    if image.size != (size, size):
+        image = _resized(image, at, size, resize)
+    return np.ascontiguousarray(np.asarray(image, np.uint8).transpose(2, 0, 1))
+
+
+def checked(labels: Sequence[int | None], classes: int, places: list[str]) -> NDArray[np.int64]:
+    """Labels as int64 (B,), each in [0, classes), or only >= 0 where `classes` is 0 for not known.
+
+    Raises:
+        DataError: with the place of the first that is not.
+    """
+    for label, at in zip(labels, places, strict=True):
+        if label is None or label < 0 or (classes and label >= classes):
+            raise DataError(f"{at}: the label {label} is not in 0 to {classes - 1}; mend the label or the class names.")
+    return np.array(labels, np.int64)
+
+
+def _pad(image: Image.Image, size: int) -> Image.Image:
+    canvas = Image.new("RGB", (size, size))
+    canvas.paste(image, ((size - image.width) // 2, (size - image.height) // 2))
+    return canvas
+
+
+_RESIZE: dict[str, Callable[[Image.Image, int], Image.Image]] = {
+    "pad": _pad,
+    "bilinear": lambda image, size: image.resize((size, size), Image.Resampling.BILINEAR),
+}
+
+
+def _resized(image: Image.Image, at: str, size: int, resize: str) -> Image.Image:
+    fits = resize != "pad" or max(image.size) <= size
+    if resize not in _RESIZE or not fits:
+        shape = f"{image.width}x{image.height}"
+        raise DataError(f"{at}: the image is {shape}, not {size}x{size}; set resize to pad (if smaller) or bilinear.")
+    return _RESIZE[resize](image, size)
