@@ -11,13 +11,13 @@ from stealing.errors import StealingError
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
-def main(config: DictConfig) -> None:
-    """Check the choices, then do what is not done yet."""
+def main(config: DictConfig) -> float | None:
+    """Check the choices, then do what is not done yet; the mean SA, for sweepers that search."""
     try:
         check_choices(config)
         from stealing.pipeline import run  # torch is imported only once the choices are right
 
-        run(config, dict(HydraConfig.get().runtime.choices))
+        return run(config, dict(HydraConfig.get().runtime.choices))
     except StealingError as error:
         sys.exit(f"{type(error).__name__}: {error}")
 

@@ -11,6 +11,8 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
+from stealing.data.draws import Dice, generator
+
 ROOT = Path(__file__).parents[1]
 torch.set_num_threads(1)
 
@@ -19,6 +21,11 @@ def choose(*overrides: str, name: str = "train") -> DictConfig:
     """What the command would run with these overrides."""
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         return compose(name, overrides=list(overrides))
+
+
+def dice(count: int, *key: int | str) -> Dice:
+    """Random numbers for a batch of one process."""
+    return Dice(generator(*key), count, slice(None))
 
 
 Command = Callable[..., subprocess.CompletedProcess[str]]

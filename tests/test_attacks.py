@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, choose
+from conftest import ROOT, choose, dice
 from hydra.utils import instantiate
 from torch import Tensor
 
@@ -47,7 +47,7 @@ def test_every_attack_composes_and_trains_the_surrogate_only(name: str) -> None:
     images = torch.rand(4, 3, 8, 8)
     value = sum(
         weight * instantiate(attack.loss)(surrogate[rows], target[rows])
-        for weight, _, rows in opened(attack.pairing)(images, torch.arange(4), generator(0))
+        for weight, _, rows in opened(attack.pairing)(images, torch.arange(4), dice(4, 0))
     )
     value.backward()
     assert value.ndim == 0 and surrogate.grad is not None and surrogate.grad.isfinite().all() and target.grad is None
@@ -58,10 +58,10 @@ def test_every_attack_composes_and_trains_the_surrogate_only(name: str) -> None:
 def test_one_pass_of_raw_or_view_is_the_papers_weighted_sum_in_expectation() -> None:
     views = Views(jitter_probability=1.0)
     images, rows = torch.rand(3000, 3, 4, 4, generator=generator(1)), torch.arange(3000)
-    [(weight, mixed, _)] = RawOrView(views, 20)(images, rows, generator(2))
+    [(weight, mixed, _)] = RawOrView(views, 20)(images, rows, dice(len(images), 2))
     raw = (mixed == images).all(3).all(2).all(1).float().mean()
     assert weight == 1 and float(raw) == pytest.approx(1 / 21, abs=0.015)
-    weights = [pair[0] for pair in RawAndViews(views, 20, 4)(images[:2], rows[:2], generator(3))]
+    weights = [pair[0] for pair in RawAndViews(views, 20, 4)(images[:2], rows[:2], dice(2, 3))]
     assert weights == [1, 5, 5, 5, 5]
 
 
@@ -103,7 +103,7 @@ def plain_loop(arch: str, features: Tensor) -> tuple[Encoder, list[float]]:
     for step in range(3):  # drop_last: 200 // 64
         rows = order[step * 64 : step * 64 + 64]
         raw = torch.from_numpy(IMAGES[rows.numpy()]).float() / 255
-        view = views(raw, generator(7, "views", 0, step))
+        view = views(raw, dice(len(raw), 7, "views", 0, step))
         total = torch.zeros(())
         for weight, images in ((1.0, raw), (20.0, view)):  # one forward pass each, BatchNorm apart
             given = encoder(images)

@@ -1,5 +1,6 @@
 """The door: counted, capped, kept, and the only way to a target."""
 
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -8,12 +9,13 @@ import torch
 from conftest import choose
 from torch import Tensor
 
+from stealing.artefacts import claim
 from stealing.config import plain
 from stealing.data.draws import generator
 from stealing.data.images import Images
 from stealing.defenses.chain import Chain
 from stealing.encoders import build_encoder
-from stealing.errors import BudgetExceeded, CheckpointError, ClaimError, DataError
+from stealing.errors import BudgetExceeded, CheckpointError, DataError
 from stealing.queries import bank as banking
 from stealing.queries.digests import digests, digests_of
 from stealing.queries.door import Budget, MeteredTarget
@@ -89,18 +91,26 @@ def test_a_kill_between_asking_and_storing_loses_the_answers_and_their_charge_to
     assert (meter.spent("attack"), meter.sent) == (5, 5)
 
 
-def test_a_damaged_bank_and_a_bank_in_use_are_refused_in_one_sentence(tmp_path: Path) -> None:
+def test_a_damaged_bank_is_refused_in_one_sentence(tmp_path: Path) -> None:
     door(tmp_path).ask(IMAGES[:5], "attacker/0", "attack")
     shard = next(tmp_path.glob("*/*.safetensors"))
     whole = shard.read_bytes()
     shard.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(CheckpointError, match="is damaged"):
         door(tmp_path).ask(IMAGES[:5], "attacker/0", "attack")
-    shard.write_bytes(whole)
-    from stealing.artefacts import claim
 
-    with claim(shard.parent), pytest.raises(ClaimError, match="another process"):
-        door(tmp_path).ask(IMAGES[:5], "attacker/0", "attack")
+
+def test_a_bank_that_another_run_fills_is_waited_for_but_what_is_there_is_read_at_once(tmp_path: Path) -> None:
+    door(tmp_path).ask(IMAGES[:5], "attacker/0", "attack")
+    waiting = threading.Thread(target=lambda: door(tmp_path).ask(IMAGES[:6], "attacker/0", "attack"))
+    shards = lambda: len(list(tmp_path.glob("*/*.safetensors")))  # noqa: E731
+    with claim(next(tmp_path.glob("*/*.safetensors")).parent):
+        assert len(door(tmp_path).ask(IMAGES[:5], "attacker/0", "attack")) == 5
+        waiting.start()
+        waiting.join(0.5)
+        assert waiting.is_alive() and shards() == 1
+    waiting.join(10)
+    assert shards() == 2
 
 
 def listed(pixels: np.ndarray) -> Images:

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from conftest import dice
 from torchvision.transforms.v2 import functional as reference
 
 from stealing.data.draws import generator
@@ -59,7 +60,7 @@ def test_a_crop_is_torchvisions_resized_crop_where_it_falls_on_pixels() -> None:
 
 def test_views_stay_in_range_and_a_row_does_not_see_its_neighbours() -> None:
     views = Views(crop=(0.2, 1.0))
-    drawn = views.draw(6, generator("rows"))
+    drawn = views.draw(dice(6, "rows"))
     whole = views.apply(IMAGES, drawn)
     assert whole.min() >= 0 and whole.max() <= 1
     alone = views.apply(IMAGES[2:3], ViewParameters(*(part[2:3] for part in drawn)))
@@ -68,7 +69,7 @@ def test_views_stay_in_range_and_a_row_does_not_see_its_neighbours() -> None:
 
 def test_draws_follow_the_stated_distribution_and_the_generator_alone() -> None:
     views = Views(crop=(0.2, 1.0))
-    drawn, again = views.draw(20000, generator("many")), views.draw(20000, generator("many"))
+    drawn, again = views.draw(dice(20000, "many")), views.draw(dice(20000, "many"))
     assert all(torch.equal(a, b) for a, b in zip(drawn, again, strict=True))
     area = drawn.box_B4[:, 2] * drawn.box_B4[:, 3]
     assert area.min() > 0.18 and area.max() <= 1 and abs(float(drawn.flip_B.float().mean()) - 0.5) < 0.02

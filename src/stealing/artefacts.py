@@ -6,6 +6,7 @@ Comes between config and the steps: a step names its inputs, gets a folder, and 
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,19 +51,26 @@ def write_done(folder: Path, **facts: Any) -> dict[str, Any]:
 
 
 @contextmanager
-def claim(folder: Path) -> Iterator[None]:
+def claim(folder: Path, *, patient: bool = False) -> Iterator[None]:
     """Hold an artefact while making it; the operating system lets go when the process dies.
 
+    Args:
+        folder: of the artefact.
+        patient: wait for another live process that holds it, such as a run beside this one in a sweep.
+
     Raises:
-        ClaimError: another live process holds it.
+        ClaimError: another live process holds it, and we do not wait.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / ".lock", blocking=False)
     try:
         lock.acquire()
     except Timeout:
-        message = f"{folder} is being made by another process: wait for it, or give this run other inputs."
-        raise ClaimError(message) from None
+        if not patient:
+            message = f"{folder} is being made by another process: wait for it, or give this run other inputs."
+            raise ClaimError(message) from None
+        print(f"Waiting for {folder}, which another run is making.", file=sys.stderr, flush=True)
+        lock.acquire(blocking=True)
     try:
         yield
     finally:

@@ -29,6 +29,10 @@ class TrainingError(StealingError):
     """A fit that cannot go on, such as a loss that is no longer a number."""
 
 
+class ProcessError(StealingError):
+    """Another process of the same run that is gone, or was given other choices."""
+
+
 class Refused(StealingError):
     """A defense that declines to answer.
 

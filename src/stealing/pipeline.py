@@ -8,6 +8,7 @@ import os
 import sys
 import time
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,23 +23,24 @@ from stealing.attacks.steal import Answers, stolen
 from stealing.config import STEPS, opened, plain
 from stealing.defenses.chain import Chain
 from stealing.encoders import load_encoder
-from stealing.errors import StealingError
+from stealing.errors import ProcessError, StealingError
 from stealing.plan import Scene, check_inputs, control_steps, open_scene, recipe, show_plan, target_steps
 from stealing.pretraining.pretrain import VERSION as PRETRAIN_VERSION
 from stealing.pretraining.pretrain import pretrained
 from stealing.provenance import peak_memory, provenance
 from stealing.queries.door import MeteredTarget
 from stealing.queries.selection import select
-from stealing.report.seeds import join, siblings
+from stealing.report.seeds import join, mean_sa, siblings
 from stealing.report.status import write_status
 from stealing.report.table import show
 from stealing.targets.local import LocalTarget
 from stealing.training.fit import Recorder, Settings
+from stealing.training.ranks import as_child, first_goes_ahead, processes, rank, summed, together
 from stealing.verdict import Stolen, evaluate
 
 ATTACKER = "attacker/0"
 
-MEANT = ("num_workers", "mid-epoch", "IterableDataset", "logging interval", "LeafSpec")
+MEANT = ("num_workers", "sync_dist", "mid-epoch", "IterableDataset", "logging interval", "LeafSpec")
 """Words of Lightning's warnings about what is so on purpose here, or its own business."""
 
 VERSIONS = {"pretrain": PRETRAIN_VERSION, "query": 1, "steal": STEAL_VERSION, "evaluate": 2}
@@ -57,7 +59,8 @@ class Run:
         self.config, self.choices = config, choices
         self.settings: Settings = opened(config.trainer)
         torch.set_num_threads(self.settings.threads)
-        self.origin = provenance(self.settings.threads)  # now: the clone may change while this runs
+        count = processes(self.settings.devices)
+        self.origin = provenance(self.settings.threads, count)  # now: the clone may change while this runs
         self.scene: Scene = open_scene(config)
         self.work, self.seconds = Path(config.paths.work), dict[str, float]()
         self.cpu_seconds: dict[str, float] = {}
@@ -82,12 +85,12 @@ class Run:
                 settings=self.settings, recorder=self.recorder, monitored=True,
             )  # fmt: skip
             size = self.scene.queries.size
-            self._book("pretrain", spent)
+            self.book("pretrain", spent)
         else:
             path = Path(config.target.path)
             encoder, card = load_encoder(path)
             folder, size = path.parent, int(card["size"])
-            self._book("pretrain", {"seconds": 0.0, "cpu_seconds": 0.0})
+            self.book("pretrain", {"seconds": 0.0, "cpu_seconds": 0.0})
         self.target_folder = folder
         encoder.to("cuda" if self.settings.accelerator == "gpu" else "cpu")
         offered = LocalTarget(encoder, Chain(opened(config.defense)), key(defense=plain(config.defense)), size)
@@ -98,8 +101,9 @@ class Run:
         wall, cpu = time.monotonic(), time.process_time()
         excluded = {digest for task in self.scene.digests.values() for digest in task}
         images = select(self.scene.queries, self.config.budget.images, self.config.seed, excluded)
-        features = door.ask(images.batch(slice(None)), ATTACKER, "attack")
-        self._book("query", {"seconds": time.monotonic() - wall, "cpu_seconds": time.process_time() - cpu})
+        with first_goes_ahead():  # one process asks, all read
+            features = door.ask(images.batch(slice(None)), ATTACKER, "attack")
+        self.book("query", {"seconds": time.monotonic() - wall, "cpu_seconds": summed(time.process_time() - cpu)})
         return Answers(images, features, f"{door.fingerprint}/{door.defense_fingerprint}/{ATTACKER}")
 
     def steal(self, answers: Answers) -> Stolen:
@@ -109,7 +113,7 @@ class Run:
             answers, plain(config.arch), plain(config.attack), seed=config.seed, root=self.work / "surrogates",
             settings=self.settings, recorder=self.recorder,
         )  # fmt: skip
-        self._book("steal", spent)
+        self.book("steal", spent)
         return Stolen(encoder, adapter, folder)
 
     def control(self, answers: Answers) -> Stolen:
@@ -120,73 +124,97 @@ class Run:
             steps=control_steps(config), seed=config.seed, root=self.work / "surrogates",
             settings=self.settings, recorder=self.recorder, monitored=False,
         )  # fmt: skip
-        self._book("control", spent)
+        self.book("control", spent)
         return Stolen(encoder, torch.nn.Identity(), folder)
 
-    def _book(self, step: str, spent: dict[str, Any]) -> None:
+    def begin(self, step: str) -> None:
+        """Say what runs from here on."""
+        self.step = step
+        if rank() == 0:
+            write_status(self.folder, "running", step)
+
+    def book(self, step: str, spent: dict[str, Any]) -> None:
+        """Keep what a step took."""
         self.seconds[step], self.cpu_seconds[step] = float(spent["seconds"]), float(spent["cpu_seconds"])
 
 
-def run(config: DictConfig, choices: dict[str, str]) -> None:
+def run(config: DictConfig, choices: dict[str, str]) -> float | None:
     """Do every step up to `until` that is not done yet, and show the table.
+
+    Returns:
+        The mean SA over tasks and heads, for sweepers that search; None where nothing was evaluated.
 
     Raises:
         StealingError: whatever a user can mend; the run's `status.json` says at which step.
     """
-    for word in MEANT:
-        warnings.filterwarnings("ignore", message=f".*{word}")
     this = Run(config, choices)
     check_inputs(config, this.scene)
     console = Console(width=max(124, Console().width))  # as many columns as the widest table, also in a log
     if config.plan_only:
-        show_plan(config, this.scene, this.settings, console)
-        return
-    with claim(this.folder):
+        if rank() == 0:
+            show_plan(config, this.scene, this.settings, console)
+        return None
+    with claim(this.folder) if rank() == 0 else nullcontext():
         if read_done(this.folder) is None:
-            _do(this)
-    if config.until == "evaluate":
-        conclude(this.folder, config.probe.resamples, console)
-    spent = f"{time.process_time():.0f} CPU seconds, at most {peak_memory():.1f} GiB of memory"
-    print(f"This command took {spent}.", file=sys.stderr)
+            if rank() == 0:
+                write_whole(this.folder / "config.yaml", OmegaConf.to_yaml(config, resolve=True).encode())
+                write_whole(this.folder / "choices.json", json.dumps(choices).encode())
+            another = [sys.executable, "-m", "stealing.pipeline", str(this.folder)]
+            with together(this.settings.devices, this.settings.accelerator, another, this.folder.name):
+                _do(this)
+    if rank() == 0:
+        if config.until == "evaluate":
+            conclude(this.folder, config.probe.resamples, console)
+        spent = f"{time.process_time():.0f} CPU seconds, at most {peak_memory():.1f} GiB of memory"
+        print(f"This command took {spent}.", file=sys.stderr)
+    return mean_sa(this.folder) if config.until == "evaluate" else None
+
+
+def take_part(folder: Path, number: int, count: int, port: int) -> None:
+    """Be one of the `count` processes of the run in this folder, whose first waits at this port."""
+    config = OmegaConf.load(folder / "config.yaml")
+    assert isinstance(config, DictConfig)
+    this = Run(config, json.loads((folder / "choices.json").read_text()))
+    with as_child(number, count, port, this.settings.accelerator, this.folder.name):
+        _do(this)
 
 
 def _do(this: Run) -> None:
     """The steps, with `status.json` kept true."""
+    for word in MEANT:
+        warnings.filterwarnings("ignore", message=f".*{word}")
     config, folder = this.config, this.folder
     last = STEPS.index(config.until)
-    write_whole(folder / "config.yaml", OmegaConf.to_yaml(config, resolve=True).encode())
-    write_whole(folder / "choices.json", json.dumps(this.choices).encode())
-    step = STEPS[0]
     try:
-        write_status(folder, "running", step)
+        this.begin("pretrain")
         offered, undefended = this.pretrain()
         door = MeteredTarget(offered, this.work / "banks", opened(config.budget))
         if last >= 1:
-            step = STEPS[1]
-            write_status(folder, "running", step)
+            this.begin("query")
             answers = this.query(door)
         if last >= 2:
-            step = STEPS[2]
-            write_status(folder, "running", step)
+            this.begin("steal")
             surrogate = this.steal(answers)
         if last >= 3:
             control = this.control(answers)
-            step = STEPS[3]
-            write_status(folder, "running", step)
+            this.begin("evaluate")
             clean = door if undefended.defense_fingerprint == offered.defense_fingerprint else None
             clean = clean or MeteredTarget(undefended, this.work / "banks", opened(config.budget))
             tasks, likeness, right, spent = evaluate(config, this.scene, door, clean, surrogate, control, answers)
-            this._book("evaluate", spent)
-            write_whole(folder / "right.safetensors", save(right))
-            result = _result(this, door, answers, {"surrogate": surrogate.folder, "control": control.folder})
-            result |= {"tasks": tasks, "fidelity": likeness, "protocol_hash": spent["protocol_hash"]}
-            write_whole(folder / "result.json", json.dumps(result, indent=1).encode())
-            _record(this, tasks)
+            this.book("evaluate", spent)
+            if rank() == 0:
+                write_whole(folder / "right.safetensors", save(right))
+                result = _result(this, door, answers, {"surrogate": surrogate.folder, "control": control.folder})
+                result |= {"tasks": tasks, "fidelity": likeness, "protocol_hash": spent["protocol_hash"]}
+                write_whole(folder / "result.json", json.dumps(result, indent=1).encode())
+                _record(this, tasks)
     except StealingError as error:
-        write_status(folder, "failed", step, str(error))
+        if rank() == 0:
+            write_status(folder, "failed", this.step, str(error))
         raise
-    write_status(folder, "done", config.until)
-    write_done(folder, until=config.until)
+    if rank() == 0:
+        write_status(folder, "done", config.until)
+        write_done(folder, until=config.until)
 
 
 def _record(this: Run, tasks: dict[str, Any]) -> None:
@@ -247,3 +275,12 @@ def conclude(folder: Path, resamples: int, console: Console) -> None:
         write_whole(path, json.dumps(joined, indent=1).encode())
         show(joined, console)
         console.print(f"Written: {path}", soft_wrap=True)
+
+
+if __name__ == "__main__":  # another process of a run, started by its first
+    try:
+        take_part(Path(sys.argv[1]), *map(int, sys.argv[2:]))
+    except ProcessError:
+        sys.exit(1)  # the one that ended first says why
+    except StealingError as error:
+        sys.exit(f"{type(error).__name__}: {error}")

@@ -19,6 +19,7 @@ from stealing.evaluation.features import BLOCK, encode
 from stealing.evaluation.protocol import Task
 from stealing.queries.digests import digests_of
 from stealing.training.fit import Settings
+from stealing.training.ranks import processes
 
 ROLES = ("own", "query_domain", "unseen")
 
@@ -76,6 +77,16 @@ def check_inputs(config: DictConfig, scene: Scene) -> None:
         raise ConfigError(
             f"pretrain.batch_size={config.pretrain.batch_size} leaves no step: set it to {len(scene.pretrain)}."
         )
+    count, wanted = processes(config.trainer.devices), int(config.pretrain.batch_size)
+    sizes = {"attack.batch_size": [int(config.attack.batch_size)], "pretrain.batch_size": [wanted]}
+    sizes["budget.images"] = [min(wanted, int(config.budget.images))]  # the control's batch
+    sizes["data.pretrain"] = [min(wanted, len(scene.pretrain))] if scene.pretrain else []
+    for setting, batches in sizes.items():
+        if any(size % count for size in batches):
+            raise ConfigError(
+                f"{setting} leads to batches of {batches[0]} images, which {count} processes cannot share: "
+                f"make it a multiple of {count}."
+            )
     if config.trainer.accelerator == "gpu" and not torch.cuda.is_available():
         raise ConfigError("trainer=gpu needs a GPU and torch sees none: use trainer=cpu.")
     for task in scene.tasks:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 
-def provenance(threads: int) -> dict[str, Any]:
+def provenance(threads: int, processes: int) -> dict[str, Any]:
     """The day, the commit of this clone (null elsewhere), library versions, and what it ran on."""
     return {
         "date": datetime.now(UTC).date().isoformat(),
@@ -23,6 +23,7 @@ def provenance(threads: int) -> dict[str, Any]:
             "machine": platform.machine(),
             "cpu": _cpu(),
             "cores": os.cpu_count(),
+            "processes": processes,
             "threads": threads,
             "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         },

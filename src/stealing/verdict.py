@@ -23,8 +23,15 @@ from stealing.evaluation.protocol import Judge, Predictions, Protocol, Task
 from stealing.evaluation.statistics import summarise
 from stealing.plan import Scene
 from stealing.queries.door import MeteredTarget
+from stealing.training.ranks import first_goes_ahead, rank, summed, wait, world
 
 Right = dict[str, NDArray[np.bool_]]
+
+Network = tuple[str, Callable[[Images], Tensor]]
+"""What gives features without being asked: its identity, and how."""
+
+PAIRED = {"TA": (0, 1), "SA": (1,)}
+"""Bootstrap samples of train for the agreement: two heads on the target, one on the surrogate, each on its own."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +52,7 @@ def evaluate(
     control: Stolen,
     answers: Answers,
 ) -> tuple[dict[str, Any], dict[str, float], Right, dict[str, Any]]:
-    """Every task under every head.
+    """Every task under every head. Several processes share the tasks; then the first reads what all have found.
 
     Returns:
         `tasks` and `fidelity` of result.json; which test images each encoder got right, under `<task>/<head>/<name>`;
@@ -53,7 +60,6 @@ def evaluate(
     """
     wall, cpu = time.monotonic(), time.process_time()
     protocol: Protocol = opened(config.probe)
-    judge = Judge(protocol, Path(config.paths.cache))
     arch, seed, batch = plain(config.arch), config.seed, min(config.attack.batch_size, len(answers.images))
     encoders = {
         "SA": surrogate.encoder,
@@ -61,51 +67,66 @@ def evaluate(
         "untrained_calibrated": controls.calibrated(controls.untrained(arch, seed), answers.images, batch),
         "ssl_on_queries": control.encoder,
     }
-    rest = {name: _network(encoder) for name, encoder in encoders.items()} | {"pixels": ("pixels", controls.pixels)}
+    networks = {name: _network(encoder) for name, encoder in encoders.items()} | {"pixels": ("pixels", controls.pixels)}
+    judge, sources = Judge(protocol, Path(config.paths.cache)), {"TA": door, "TA_clean": clean}
+    with first_goes_ahead():  # one process asks, all read
+        for task in scene.tasks:
+            for source in sources.values():
+                _answers(source, task)
+    if world() > 1:
+        for task in scene.tasks[rank() :: world()]:
+            _judged(task, judge, sources, networks)  # remembered by the judge
+        wait()
     tasks, right = dict[str, Any](), Right()
     likeness: list[tuple[Tensor, Tensor, Tensor]] = []
-    for task in scene.tasks:
-        found, features = {}, {}
-        for name, source in (("TA", door), ("TA_clean", clean)):
-            identity = f"{source.fingerprint}/{source.defense_fingerprint}"
-            parts = [
-                source.ask(part.batch(slice(None)), f"honest/{task.name}", "evaluation")
-                for part in (task.train, task.test)
-            ]
-            found[name] = judge.predictions(identity, task, *parts)
-            features[name] = parts[1]
-            if name == "TA":
-                pair = [judge.resampled(number, identity, task, *parts) for number in range(2)]
-        for name, (identity, compute) in rest.items():
-            parts = [judge.features(identity, part, compute) for part in (task.train, task.test)]
-            found[name] = judge.predictions(identity, task, *parts)
-            features[name] = parts[1]
-            if name == "SA":
-                copied = judge.resampled(1, identity, task, *parts)
-        tasks[task.name] = _figures(task, found, protocol, right)
-        for head in found["TA"]:
-            tasks[task.name][head]["agreement"] = float((pair[0][head] == copied[head]).mean())
-            tasks[task.name][head]["agreement_ceiling"] = float((pair[0][head] == pair[1][head]).mean())
+    for task in scene.tasks if rank() == 0 else []:
+        tasks[task.name], correct, (target, copy) = _judged(task, judge, sources, networks)
+        right |= correct
         with torch.inference_mode():
-            likeness.append((features["TA"], surrogate.adapter(features["SA"]), features["SA"]))
+            likeness.append((target, surrogate.adapter(copy), copy))
+    alike = fidelity(*(torch.cat(column) for column in zip(*likeness, strict=True))) if likeness else {}
     spent = {
         "seconds": time.monotonic() - wall,
-        "cpu_seconds": time.process_time() - cpu,
+        "cpu_seconds": summed(time.process_time() - cpu),
         "protocol_hash": protocol.hash,
     }
-    return tasks, fidelity(*(torch.cat(column) for column in zip(*likeness, strict=True))), right, spent
+    return tasks, alike, right, spent
 
 
-def _network(encoder: Encoder) -> tuple[str, Callable[[Images], Tensor]]:
+def _answers(source: MeteredTarget, task: Task) -> list[Tensor]:
+    account = f"honest/{task.name}"
+    return [source.ask(part.batch(slice(None)), account, "evaluation") for part in (task.train, task.test)]
+
+
+def _judged(
+    task: Task, judge: Judge, sources: dict[str, MeteredTarget], networks: dict[str, Network]
+) -> tuple[dict[str, Any], Right, tuple[Tensor, Tensor]]:
+    """One task's part of result.json, its part of `right`, and test features of the target and of the surrogate."""
+    found, resampled, tested = dict[str, Predictions](), dict[str, list[Predictions]](), dict[str, Tensor]()
+    for name in (*sources, *networks):
+        if name in sources:
+            identity = f"{sources[name].fingerprint}/{sources[name].defense_fingerprint}"
+            parts = _answers(sources[name], task)
+        else:
+            identity, compute = networks[name]
+            parts = [judge.features(identity, part, compute) for part in (task.train, task.test)]
+        found[name] = judge.predictions(identity, task, *parts)
+        if name in ("TA", "SA"):
+            resampled[name] = [judge.resampled(number, identity, task, *parts) for number in PAIRED[name]]
+            tested[name] = parts[1]
+    figures, right = dict[str, Any](role=task.role), Right()
+    for head in found["TA"]:
+        correct = {name: predictions[head] == task.test.targets() for name, predictions in found.items()}
+        right |= {f"{task.name}/{head}/{name}": rows for name, rows in correct.items()}
+        first, second, copied = (predictions[head] for predictions in (*resampled["TA"], *resampled["SA"]))
+        figures[head] = {
+            **summarise([correct], resamples=judge.protocol.resamples),
+            "agreement": float((first == copied).mean()),
+            "agreement_ceiling": float((first == second).mean()),
+        }
+    return figures, right, (tested["TA"], tested["SA"])
+
+
+def _network(encoder: Encoder) -> Network:
     encoder.to(memory_format=torch.channels_last)
     return encoder.fingerprint, lambda images: encode_all(encoder, images)
-
-
-def _figures(task: Task, found: dict[str, Predictions], protocol: Protocol, right: Right) -> dict[str, Any]:
-    """One task's part of result.json; fills `right`."""
-    labels, figures = task.test.targets(), dict[str, Any](role=task.role)
-    for head in found["TA"]:
-        correct = {name: predictions[head] == labels for name, predictions in found.items()}
-        right.update({f"{task.name}/{head}/{name}": rows for name, rows in correct.items()})
-        figures[head] = summarise([correct], resamples=protocol.resamples)
-    return figures

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from stealing.data.draws import Dice
 from stealing.data.views import Views
 
 Pair = tuple[float, Tensor, Tensor]
@@ -37,11 +38,11 @@ class RawAndViews:
         """Forward passes of a batch in one step."""
         return 1 + self.count
 
-    def __call__(self, images: Tensor, rows: Tensor, generator: torch.Generator) -> Iterator[Pair]:
+    def __call__(self, images: Tensor, rows: Tensor, dice: Dice) -> Iterator[Pair]:
         """The pairs of one step."""
         yield 1.0, images, rows
         for _ in range(self.count):
-            yield self.view_weight / self.count, self.views(images, generator), rows
+            yield self.view_weight / self.count, self.views(images, dice), rows
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,8 @@ class RawOrView:
         """Forward passes of a batch in one step."""
         return 1
 
-    def __call__(self, images: Tensor, rows: Tensor, generator: torch.Generator) -> Iterator[Pair]:
+    def __call__(self, images: Tensor, rows: Tensor, dice: Dice) -> Iterator[Pair]:
         """The one pair of a step."""
-        raw = torch.rand(len(images), generator=generator) < 1 / (1 + self.view_weight)
-        views = self.views(images, generator)
+        raw = dice.uniform(1)[:, 0] < 1 / (1 + self.view_weight)
+        views = self.views(images, dice)
         yield 1.0, torch.where(raw.to(images.device)[:, None, None, None], images, views), rows

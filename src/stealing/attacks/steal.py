@@ -8,13 +8,14 @@ from hydra.utils import instantiate
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from stealing.artefacts import claim, key, read_done, write_done, write_whole
+from stealing.artefacts import key, write_done, write_whole
 from stealing.attacks.surrogate import SurrogateModule, build_adapter
 from stealing.data.draws import TrainingImages
 from stealing.data.images import Images
 from stealing.encoders import Encoder, build_encoder, load_encoder, save_encoder
 from stealing.provenance import provenance
 from stealing.training.fit import Recorder, Settings, fit
+from stealing.training.ranks import making, rank, world
 
 VERSION = 1
 """Raised when the code changes what comes out."""
@@ -60,8 +61,7 @@ def stolen(
     inputs = {"answers": answers.source, "images": answers.images.checksum, "arch": arch, "attack": attack}
     folder = root / key(version=VERSION, seed=seed, precision=settings.precision, **inputs)
     width = answers.features.shape[1]
-    with claim(folder):
-        done = read_done(folder)
+    with making(folder) as done:
         if done is None:
             encoder = build_encoder(arch, seed)
             adapter = build_adapter(encoder.feature_dim, width, seed)
@@ -88,15 +88,15 @@ def stolen(
                 settings=settings,
                 recorder=recorder,
             )
-            write_whole(
-                folder / "adapter.safetensors", save({n: t.contiguous() for n, t in adapter.state_dict().items()})
-            )
             origin = {"answers": answers.source, "images": answers.images.checksum, "attack": attack, "seed": seed}
-            origin |= {"precision": settings.precision, **spent, **provenance(settings.threads)}
-            save_encoder(
-                encoder, folder / "encoder.safetensors", arch=arch, size=answers.images.size, provenance=origin
-            )
-            done = write_done(folder, **spent)
+            origin |= {"precision": settings.precision, **spent, **provenance(settings.threads, world())}
+            if rank() == 0:
+                weights = {name: tensor.cpu().contiguous() for name, tensor in adapter.state_dict().items()}
+                write_whole(folder / "adapter.safetensors", save(weights))
+                size = answers.images.size
+                save_encoder(encoder, folder / "encoder.safetensors", arch=arch, size=size, provenance=origin)
+                write_done(folder, **spent)
+            done = dict(spent)
     encoder, _ = load_encoder(folder / "encoder.safetensors")
     adapter = build_adapter(encoder.feature_dim, width, seed)
     adapter.load_state_dict(load_file(folder / "adapter.safetensors"))

@@ -13,10 +13,11 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from stealing.attacks.pairing import Pair
-from stealing.data.draws import Batch, generator
+from stealing.data.draws import Batch, Dice
 from stealing.encoders import Encoder
+from stealing.training.ranks import gathered
 
-Pairing = Callable[[Tensor, Tensor, torch.Generator], Iterator[Pair]]
+Pairing = Callable[[Tensor, Tensor, Dice], Iterator[Pair]]
 
 
 class SurrogateModule(L.LightningModule):
@@ -56,12 +57,12 @@ class SurrogateModule(L.LightningModule):
         self.total_steps, self.seed = total_steps, seed
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The weighted sum of the loss over the pairs of this step."""
+        """The weighted sum of the loss over the pairs of this step, of the whole batch in each process."""
         images = batch.images.float() / 255
-        draws = generator(self.seed, "views", batch.epoch, batch.step)
         total = images.new_zeros(())
-        for weight, views, rows in self.pairing(images, batch.indices, draws):
-            total = total + weight * self.loss(self.adapter(self.encoder(views)), self.answers[rows])
+        for weight, views, rows in self.pairing(images, batch.draw.indices, batch.draw.dice(self.seed)):
+            features = gathered(self.adapter(self.encoder(views)).float())
+            total = total + weight * self.loss(features, gathered(self.answers[rows]))
         self.log("steal/loss", total)
         return total
 

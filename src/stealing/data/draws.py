@@ -2,6 +2,7 @@
 
 Lightning restores its counters in mid-epoch but not the position in the data. The sampler here holds no state: it reads
 those counters, so that a resumed fit sees the batches, and draws the views, that the uninterrupted one would have.
+Several processes share each batch: what is drawn is drawn for the whole of it, so that they see what one would.
 """
 
 import hashlib
@@ -23,27 +24,51 @@ def generator(*key: int | str) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
+class Dice(NamedTuple):
+    """Random numbers of the `rows` of a batch of `total` images: drawn for all of it, as one process would."""
+
+    generator: torch.Generator
+    total: int
+    rows: slice
+
+    def uniform(self, columns: int) -> Tensor:
+        """(B, columns) in [0, 1), float32 on the CPU."""
+        return torch.rand(self.total, columns, generator=self.generator)[self.rows]
+
+
 class Draw(NamedTuple):
-    """One batch to fetch: where training stands, and the places of its images in the list."""
+    """One process's part of a batch to fetch.
+
+    Attributes:
+        epoch, step: where training stands.
+        first, total: the part's first row in the batch, and the rows of the whole batch.
+        indices: places of its images in the list, int64 (B,).
+    """
 
     epoch: int
     step: int
+    first: int
+    total: int
     indices: Tensor
+
+    def dice(self, seed: int) -> Dice:
+        """For the views of these images, a function of (seed, epoch, step)."""
+        drawn = generator(seed, "views", self.epoch, self.step)
+        return Dice(drawn, self.total, slice(self.first, self.first + len(self.indices)))
 
 
 class Batch(NamedTuple):
-    """What a training step receives: images uint8 (B, 3, H, W), their places int64 (B,), epoch and step in it."""
+    """What a training step receives: images uint8 (B, 3, H, W), and how they were drawn."""
 
     images: Tensor
-    indices: Tensor
-    epoch: int
-    step: int
+    draw: Draw
 
 
 class Draws(Sampler[Draw]):
     """Shuffled batches of one size: an epoch's order depends on (seed, epoch), its start on the trainer's counters.
 
-    A last batch that would be smaller is left out: BatchNorm and NT-Xent depend on the size of the batch.
+    Each of several processes gets its own rows of every batch. A last batch that would be smaller is left out:
+    BatchNorm and NT-Xent depend on the size of the batch.
     """
 
     def __init__(self, trainer: L.Trainer, items: int, batch_size: int, seed: int) -> None:
@@ -55,8 +80,11 @@ class Draws(Sampler[Draw]):
     def __iter__(self) -> Iterator[Draw]:
         epoch, first = divmod(self.trainer.fit_loop.total_batch_idx + 1, len(self))
         order = torch.randperm(self.items, generator=generator(self.seed, "order", epoch))
+        rows = self.batch_size // self.trainer.world_size
+        offset = rows * self.trainer.global_rank
         for step in range(first, len(self)):
-            yield Draw(epoch, step, order[step * self.batch_size : (step + 1) * self.batch_size])
+            start = step * self.batch_size + offset
+            yield Draw(epoch, step, offset, self.batch_size, order[start : start + rows])
 
 
 class Fetch(torch.utils.data.Dataset[Batch]):
@@ -70,7 +98,7 @@ class Fetch(torch.utils.data.Dataset[Batch]):
 
     def __getitems__(self, draw: Draw) -> Batch:
         """Called by the loader with what the batch sampler yields."""
-        return Batch(self.images.batch(draw.indices.numpy()), draw.indices, draw.epoch, draw.step)
+        return Batch(self.images.batch(draw.indices.numpy()), draw)
 
 
 def _as_fetched(batch: Batch) -> Batch:
@@ -96,7 +124,7 @@ class TrainingImages(L.LightningDataModule):
 
     Args:
         images: the list, on this machine.
-        batch_size: images a batch.
+        batch_size: images a batch, over all processes, whose number divides it.
         seed: of the order.
     """
 

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from stealing.data.draws import Dice
+
 
 class ViewParameters(NamedTuple):
     """What one view does to each of B images; every field has B rows."""
@@ -42,11 +44,11 @@ class Views:
     jitter_probability: float = 0.8
     grey: float = 0.2
 
-    def draw(self, count: int, generator: torch.Generator) -> ViewParameters:
-        """Parameters of `count` views, each row independent of the others."""
-        u = torch.rand(count, 12, generator=generator)
+    def draw(self, dice: Dice) -> ViewParameters:
+        """Parameters of one view of each row, independent of each other."""
+        u = dice.uniform(12)
         scale = self.crop[0] + u[:, 0] * (self.crop[1] - self.crop[0])
-        ratio = torch.exp((u[:, 1] * 2 - 1) * math.log(4 / 3)) if self.crop[0] < 1 else torch.ones(count)
+        ratio = torch.exp((u[:, 1] * 2 - 1) * math.log(4 / 3)) if self.crop[0] < 1 else torch.ones(len(u))
         width, height = (scale * ratio).sqrt().clamp(max=1.0), (scale / ratio).sqrt().clamp(max=1.0)
         left, top = u[:, 2] * (1 - width), u[:, 3] * (1 - height)
         strength = torch.tensor(self.jitter)
@@ -67,9 +69,9 @@ class Views:
         views = torch.where(jittered[:, None, None, None], _jitter(views, colour), views)
         return torch.where(grey[:, None, None, None], _luma(views).expand_as(views), views)
 
-    def __call__(self, images_BCHW: Tensor, generator: torch.Generator) -> Tensor:
+    def __call__(self, images_BCHW: Tensor, dice: Dice) -> Tensor:
         """Draw and apply."""
-        return self.apply(images_BCHW, self.draw(len(images_BCHW), generator))
+        return self.apply(images_BCHW, self.draw(dice))
 
 
 def _flip(images: Tensor, flip_B: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from typing import Any
 import lightning as L
 import torch
 import torch.nn.functional as F
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -104,6 +105,8 @@ def _fitted(train: Whole, classes: int, penalties: list[float], iterations: int)
     loader: DataLoader[Any] = DataLoader([train], batch_size=None)  # type: ignore[arg-type]
     trainer = L.Trainer(
         accelerator="cpu",
+        devices=1,
+        plugins=[LightningEnvironment()],  # a fit of this process alone, whoever started it
         max_steps=1,
         logger=False,
         enable_checkpointing=False,

@@ -25,9 +25,11 @@ class KNNMonitor(Callback):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Measure; the encoder's weights, buffers and mode stay as they were."""
         assert isinstance(pl_module, SimCLRModule)
+        if not trainer.is_global_zero:
+            return
         features, labels = encode_all(pl_module.encoder, self.slice), torch.from_numpy(self.slice.targets())
         cut = len(labels) * 4 // 5
         classes = self.slice.classes
         found = knn_predict(features[:cut], labels[:cut], features[cut:], classes=classes, k=20, temperature=0.1)
         accuracy = multiclass_accuracy(found, labels[cut:], num_classes=classes, average="micro")
-        pl_module.log("pretrain/knn", accuracy)
+        pl_module.log("pretrain/knn", accuracy, rank_zero_only=True)

@@ -5,7 +5,7 @@ from typing import Any
 
 from hydra.utils import instantiate
 
-from stealing.artefacts import claim, key, read_done, write_done
+from stealing.artefacts import key, write_done
 from stealing.data.draws import TrainingImages
 from stealing.data.images import Images
 from stealing.encoders import Encoder, build_encoder, load_encoder, save_encoder
@@ -13,6 +13,7 @@ from stealing.pretraining.monitor import KNNMonitor
 from stealing.pretraining.simclr import SimCLRModule
 from stealing.provenance import provenance
 from stealing.training.fit import Recorder, Settings, fit
+from stealing.training.ranks import making, rank, world
 
 VERSION = 1
 """Raised when the code changes what comes out."""
@@ -52,8 +53,7 @@ def pretrained(
     batch_size = min(recipe["batch_size"], len(images))
     inputs = {"images": images.checksum, "arch": arch, "recipe": recipe, "seed": seed, "precision": settings.precision}
     folder = root / key(version=VERSION, steps=steps, **inputs)
-    with claim(folder):
-        done = read_done(folder)
+    with making(folder) as done:
         if done is None:
             encoder = build_encoder(arch, seed)
             module = SimCLRModule(
@@ -79,8 +79,10 @@ def pretrained(
                 "steps": steps,
                 "seed": seed,
             }
-            origin |= {"precision": settings.precision, **spent, **provenance(settings.threads)}
-            save_encoder(encoder, folder / "encoder.safetensors", arch=arch, size=images.size, provenance=origin)
-            done = write_done(folder, **spent)
+            origin |= {"precision": settings.precision, **spent, **provenance(settings.threads, world())}
+            if rank() == 0:
+                save_encoder(encoder, folder / "encoder.safetensors", arch=arch, size=images.size, provenance=origin)
+                write_done(folder, **spent)
+            done = dict(spent)
     encoder, _ = load_encoder(folder / "encoder.safetensors")
     return encoder, folder, done

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from stealing.data.draws import Batch, generator
+from stealing.data.draws import Batch
 from stealing.data.views import Views
 from stealing.encoders import Encoder
+from stealing.training.ranks import gathered
 from stealing.training.schedule import warmup_cosine
 
 
@@ -77,11 +78,10 @@ class SimCLRModule(L.LightningModule):
             )
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """NT-Xent between two fresh views of each image."""
-        images = batch.images.float() / 255
-        draws = generator(self.seed, "views", batch.epoch, batch.step)
-        both = torch.cat([self.views(images, draws), self.views(images, draws)])
-        first, second = self.head(self.encoder(both)).chunk(2)
+        """NT-Xent between two fresh views of each image, over the whole batch in each process."""
+        images, dice = batch.images.float() / 255, batch.draw.dice(self.seed)
+        both = torch.cat([self.views(images, dice), self.views(images, dice)])
+        first, second = (gathered(half) for half in self.head(self.encoder(both)).float().chunk(2))
         loss = nt_xent(first, second, temperature=self.temperature)
         self.log("pretrain/loss", loss)
         return loss

@@ -41,6 +41,12 @@ def join(folders: Sequence[Path], resamples: int) -> dict[str, Any]:
     return {**shared, "seeds": seeds_, "runs": runs, "seconds": seconds, "tasks": tasks, "fidelity": likeness}
 
 
+def mean_sa(folder: Path) -> float:
+    """Of a finished run, over its tasks and heads: one figure of how much was stolen."""
+    tasks = json.loads((folder / "result.json").read_text())["tasks"]
+    return fmean(row["SA"] for heads in tasks.values() for head, row in heads.items() if head != "role")
+
+
 def siblings(folder: Path) -> list[Path]:
     """The finished runs beside this one, itself included, that differ from it in their seed alone, by seed."""
     group = json.loads((folder / "result.json").read_text())["group"]

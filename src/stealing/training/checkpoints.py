@@ -12,6 +12,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from stealing.data.draws import Batch, generator
 from stealing.errors import CheckpointError
+from stealing.training.ranks import agreed, summed
 
 
 class WholeFiles(TorchCheckpointIO):
@@ -59,7 +60,7 @@ class Last(Checkpoint):
         self.path, self.every, self.saved = folder / "last.ckpt", every, time.monotonic()
 
     def _save(self, trainer: L.Trainer) -> None:
-        if time.monotonic() - self.saved >= self.every:
+        if agreed(time.monotonic() - self.saved >= self.every):  # all processes take part in it, or none
             trainer.save_checkpoint(self.path)
             self.saved = time.monotonic()
 
@@ -74,18 +75,19 @@ class Last(Checkpoint):
 
 
 class StepSeed(Callback):
-    """Seeds the global generator at each step: dropout is a function of (seed, step) and not of what ran before."""
+    """Seeds the global generator at each step: dropout is a function of (seed, step, rank), not of what ran before."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Batch, _: int) -> None:
         """Seed for this batch."""
-        torch.manual_seed(generator(self.seed, "global", trainer.fit_loop.total_batch_idx).initial_seed())
+        place = (trainer.fit_loop.total_batch_idx, trainer.global_rank)
+        torch.manual_seed(generator(self.seed, "global", *place).initial_seed())
 
 
 class Clock(Callback):
-    """Wall and processor seconds of a fit, summed over its interruptions."""
+    """Wall and processor seconds of a fit, summed over its interruptions; processor seconds over all processes too."""
 
     def __init__(self) -> None:
         self.before = {"seconds": 0.0, "cpu_seconds": 0.0}
@@ -93,8 +95,8 @@ class Clock(Callback):
 
     @property
     def spent(self) -> dict[str, float]:
-        """Seconds so far; what came after the checkpoint that was resumed is not in it."""
-        wall, cpu = time.monotonic() - self.start[0], time.process_time() - self.start[1]
+        """Seconds so far; what came after the checkpoint that was resumed is not in it. All processes must ask."""
+        wall, cpu = time.monotonic() - self.start[0], summed(time.process_time() - self.start[1])
         return {"seconds": self.before["seconds"] + wall, "cpu_seconds": self.before["cpu_seconds"] + cpu}
 
     def state_dict(self) -> dict[str, Any]:

@@ -9,11 +9,13 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import CSVLogger, Logger
+from lightning.pytorch.strategies import DDPStrategy
 
 from stealing.artefacts import write_whole
 from stealing.data.draws import TrainingImages
 from stealing.training.checkpoints import Clock, Last, StepSeed, WholeFiles, newest_readable
 from stealing.training.progress import Bar
+from stealing.training.ranks import Joined, rank, world
 
 
 @dataclass(frozen=True)
@@ -22,13 +24,15 @@ class Settings:
 
     Attributes:
         accelerator: Lightning's name, `cpu` or `gpu`.
+        devices: processes, one a device; where torchrun or SLURM started them, their number counts.
         precision: Lightning's name, such as `32-true` or `bf16-mixed`.
         channels_last: keep images and filters in channels-last order, which most processors convolve faster.
         checkpoint_seconds: at most one checkpoint in this time.
-        threads: of this process.
+        threads: of each process.
     """
 
     accelerator: str = "cpu"
+    devices: int = 1
     precision: str = "32-true"
     channels_last: bool = True
     checkpoint_seconds: float = 60.0
@@ -77,7 +81,7 @@ def fit(
     resume = newest_readable(folder)
     parts = sorted(folder.glob("curve-*"))  # CSVLogger wipes a folder it is given again: one a start
     loggers: list[Logger] = [CSVLogger(folder, name="", version=f"curve-{len(parts):03d}", flush_logs_every_n_steps=20)]
-    extra = recorder.open(name, folder)
+    extra = recorder.open(name, folder) if rank() == 0 else None
     clock = Clock()
     trainer = _trainer(
         total_steps,
@@ -101,9 +105,13 @@ def fit(
 
 def _trainer(total_steps: int, settings: Settings, loggers: list[Logger], callbacks: list[Callback]) -> L.Trainer:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its greeting says nothing about this fit
+    joined, several = Joined(), world() > 1
     return L.Trainer(
         accelerator=settings.accelerator,
-        devices=1,
+        devices=world() // joined.nodes,
+        num_nodes=joined.nodes,
+        strategy=DDPStrategy(cluster_environment=joined) if several else "auto",
+        sync_batchnorm=several and settings.accelerator == "gpu",  # it refuses a CPU
         precision=settings.precision,  # type: ignore[arg-type]
         max_steps=total_steps,
         max_epochs=-1,

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from stealing.data.draws import Batch
 from stealing.errors import TrainingError
+from stealing.training.ranks import rank
 
 
 class Bar(Callback):
@@ -21,7 +22,7 @@ class Bar(Callback):
         self.name, self.images, self.first_step, self.printed = name, 0, 0, 0.0
         columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
         self.bar = Progress(
-            *columns, TimeRemainingColumn(), console=Console(stderr=True), disable=not sys.stderr.isatty()
+            *columns, TimeRemainingColumn(), console=Console(stderr=True), disable=rank() > 0 or not sys.stderr.isatty()
         )
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -40,7 +41,7 @@ class Bar(Callback):
             TrainingError: a loss that is not finite.
         """
         now = time.monotonic()
-        self.images += len(batch.images)
+        self.images += batch.draw.total
         if now - self.printed < 0.5 and trainer.global_step < trainer.max_steps:
             return  # reading the loss waits for the device: not on every step
         loss = float(outputs["loss"])
@@ -54,7 +55,7 @@ class Bar(Callback):
             / max(trainer.global_step - self.first_step, 1)
             * (now - self.start)
         )
-        if self.bar.disable and now - self.printed >= 30:
+        if self.bar.disable and now - self.printed >= 30 and rank() == 0:
             line = f"{self.name}: step {trainer.global_step}/{trainer.max_steps}, {rate:.0f} images/s, loss {loss:.4f}"
             print(f"{line}, {left / 60:.1f} min left", file=sys.stderr, flush=True)
             self.printed = now

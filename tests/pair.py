@@ -1,0 +1,113 @@
+"""Fits that one process and two must end alike, run under torchrun or alone; with a number, killed at that step.
+
+Usage: python pair.py FOLDER [STEP]     or     torchrun --nproc-per-node=2 pair.py FOLDER [STEP]
+"""
+
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from stealing.attacks.losses import l2
+from stealing.attacks.pairing import RawAndViews
+from stealing.attacks.surrogate import SurrogateModule
+from stealing.data.draws import TrainingImages, generator
+from stealing.data.images import Images
+from stealing.data.views import Views
+from stealing.encoders import Encoder
+from stealing.pretraining.simclr import SimCLRModule, nt_xent
+from stealing.training.fit import Recorder, Settings, fit
+from stealing.training.ranks import gathered, rank, together, world
+from stealing.training.schedule import warmup_cosine
+
+PIXELS = torch.randint(0, 256, (40, 3, 8, 8), generator=generator("pair"), dtype=torch.uint8).numpy()
+IMAGES = Images("noise", PIXELS, None, 0, np.arange(40), "noise")
+STEPS = 12  # five batches of eight an epoch
+
+
+class Unnormed(nn.Module):
+    """A backbone without BatchNorm, whose statistics would be those of each process's own rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 12, 3, stride=2))
+        self.feature_dim = 12
+
+    def forward(self, images_BCHW: Tensor) -> Tensor:
+        return self.layers(images_BCHW).mean((2, 3))
+
+
+def encoder() -> Encoder:
+    torch.manual_seed(0)
+    return Encoder(Unnormed(), [0.5] * 3, [0.25] * 3)
+
+
+def simclr() -> SimCLRModule:
+    def optimizer(p: Any) -> torch.optim.Optimizer:
+        return torch.optim.SGD(p, lr=0.5, momentum=0.9)
+
+    options: dict[str, Any] = {"projection": 8, "temperature": 0.5, "warmup": 0.2}
+    module = SimCLRModule(encoder(), Views(crop=(0.5, 1)), optimizer, total_steps=STEPS, seed=3, **options)
+    module.head = nn.Sequential(nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 8))
+    return module
+
+
+def surrogate() -> SurrogateModule:
+    return SurrogateModule(
+        encoder(),
+        nn.Linear(12, 10),
+        torch.randn(40, 10, generator=generator("answers")),
+        loss=lambda s, t: l2(s, t, reduction="sum"),  # a mean over processes would take half the step
+        pairing=RawAndViews(Views(crop=(0.5, 1)), 20, 2),
+        optimizer=lambda p: torch.optim.SGD(p, lr=1e-3, momentum=0.9),
+        schedule=lambda o, n: warmup_cosine(o, n, 0.2),
+        total_steps=STEPS,
+        seed=3,
+    )
+
+
+def trained(module: SimCLRModule | SurrogateModule, folder: Path, stop: int | None) -> dict[str, Tensor]:
+    """Weights after a fit that checkpoints after each step; the first process is killed at step `stop`."""
+    inner, count = module.training_step, [0]
+
+    def step(batch: Any, batch_idx: int) -> Tensor:
+        if count[0] == stop and rank() == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        count[0] += 1
+        return inner(batch, batch_idx)
+
+    module.training_step = step  # type: ignore[method-assign]
+    settings = Settings(checkpoint_seconds=0, threads=1)
+    batches = TrainingImages(IMAGES, 8, 5)
+    fit(module, batches, folder, name="t", total_steps=STEPS, seed=3, settings=settings, recorder=Recorder())
+    return {name: value.clone().contiguous() for name, value in module.state_dict().items()}
+
+
+def contrast() -> dict[str, Tensor]:
+    """Loss and gradient of NT-Xent over all rows, of which each process holds its own."""
+    rows = torch.randn(2, 8, 5, generator=generator("rows"))
+    mine = rows.chunk(world(), 1)[rank()].clone().requires_grad_()
+    loss = nt_xent(gathered(mine[0]), gathered(mine[1]), temperature=0.2)
+    loss.backward()
+    assert mine.grad is not None
+    gradient = torch.cat([gathered(mine.grad[half]) for half in range(2)]) / world()  # DDP divides that of the weights
+    return {"loss": loss.detach(), "gradient": gradient.detach()}
+
+
+if __name__ == "__main__":
+    folder, stop = Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else None
+    torch.set_num_threads(1)
+    with together(1, "cpu", [], "same"):
+        for name, make in {"simclr": simclr, "surrogate": surrogate}.items():
+            weights = trained(make(), folder / name, stop)
+            if rank() == 0:
+                save_file(weights, folder / f"{name}.safetensors")
+        found = contrast()
+        if rank() == 0:
+            save_file(found, folder / "contrast.safetensors")
