@@ -121,6 +121,20 @@ def test_an_absent_data_folder_is_one_sentence(command: Command, tmp_path: Path)
     assert "STEALING_DATA" in sentence(done)
 
 
+@pytest.mark.parametrize(
+    ("wrong", "advice"),
+    [
+        (["trainer.devices=3"], "set attack.batch_size=30"),
+        (["trainer.accumulate=5"], "trainer.accumulate=5 is more than the 4 batches of the attack: set it to 4"),
+        (["trainer.precision=64-true"], "is none of 32-true, bf16-mixed, 16-mixed"),
+    ],
+)
+def test_a_trainer_that_does_not_fit_the_batches_is_one_sentence(
+    wrong: list[str], advice: str, command: Command
+) -> None:
+    assert advice in sentence(command("train.py", *DEBUG, *wrong))
+
+
 def test_a_run_claimed_by_another_process_is_one_sentence(command: Command, tmp_path: Path) -> None:
     until = (*DEBUG, "until=pretrain")
     assert command("train.py", *until).returncode == 0

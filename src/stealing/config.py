@@ -18,6 +18,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from stealing.errors import CheckpointError, ConfigError, StealingError
 
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+"""Lightning has more; these keep weights and saved features in float32."""
+
 STEPS = ("pretrain", "query", "steal", "evaluate")
 
 
@@ -37,6 +40,10 @@ def check_choices(config: DictConfig) -> None:
         raise ConfigError(f"{missing[0]} has no value: add {missing[0]}=... to the command.")
     if config.until not in STEPS:
         raise ConfigError(f"until={config.until} is no step: choose one of {', '.join(STEPS)}.")
+    if config.trainer.precision not in PRECISIONS:
+        raise ConfigError(
+            f"trainer.precision={config.trainer.precision} is none of {', '.join(PRECISIONS)}: choose one."
+        )
     if config.budget.images < 1:
         raise ConfigError(f"budget.images={config.budget.images} buys nothing: set it to 1 or more.")
     attack = config.attack

@@ -69,7 +69,7 @@ class Run:
             name: settled[name] for name in ("arch", "target_arch", "pretrain", "defense", "budget", "attack", "probe")
         }
         inputs |= {"target": config.target.path or config.target.seed, "images": self.scene.checksums()}
-        self.group = key(versions=VERSIONS, precision=self.settings.precision, until=config.until, **inputs)
+        self.group = key(versions=VERSIONS, numerics=self.settings.numerics, until=config.until, **inputs)
         names = [str(choices[group]) for group in ("data", "target", "defense", "attack", "budget")]
         self.folder = self.work / "runs" / f"{'-'.join(names)}-s{config.seed}-{self.group}"
         self.recorder: Recorder = opened(config.logger)(name=self.group, tags=choices)

@@ -73,20 +73,7 @@ def check_inputs(config: DictConfig, scene: Scene) -> None:
         raise DataError(
             f"budget.images={config.budget.images} is more than the {len(scene.queries)} query images: lower budget=."
         )
-    if scene.pretrain is not None and target_steps(config, scene) < 1:
-        raise ConfigError(
-            f"pretrain.batch_size={config.pretrain.batch_size} leaves no step: set it to {len(scene.pretrain)}."
-        )
-    count, wanted = processes(config.trainer.devices), int(config.pretrain.batch_size)
-    sizes = {"attack.batch_size": [int(config.attack.batch_size)], "pretrain.batch_size": [wanted]}
-    sizes["budget.images"] = [min(wanted, int(config.budget.images))]  # the control's batch
-    sizes["data.pretrain"] = [min(wanted, len(scene.pretrain))] if scene.pretrain else []
-    for setting, batches in sizes.items():
-        if any(size % count for size in batches):
-            raise ConfigError(
-                f"{setting} leads to batches of {batches[0]} images, which {count} processes cannot share: "
-                f"make it a multiple of {count}."
-            )
+    _check_batches(config, scene)
     if config.trainer.accelerator == "gpu" and not torch.cuda.is_available():
         raise ConfigError("trainer=gpu needs a GPU and torch sees none: use trainer=cpu.")
     for task in scene.tasks:
@@ -101,11 +88,33 @@ def check_inputs(config: DictConfig, scene: Scene) -> None:
         )
 
 
+def _check_batches(config: DictConfig, scene: Scene) -> None:
+    """Every fit has whole batches, as many as a step accumulates, and each can be shared by all processes."""
+    count, bought = processes(config.trainer.devices), int(config.budget.images)
+    wanted, attack = int(config.pretrain.batch_size), int(config.attack.batch_size)
+    fits = [("attack", bought, attack), ("control", bought, min(wanted, bought))]
+    if scene.pretrain is not None:
+        fits.append(("target", len(scene.pretrain), min(wanted, len(scene.pretrain))))
+    for name, images, size in fits:
+        setting = "attack.batch_size" if name == "attack" else "pretrain.batch_size"
+        if size % count:
+            raise ConfigError(
+                f"The {name} trains on batches of {size} images, which {count} processes cannot share: "
+                f"set {setting}={max(count, size // count * count)}."
+            )
+        if images // size < config.trainer.accumulate:
+            raise ConfigError(
+                f"trainer.accumulate={config.trainer.accumulate} is more than the {images // size} batches of the "
+                f"{name}: set it to {images // size}, or a smaller {setting}=."
+            )
+
+
 def target_steps(config: DictConfig, scene: Scene) -> int:
-    """Batches of the target's pre-training."""
+    """Steps of the target's pre-training."""
     assert scene.pretrain is not None
     batch_size = min(int(config.pretrain.batch_size), len(scene.pretrain))
-    return int(config.pretrain.epochs) * (len(scene.pretrain) // batch_size)
+    settings: Settings = opened(config.trainer)
+    return settings.steps(int(config.pretrain.epochs), len(scene.pretrain) // batch_size)
 
 
 def recipe(config: DictConfig) -> dict[str, Any]:
@@ -114,10 +123,10 @@ def recipe(config: DictConfig) -> dict[str, Any]:
 
 
 def control_steps(config: DictConfig) -> int:
-    """Batches of SimCLR on the queries that push as many images through the network as the attack does."""
+    """Steps of SimCLR on the queries that push as many images through the network as the attack does."""
     attack = plain(config.attack)
     passes = int(opened(config.attack.pairing).passes)
-    pushed = steps_of(attack, config.budget.images) * int(attack["batch_size"]) * passes
+    pushed = steps_of(attack, config.budget.images, opened(config.trainer)) * int(attack["batch_size"]) * passes
     batch_size = min(int(config.pretrain.batch_size), int(config.budget.images))
     return max(1, round(pushed / (2 * batch_size)))
 
@@ -131,9 +140,9 @@ def show_plan(config: DictConfig, scene: Scene, settings: Settings, console: Con
     batch = images.to(encoder.mean.device).float() / 255
     forward = _seconds(lambda: encode(encoder, images)) / len(images)
     training = _seconds(lambda: encoder(batch).square().mean().backward()) / len(images)
-    pushed = 2 * control_steps(config) * min(config.pretrain.batch_size, config.budget.images)
+    pushed = 2 * control_steps(config) * min(config.pretrain.batch_size, config.budget.images) * settings.accumulate
     parts = {
-        "pretrain": 2 * target_steps(config, scene) * config.pretrain.batch_size * training if scene.pretrain else 0.0,
+        "pretrain": 2 * config.pretrain.epochs * len(scene.pretrain) * training if scene.pretrain else 0.0,
         "query": config.budget.images * forward,
         "steal": pushed * training,
         "control": pushed * training,

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.utils import instantiate
+from lightning.pytorch.callbacks.weight_averaging import EMAWeightAveraging
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
@@ -30,10 +31,10 @@ class Answers:
     source: str
 
 
-def steps_of(attack: dict[str, Any], images: int) -> int:
-    """Batches that this attack trains on: its own number, or its epochs over this many images."""
+def steps_of(attack: dict[str, Any], images: int, settings: Settings) -> int:
+    """Steps that this attack trains for: its own number, or its epochs over this many images."""
     steps: int | None = attack["steps"]
-    return steps if steps is not None else int(attack["epochs"]) * (images // int(attack["batch_size"]))
+    return steps if steps is not None else settings.steps(int(attack["epochs"]), images // int(attack["batch_size"]))
 
 
 def stolen(
@@ -51,7 +52,7 @@ def stolen(
     Args:
         answers: the only thing that an attack sees of a target.
         arch: how to build the surrogate.
-        attack: loss, pairing, optimiser, schedule, batch size, and steps or epochs (`conf/attack`).
+        attack: loss, pairing, optimiser, schedule, batch size, average, and steps or epochs (`conf/attack`).
         seed: of weights, order and views; the initial surrogate depends on it alone.
         root: folder of surrogates.
 
@@ -59,13 +60,13 @@ def stolen(
         The surrogate and its adapter in eval mode, their folder, and the facts in its `done.json`.
     """
     inputs = {"answers": answers.source, "images": answers.images.checksum, "arch": arch, "attack": attack}
-    folder = root / key(version=VERSION, seed=seed, precision=settings.precision, **inputs)
+    folder = root / key(version=VERSION, seed=seed, **settings.numerics, **inputs)
     width = answers.features.shape[1]
     with making(folder) as done:
         if done is None:
             encoder = build_encoder(arch, seed)
             adapter = build_adapter(encoder.feature_dim, width, seed)
-            steps = steps_of(attack, len(answers.images))
+            steps = steps_of(attack, len(answers.images), settings)
             module = SurrogateModule(
                 encoder,
                 adapter,
@@ -87,9 +88,10 @@ def stolen(
                 seed=seed,
                 settings=settings,
                 recorder=recorder,
+                monitors=(EMAWeightAveraging(decay=attack["ema"]),) if attack["ema"] is not None else (),
             )
             origin = {"answers": answers.source, "images": answers.images.checksum, "attack": attack, "seed": seed}
-            origin |= {"precision": settings.precision, **spent, **provenance(settings.threads, world())}
+            origin |= {**settings.numerics, **spent, **provenance(settings.threads, world())}
             if rank() == 0:
                 weights = {name: tensor.cpu().contiguous() for name, tensor in adapter.state_dict().items()}
                 write_whole(folder / "adapter.safetensors", save(weights))

@@ -68,14 +68,16 @@ class Draws(Sampler[Draw]):
     """Shuffled batches of one size: an epoch's order depends on (seed, epoch), its start on the trainer's counters.
 
     Each of several processes gets its own rows of every batch. A last batch that would be smaller is left out:
-    BatchNorm and NT-Xent depend on the size of the batch.
+    BatchNorm and NT-Xent depend on the size of the batch. So are last batches that would not fill an accumulation:
+    Lightning would step on those that are there.
     """
 
     def __init__(self, trainer: L.Trainer, items: int, batch_size: int, seed: int) -> None:
         self.trainer, self.items, self.batch_size, self.seed = trainer, items, batch_size, seed
 
     def __len__(self) -> int:
-        return self.items // self.batch_size
+        together = self.trainer.accumulate_grad_batches
+        return self.items // self.batch_size // together * together
 
     def __iter__(self) -> Iterator[Draw]:
         epoch, first = divmod(self.trainer.fit_loop.total_batch_idx + 1, len(self))

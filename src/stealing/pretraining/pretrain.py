@@ -51,7 +51,7 @@ def pretrained(
         The encoder in eval mode, its folder, and the facts in its `done.json`.
     """
     batch_size = min(recipe["batch_size"], len(images))
-    inputs = {"images": images.checksum, "arch": arch, "recipe": recipe, "seed": seed, "precision": settings.precision}
+    inputs = {"images": images.checksum, "arch": arch, "recipe": recipe, "seed": seed, **settings.numerics}
     folder = root / key(version=VERSION, steps=steps, **inputs)
     with making(folder) as done:
         if done is None:
@@ -79,7 +79,7 @@ def pretrained(
                 "steps": steps,
                 "seed": seed,
             }
-            origin |= {"precision": settings.precision, **spent, **provenance(settings.threads, world())}
+            origin |= {**settings.numerics, **spent, **provenance(settings.threads, world())}
             if rank() == 0:
                 save_encoder(encoder, folder / "encoder.safetensors", arch=arch, size=images.size, provenance=origin)
                 write_done(folder, **spent)

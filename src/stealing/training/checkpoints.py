@@ -66,8 +66,17 @@ class Last(Checkpoint):
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
         """Save in mid-epoch."""
-        if not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+        progress = trainer.fit_loop.epoch_loop.batch_progress
+        whole = progress.current.ready % trainer.accumulate_grad_batches == 0  # half an accumulation is not kept
+        if whole and not progress.is_last_batch:
             self._save(trainer)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Begin an epoch where one had ended: Lightning would count the next batch as one more of the old epoch."""
+        loop = trainer.fit_loop.epoch_loop
+        if loop.batch_progress.current.completed >= trainer.num_training_batches:
+            for progress in (loop.batch_progress, loop.scheduler_progress, loop.automatic_optimization.optim_progress):
+                progress.reset_on_run()
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save between epochs."""

@@ -4,6 +4,7 @@ import csv
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import torch
@@ -25,7 +26,10 @@ class Settings:
     Attributes:
         accelerator: Lightning's name, `cpu` or `gpu`.
         devices: processes, one a device; where torchrun or SLURM started them, their number counts.
-        precision: Lightning's name, such as `32-true` or `bf16-mixed`.
+        precision: Lightning's name: `32-true`, `bf16-mixed` or `16-mixed`; weights and answers are float32 in all.
+        accumulate: batches whose gradients are averaged in one step; it costs no memory, and no more epochs.
+        clip: greatest norm of the gradient in a step, or None.
+        compile: compile the networks, not the views; worth its minute in long fits on a GPU.
         channels_last: keep images and filters in channels-last order, which most processors convolve faster.
         checkpoint_seconds: at most one checkpoint in this time.
         threads: of each process.
@@ -34,9 +38,21 @@ class Settings:
     accelerator: str = "cpu"
     devices: int = 1
     precision: str = "32-true"
+    accumulate: int = 1
+    clip: float | None = None
+    compile: bool = False
     channels_last: bool = True
     checkpoint_seconds: float = 60.0
     threads: int = 2
+
+    @property
+    def numerics(self) -> dict[str, Any]:
+        """What of this changes the result of a fit, and so is part of an artefact's key."""
+        return {"precision": self.precision, "accumulate": self.accumulate, "clip": self.clip}
+
+    def steps(self, epochs: int, batches: int) -> int:
+        """Steps of the optimiser in this many epochs of as many batches; those that do not fill a step are left out."""
+        return epochs * (batches // self.accumulate)
 
 
 @dataclass(frozen=True)
@@ -78,6 +94,9 @@ def fit(
     torch.set_num_threads(settings.threads)
     if settings.channels_last:
         module.to(memory_format=torch.channels_last)
+    if settings.compile:
+        for network in module.children():
+            network.compile()
     resume = newest_readable(folder)
     parts = sorted(folder.glob("curve-*"))  # CSVLogger wipes a folder it is given again: one a start
     loggers: list[Logger] = [CSVLogger(folder, name="", version=f"curve-{len(parts):03d}", flush_logs_every_n_steps=20)]
@@ -113,6 +132,8 @@ def _trainer(total_steps: int, settings: Settings, loggers: list[Logger], callba
         strategy=DDPStrategy(cluster_environment=joined) if several else "auto",
         sync_batchnorm=several and settings.accelerator == "gpu",  # it refuses a CPU
         precision=settings.precision,  # type: ignore[arg-type]
+        accumulate_grad_batches=settings.accumulate,
+        gradient_clip_val=settings.clip,
         max_steps=total_steps,
         max_epochs=-1,
         logger=loggers,

@@ -1,0 +1,136 @@
+"""Trainer choices: each changes what it should and nothing else; optimisers and averages against their formulas."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import ROOT, choose
+from hydra.utils import instantiate
+from lightning.pytorch.callbacks.weight_averaging import EMAWeightAveraging
+from pair import IMAGES, STEPS, simclr, surrogate
+from test_resume import Interrupted, equal
+from torch import Tensor, nn
+
+from stealing.attacks.losses import l2
+from stealing.attacks.pairing import RawAndViews
+from stealing.attacks.surrogate import SurrogateModule
+from stealing.data.draws import TrainingImages
+from stealing.data.views import Views
+from stealing.training.fit import Recorder, Settings, fit
+from stealing.training.optimizers import lars
+
+Weights = dict[str, Tensor]
+
+
+def trained(
+    module: Any, folder: Path, *, batch: int = 8, steps: int = STEPS, ema: bool = False, stop: int = -1, **choices: Any
+) -> Weights:
+    """Weights after a fit under these trainer choices; it ends early before batch `stop`."""
+    inner, count = module.training_step, [0]
+
+    def step(batch: Any, batch_idx: int) -> Tensor:
+        if count[0] == stop:
+            raise Interrupted
+        count[0] += 1
+        return inner(batch, batch_idx)
+
+    module.training_step = step
+    settings = Settings(checkpoint_seconds=0, threads=1, **choices)
+    monitors = (EMAWeightAveraging(decay=0.8),) if ema else ()
+    fit(module, TrainingImages(IMAGES, batch, 5), folder, name="t", total_steps=steps, seed=3, settings=settings,
+        recorder=Recorder(), monitors=monitors)  # fmt: skip
+    return {name: value.detach().clone() for name, value in module.state_dict().items()}
+
+
+def unviewed() -> SurrogateModule:
+    """A mean over images that are not viewed, by plain SGD: what is averaged is all that a step does."""
+    module = surrogate()
+    module.pairing = RawAndViews(Views(), 20, 0)
+    module.loss = lambda s, t: l2(s, t, reduction="mean")
+    module.optimizer = lambda p: torch.optim.SGD(p, lr=0.1)
+    return module
+
+
+def moved(after: Weights, before: Weights) -> float:
+    return float(torch.cat([(after[name] - before[name]).flatten() for name in after]).norm())
+
+
+def test_two_batches_accumulated_are_one_of_twice_the_size(tmp_path: Path) -> None:
+    whole = trained(unviewed(), tmp_path / "whole", batch=8)
+    halves = trained(unviewed(), tmp_path / "halves", batch=4, accumulate=2)
+    assert moved(whole, unviewed().state_dict()) > 0.01
+    for name in whole:
+        torch.testing.assert_close(halves[name], whole[name], atol=1e-6, rtol=1e-5)
+
+
+def test_batches_that_do_not_fill_a_step_are_left_out() -> None:
+    assert [Settings(accumulate=n).steps(3, 7) for n in (1, 2, 4, 9)] == [21, 9, 3, 0]
+
+
+@pytest.mark.parametrize("make", [simclr, surrogate])
+def test_an_accumulating_averaging_fit_stopped_before_any_batch_ends_in_the_same_bits(
+    make: Any, tmp_path: Path
+) -> None:
+    choices: dict[str, Any] = {"accumulate": 2, "clip": 0.5, "ema": True, "steps": 5}
+    whole = trained(make(), tmp_path / "whole", **choices)
+    for stop in range(1, 10):
+        with pytest.raises(Interrupted):
+            trained(make(), tmp_path / str(stop), stop=stop, **choices)
+        assert equal(trained(make(), tmp_path / str(stop), **choices), whole), f"stopped before batch {stop}"
+
+
+def test_clipping_bounds_a_step_and_leaves_smaller_ones_as_they_are(tmp_path: Path) -> None:
+    plain = trained(unviewed(), tmp_path / "plain", steps=1)
+    assert equal(trained(unviewed(), tmp_path / "wide", steps=1, clip=1e6), plain)
+    start = unviewed().state_dict()
+    rate = 0.1 / 2  # of the schedule's first step
+    assert moved(plain, start) > rate * 1e-2
+    assert moved(trained(unviewed(), tmp_path / "tight", steps=1, clip=1e-2), start) <= 1.01 * 0.1 * 1e-2
+
+
+@pytest.mark.parametrize("make", [simclr, surrogate])
+def test_bfloat16_trains_float32_weights_to_nearly_the_same_place(make: Any, tmp_path: Path) -> None:
+    full, half = (trained(make(), tmp_path / p, precision=p) for p in ("32-true", "bf16-mixed"))
+    assert all(value.dtype == torch.float32 for value in half.values())
+    assert not equal(full, half)
+    start = make().state_dict()
+    assert moved(half, full) < 0.1 * moved(full, start)
+
+
+def test_compiling_changes_neither_names_nor_weights_beyond_rounding(tmp_path: Path) -> None:
+    plain, compiled = (trained(surrogate(), tmp_path / str(on), steps=3, compile=on) for on in (False, True))
+    assert plain.keys() == compiled.keys()
+    for name in plain:
+        torch.testing.assert_close(compiled[name], plain[name], atol=1e-6, rtol=1e-5)
+
+
+def test_the_average_of_the_weights_is_what_the_formula_says(tmp_path: Path) -> None:
+    first, second, third = (trained(unviewed(), tmp_path / str(steps), steps=steps) for steps in (1, 2, 3))
+    averaged = trained(unviewed(), tmp_path / "averaged", steps=3, ema=True)
+    for name in averaged:
+        expected = 0.8 * (0.8 * first[name] + 0.2 * second[name]) + 0.2 * third[name]
+        torch.testing.assert_close(averaged[name], expected)
+    assert moved(third, averaged) > 0.1 * moved(third, first)
+
+
+def test_lars_scales_layers_and_leaves_biases_to_plain_sgd() -> None:
+    torch.manual_seed(0)
+    layer = nn.Linear(5, 4)
+    weight, bias = layer.weight.detach().clone(), layer.bias.detach().clone()
+    optimizer = lars(layer.parameters(), lr=0.5, momentum=0.9, weight_decay=0.01, trust=0.02)
+    layer(torch.randn(6, 5)).square().sum().backward()
+    assert layer.weight.grad is not None and layer.bias.grad is not None
+    gradient, slope = layer.weight.grad.clone(), layer.bias.grad.clone()
+    optimizer.step()
+    scale = 0.02 * weight.norm() / (gradient.norm() + 0.01 * weight.norm())
+    torch.testing.assert_close(layer.weight.detach(), weight - 0.5 * scale * (gradient + 0.01 * weight))
+    torch.testing.assert_close(layer.bias.detach(), bias - 0.5 * slope)
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "conf" / "pretrain").glob("*.yaml")))
+def test_every_pretraining_recipe_trains(name: str, tmp_path: Path) -> None:
+    module = simclr()
+    module.optimizer = instantiate(choose(f"pretrain={name}").pretrain.optimizer)
+    after = trained(module, tmp_path)
+    assert all(value.isfinite().all() for value in after.values()) and moved(after, simclr().state_dict()) > 1e-3
