@@ -5,7 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import choose
+from torch import Tensor, nn
 
 from stealing.config import opened, plain
 from stealing.data.draws import generator
@@ -14,8 +16,9 @@ from stealing.encoders import build_encoder
 from stealing.evaluation import controls
 from stealing.evaluation.fidelity import cka, fidelity
 from stealing.evaluation.knn import knn_predict
+from stealing.evaluation.mlp import MLPHeads, MLPSettings, mlp_predict
 from stealing.evaluation.probe import LinearProbe, ProbeSettings, _fitted, probe_predict
-from stealing.evaluation.protocol import CONTROLS, Judge, Task
+from stealing.evaluation.protocol import CONTROLS, Job, Judge, Task
 from stealing.evaluation.statistics import summarise
 
 
@@ -139,9 +142,61 @@ def test_a_perfect_copy_agrees_exactly_as_often_as_the_target_with_itself(tmp_pa
         for name, y in (("train", labels), ("test", truth))
     ]
     task, judge = Task("t", "own", *parts), Judge(opened(choose().probe), tmp_path)
-    target = [judge.resampled(number, "target", task, train, test) for number in range(2)]
-    copy = judge.resampled(1, "copy", task, train.clone(), test.clone())
+    jobs = {str(number): Job("target", train, test, sample=number) for number in range(2)}
+    found = judge.predictions(task, jobs | {"copy": Job("copy", train.clone(), test.clone(), sample=1)})
+    target, copy = [found["0"], found["1"]], found["copy"]
     for head in ("linear", "knn"):
         ceiling = (target[0][head] == target[1][head]).mean()
         assert (target[0][head] == copy[head]).mean() == ceiling
         assert 0.5 < ceiling < 1
+
+
+def head_data(seed: int, width: int = 6) -> tuple[Tensor, Tensor, Tensor]:
+    rows = torch.randn(40, width, generator=generator("mlp", seed))
+    return rows, (rows[:, :3].argmax(1)), torch.randn(30, width, generator=generator("mlp test", seed))
+
+
+def test_the_papers_head_is_adam_on_an_unshuffled_mlp_of_normalised_features() -> None:
+    train, labels, test = head_data(0)
+    settings = MLPSettings(hidden=[16, 8], dropout=0.0, lr=1e-2, epochs=5, batch_size=16)
+    [found] = mlp_predict([train], [labels], [test], 3, settings)
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 3))
+    optimizer = torch.optim.Adam(plain.parameters(), lr=1e-2)
+    unit, tested = (rows / rows.norm(dim=1, keepdim=True) for rows in (train, test))
+    for _ in range(5):
+        for at in range(0, 40, 16):
+            optimizer.zero_grad()
+            F.cross_entropy(plain(unit[at : at + 16]), labels[at : at + 16]).backward()
+            optimizer.step()
+    assert torch.equal(found, plain(tested).argmax(1))
+
+
+def test_heads_trained_side_by_side_are_those_trained_alone() -> None:
+    settings = MLPSettings(hidden=[16, 8], dropout=0.5, lr=1e-2, epochs=20, batch_size=16)
+    data = [head_data(seed) for seed in range(3)]
+    trains, labels, tests = (list(column) for column in zip(*data, strict=True))
+    beside = mlp_predict(trains, labels, tests, 3, settings)
+    for number in range(3):
+        [alone] = mlp_predict([trains[number]], [labels[number]], [tests[number]], 3, settings)
+        assert torch.equal(alone, beside[number])
+        accuracy = mlp_predict([trains[number]], [labels[number]], [trains[number]], 3, settings)[0] == labels[number]
+        assert accuracy.float().mean() > 0.6, "it has learned"
+
+
+def test_dropout_drops_half_of_the_first_layer_in_training_alone() -> None:
+    heads = MLPHeads(1, 6, 3, MLPSettings(hidden=[64, 8], dropout=0.5, lr=1e-2, epochs=1, batch_size=16))
+    rows = head_data(0)[0][None]
+    assert torch.equal(heads(rows), heads(rows, torch.ones(40, 64)))
+    assert not torch.equal(heads(rows), heads(rows, torch.zeros(40, 64)))
+
+
+def test_the_paper_probe_adds_its_head_and_leaves_the_others_as_they_are(tmp_path: Path) -> None:
+    images = Images("x", np.zeros((40, 3, 1, 1), np.uint8), head_data(0)[1].numpy(), 3, np.arange(40), "sum")
+    task, (train, _, test) = Task("t", "own", images, images), head_data(0)
+    protocols = [opened(choose("probe=paper", "probe.mlp.epochs=2").probe), opened(choose().probe)]
+    jobs = {"TA": Job("it", train, test)}
+    both, one = (Judge(p, tmp_path / p.hash).predictions(task, jobs)["TA"] for p in protocols)
+    assert set(both) == {"linear", "knn", "mlp"} and set(one) == {"linear", "knn"}
+    assert all((both[head] == one[head]).all() for head in one)
+    assert protocols[0].hash != protocols[1].hash

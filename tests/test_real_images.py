@@ -16,7 +16,7 @@ from PIL import Image
 from stealing.config import opened
 from stealing.encoders import load_encoder
 from stealing.evaluation.features import encode_all
-from stealing.evaluation.protocol import Judge, Protocol, Task
+from stealing.evaluation.protocol import Job, Judge, Protocol, Task
 from stealing.plan import Scene, open_scene
 from stealing.queries.digests import digests_of
 from stealing.queries.selection import select
@@ -75,7 +75,7 @@ def test_the_stored_target_keeps_the_accuracy_of_its_card(scene: Scene, cache: P
     own: Task = next(task for task in scene.tasks if task.name == "cifar10")
     protocol: Protocol = opened(choose().probe)
     parts = [encode_all(encoder, images) for images in (own.train, own.test)]
-    found = Judge(protocol, cache).predictions(encoder.fingerprint, own, *parts)
+    found = Judge(protocol, cache).predictions(own, {"it": Job(encoder.fingerprint, *parts)})["it"]
     accuracy = float((found["linear"] == own.test.targets()).mean())
     assert accuracy == pytest.approx(card["measured"]["cifar10"]["linear"], abs=0.003)
     assert accuracy >= 0.63

@@ -14,7 +14,7 @@ from stealing.encoders import load_encoder
 from stealing.errors import DataError
 from stealing.evaluation import controls
 from stealing.evaluation.features import encode_all
-from stealing.evaluation.protocol import Judge, Task
+from stealing.evaluation.protocol import Job, Judge, Task
 
 OPTIONS = {"seed": 0, "split": "train", "domain": "scene", "size": 32}
 
@@ -96,8 +96,9 @@ def test_the_tasks_are_fair_pixels_and_an_untrained_network_stay_far_below_a_tra
             for split, count in (("train", 2000), ("test", 1000))
         ]
         task = Task(label, "unseen", *parts)
-        found = {"pixels": judge.predictions("pixels", task, *(controls.pixels(part) for part in parts))}
+        jobs = {"pixels": Job("pixels", *(controls.pixels(part) for part in parts))}
         for name, network in networks.items():
-            found[name] = judge.predictions(name, task, *(encode_all(network, part) for part in parts))
+            jobs[name] = Job(name, *(encode_all(network, part) for part in parts))
+        found = judge.predictions(task, jobs)
         accuracy = {name: float((heads["linear"] == task.test.targets()).mean()) for name, heads in found.items()}
         assert accuracy["trained"] - max(accuracy["pixels"], accuracy["untrained"]) >= 0.15, accuracy

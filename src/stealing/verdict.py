@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from stealing.encoders import Encoder
 from stealing.evaluation import controls
 from stealing.evaluation.features import encode_all
 from stealing.evaluation.fidelity import fidelity
-from stealing.evaluation.protocol import Judge, Predictions, Protocol, Task
+from stealing.evaluation.protocol import Job, Judge, Protocol, Task
 from stealing.evaluation.statistics import summarise
 from stealing.plan import Scene
 from stealing.queries.door import MeteredTarget
@@ -30,7 +30,7 @@ Right = dict[str, NDArray[np.bool_]]
 Network = tuple[str, Callable[[Images], Tensor]]
 """What gives features without being asked: its identity, and how."""
 
-PAIRED = {"TA": (0, 1), "SA": (1,)}
+PAIRED = (("TA", 0), ("TA", 1), ("SA", 1))
 """Bootstrap samples of train for the agreement: two heads on the target, one on the surrogate, each on its own."""
 
 
@@ -67,7 +67,9 @@ def evaluate(
         "untrained_calibrated": controls.calibrated(controls.untrained(arch, seed), answers.images, batch),
         "ssl_on_queries": control.encoder,
     }
-    networks = {name: _network(encoder) for name, encoder in encoders.items()} | {"pixels": ("pixels", controls.pixels)}
+    device = "cuda" if config.trainer.accelerator == "gpu" else "cpu"
+    networks = {name: _network(encoder, device) for name, encoder in encoders.items()}
+    networks["pixels"] = ("pixels", controls.pixels)
     judge, sources = Judge(protocol, Path(config.paths.cache)), {"TA": door, "TA_clean": clean}
     with first_goes_ahead():  # one process asks, all read
         for task in scene.tasks:
@@ -102,31 +104,30 @@ def _judged(
     task: Task, judge: Judge, sources: dict[str, MeteredTarget], networks: dict[str, Network]
 ) -> tuple[dict[str, Any], Right, tuple[Tensor, Tensor]]:
     """One task's part of result.json, its part of `right`, and test features of the target and of the surrogate."""
-    found, resampled, tested = dict[str, Predictions](), dict[str, list[Predictions]](), dict[str, Tensor]()
+    jobs = dict[str, Job]()
     for name in (*sources, *networks):
         if name in sources:
             identity = f"{sources[name].fingerprint}/{sources[name].defense_fingerprint}"
-            parts = _answers(sources[name], task)
+            train, test = _answers(sources[name], task)
         else:
             identity, compute = networks[name]
-            parts = [judge.features(identity, part, compute) for part in (task.train, task.test)]
-        found[name] = judge.predictions(identity, task, *parts)
-        if name in ("TA", "SA"):
-            resampled[name] = [judge.resampled(number, identity, task, *parts) for number in PAIRED[name]]
-            tested[name] = parts[1]
+            train, test = (judge.features(identity, part, compute) for part in (task.train, task.test))
+        jobs[name] = Job(identity, train, test)
+    pairs = {f"{name}/{number}": replace(jobs[name], sample=number) for name, number in PAIRED}
+    found = judge.predictions(task, jobs | pairs)
     figures, right = dict[str, Any](role=task.role), Right()
     for head in found["TA"]:
-        correct = {name: predictions[head] == task.test.targets() for name, predictions in found.items()}
+        correct = {name: found[name][head] == task.test.targets() for name in jobs}
         right |= {f"{task.name}/{head}/{name}": rows for name, rows in correct.items()}
-        first, second, copied = (predictions[head] for predictions in (*resampled["TA"], *resampled["SA"]))
+        first, second, copied = (found[name][head] for name in pairs)
         figures[head] = {
             **summarise([correct], resamples=judge.protocol.resamples),
             "agreement": float((first == copied).mean()),
             "agreement_ceiling": float((first == second).mean()),
         }
-    return figures, right, (tested["TA"], tested["SA"])
+    return figures, right, (jobs["TA"].test_MD, jobs["SA"].test_MD)
 
 
-def _network(encoder: Encoder) -> Network:
-    encoder.to(memory_format=torch.channels_last)
+def _network(encoder: Encoder, device: str) -> Network:
+    encoder.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return encoder.fingerprint, lambda images: encode_all(encoder, images)

@@ -7,7 +7,6 @@ from rich.table import Table
 
 from stealing.evaluation.protocol import INFORMATIVE
 
-HEADS = ("linear", "knn")
 SHORT = {"untrained": "untrained", "untrained_calibrated": "calibrated", "pixels": "pixels", "ssl_on_queries": "SimCLR"}
 
 
@@ -21,8 +20,9 @@ def show(result: dict[str, Any], console: Console) -> None:
     for column in ("task (role)", "head", "TA", "SA", "SA/TA", "control C", "recovered [95 %]", "agree (max)"):
         table.add_column(column, no_wrap=True)
     for task, heads in result["tasks"].items():
-        for head in HEADS:
-            table.add_row(f"{task} ({heads['role']})", head, *_cells(heads[head]))
+        for head in heads:
+            if head != "role":
+                table.add_row(f"{task} ({heads['role']})", head, *_cells(heads[head]))
     console.print(table)
 
 
