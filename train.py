@@ -1,5 +1,6 @@
 """Run one experiment: choices from the command line in; a table, result.json and all artefacts out."""
 
+import os
 import sys
 
 import hydra
@@ -23,5 +24,6 @@ def main(config: DictConfig) -> float | None:
 
 
 if __name__ == "__main__":
+    os.environ.setdefault("WANDB_RUN_GROUP", " ".join(sys.argv[1:])[:128])  # a sweep is one group, whatever starts it
     with refusals():
         main()

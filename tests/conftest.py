@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -31,19 +32,19 @@ def dice(count: int, *key: int | str) -> Dice:
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
 
+def run_script(
+    work: Path, script: str, *arguments: str, stdin: int | None = subprocess.DEVNULL, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a script of the project in a process of its own, as a user would, with this work folder."""
+    env = {**os.environ, "STEALING_WORK": str(work), "OMP_NUM_THREADS": "1", **environment}
+    line = [sys.executable, script, *arguments]
+    return subprocess.run(line, cwd=ROOT, env=env, stdin=stdin, capture_output=True, text=True)
+
+
 @pytest.fixture
 def command(tmp_path: Path) -> Command:
-    """Run a script of the project in a process of its own, with its own work folder."""
-
-    def run(
-        script: str, *arguments: str, stdin: int | None = subprocess.DEVNULL, **environment: str
-    ) -> subprocess.CompletedProcess[str]:
-        env = {**os.environ, "STEALING_WORK": str(tmp_path / "work"), "OMP_NUM_THREADS": "1", **environment}
-        return subprocess.run(
-            [sys.executable, script, *arguments], cwd=ROOT, env=env, stdin=stdin, capture_output=True, text=True
-        )
-
-    return run
+    """`run_script` with a work folder of the test's own."""
+    return partial(run_script, tmp_path / "work")
 
 
 DEBUG = ("experiment=debug", "trainer.threads=1")

@@ -4,7 +4,7 @@ Usage: python killed.py POINT... -- ARGUMENT...     (arguments of train.py)
 
 A point is `module:attribute:n`, which kills the process instead of the n-th call of a function, or `os:replace:name`,
 which kills it instead of the first rename to a file of that name: the temporary file is whole, the final one is not.
-Everything heavy is imported once, before the forks.
+KILL_BY=SIGINT stops it as Ctrl-C does instead. Everything heavy is imported once, before the forks.
 """
 
 import importlib
@@ -18,6 +18,7 @@ from typing import Any
 import stealing.pipeline  # noqa: F401
 
 ROOT = Path(__file__).parents[1]
+BY = getattr(signal, os.environ.get("KILL_BY", "SIGKILL"))
 
 
 def arm(point: str) -> None:
@@ -33,7 +34,7 @@ def arm(point: str) -> None:
         hit = Path(args[1]).name == which if not which.isdigit() else calls[0] + 1 == int(which)
         calls[0] += 1
         if hit:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), BY)
         return original(*args, **options)
 
     setattr(holder, name, counted)
@@ -58,6 +59,6 @@ if __name__ == "__main__":
     points, arguments = sys.argv[1:cut], sys.argv[cut + 1 :]
     for point in points:
         ended = child(point, arguments)
-        if ended != -signal.SIGKILL:
+        if ended != (-BY if BY == signal.SIGKILL else 1):
             sys.exit(f"{point} was not reached: exit code {ended}")
     sys.exit(child(None, arguments))

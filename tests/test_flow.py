@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import DEBUG, ROOT, Command
+from conftest import DEBUG, ROOT, Command, choose
 from safetensors.numpy import load_file
 
 
@@ -147,3 +147,25 @@ def test_bfloat16_runs_on_a_processor_too(command: Command, tmp_path: Path) -> N
     done = command("train.py", *DEBUG, "trainer.precision=bf16-mixed", "until=steal")
     assert done.returncode == 0, done.stderr
     assert json.loads(only(tmp_path / "work", "runs/*/status.json").read_text())["state"] == "done"
+
+
+@pytest.mark.slow
+def test_the_papers_experiment_runs_a_few_steps_without_its_data(command: Command, tmp_path: Path) -> None:
+    tasks = [f"~data.tasks.{name}" for name in ("scene_texture", "plain_texture", "plain_kind")]
+    sizes = ["size=16", "pretrain.count=64", "queries.count=100"]
+    sizes += ["tasks.scene_kind.train.count=100", "tasks.scene_kind.test.count=60"]
+    short = ["pretrain.epochs=1", "pretrain.batch_size=32", "budget.images=64", "attack.epochs=1", "probe.mlp.epochs=2"]
+    small = ["data=shapes", "trainer=cpu", "logger=csv", *tasks, *(f"data.{size}" for size in sizes), *short]
+    once = ["attack=stolen_encoder_paper", "seed=0"]
+    done = command("train.py", "-m", "experiment=cifar10_paper", *small, *once)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(only(tmp_path / "work", "runs/*/result.json").read_text())
+    assert set(result["tasks"]["scene_kind"]) == {"role", "linear", "knn", "mlp"}
+
+
+def test_the_papers_experiments_have_its_networks_recipe_and_numbers_of_images() -> None:
+    for name, images in (("cifar10", 2500), ("stl10", 5250), ("food101", 4545)):
+        config = choose(f"experiment={name}_paper")
+        assert config.budget.images == images and config.data.tasks[name].role == "own"
+        assert (config.target_arch.backbone.name, config.arch.backbone.name) == ("resnet18", "resnet34")
+        assert config.attack.pairing.view_weight == 20 and config.probe.mlp.epochs == 500

@@ -56,7 +56,7 @@ class Run:
     """
 
     def __init__(self, config: DictConfig, choices: dict[str, str]) -> None:
-        self.config, self.choices = config, choices
+        self.config, self.choices = config, {g: c for g, c in choices.items() if not g.startswith("hydra/")}
         self.settings: Settings = opened(config.trainer)
         torch.set_num_threads(self.settings.threads)
         count = processes(self.settings.devices)
@@ -72,7 +72,7 @@ class Run:
         self.group = key(versions=VERSIONS, numerics=self.settings.numerics, until=config.until, **inputs)
         names = [str(choices[group]) for group in ("data", "target", "defense", "attack", "budget")]
         self.folder = self.work / "runs" / f"{'-'.join(names)}-s{config.seed}-{self.group}"
-        self.recorder: Recorder = opened(config.logger)(name=self.group, tags=choices)
+        self.recorder: Recorder = opened(config.logger)(tags=self.choices)
 
     def pretrain(self) -> tuple[LocalTarget, LocalTarget]:
         """The target as it is offered, and the same without its defense."""
@@ -158,7 +158,7 @@ def run(config: DictConfig, choices: dict[str, str]) -> float | None:
         if read_done(this.folder) is None:
             if rank() == 0:
                 write_whole(this.folder / "config.yaml", OmegaConf.to_yaml(config, resolve=True).encode())
-                write_whole(this.folder / "choices.json", json.dumps(choices).encode())
+                write_whole(this.folder / "choices.json", json.dumps(this.choices).encode())
             another = [sys.executable, "-m", "stealing.pipeline", str(this.folder)]
             with together(this.settings.devices, this.settings.accelerator, another, this.folder.name):
                 _do(this)
@@ -229,7 +229,7 @@ def _record(this: Run, tasks: dict[str, Any]) -> None:
             for name in ("TA", "SA", "recovered")
             if row[name] is not None
         }
-        logger.log_metrics(figures)
+        logger.log_metrics(figures, step=0)
         this.recorder.close()
 
 

@@ -124,9 +124,7 @@ class Judge:
             inputs = {"identity": job.identity, "sample": job.sample}
             inputs |= {"train": task.train.checksum, "test": task.test.checksum}
             places[name] = {
-                head: self.cache
-                / "predictions"
-                / f"{key(version=PREDICTIONS, head=head, settings=settings, **inputs)}.npy"
+                head: memory / f"{key(version=PREDICTIONS, head=head, settings=settings, **inputs)}.npy"
                 for head, settings in heads.items()
             }
         for name, job in jobs.items():

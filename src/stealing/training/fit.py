@@ -59,7 +59,6 @@ class Settings:
 class Recorder:
     """Where the curves of a fit go besides its CSV file: a logger for each named fit, closed after it."""
 
-    name: str = ""
     tags: dict[str, str] = field(default_factory=dict)
 
     def open(self, job: str, folder: Path) -> Logger | None:

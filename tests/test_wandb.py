@@ -1,0 +1,83 @@
+"""What wandb recorded, read back from its offline files."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import DEBUG, run_script
+from wandb.proto.wandb_internal_pb2 import Record
+
+SWEEP = ("-m", *DEBUG, "logger=wandb", "trainer.checkpoint_seconds=0", "pretrain.epochs=20", "attack.steps=40",
+         "budget.images=64,128")  # fmt: skip
+
+
+def records(path: Path) -> Iterator[Any]:
+    """The records of a .wandb file: LevelDB's log format after seven bytes of its own."""
+    data, at, whole = path.read_bytes(), 7, b""
+    while at + 7 <= len(data):
+        room = 32768 - at % 32768
+        if room < 7:
+            at += room
+            continue
+        length, kind = int.from_bytes(data[at + 4 : at + 6], "little"), data[at + 6]
+        whole, at = whole + data[at + 7 : at + 7 + length], at + 7 + length
+        if kind in (1, 4):  # the only, or the last part of a record
+            yield Record.FromString(whole)
+            whole = b""
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    found = [record.history.item for record in records(path) if record.WhichOneof("record_type") == "history"]
+    return [{item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in row} for row in found]
+
+
+def begun(path: Path) -> Any:
+    return next(record.run for record in records(path) if record.WhichOneof("record_type") == "run")
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sweep over two budgets, stopped as by Ctrl-C in the target's training and started again."""
+    folder = tmp_path_factory.mktemp("wandb")
+    point = "stealing.pretraining.simclr:SimCLRModule.training_step:51"
+    done = run_script(folder, "tests/killed.py", point, "--", *SWEEP, WANDB_MODE="offline", KILL_BY="SIGINT")
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_a_resumed_fit_continues_its_run_and_its_steps(work: Path) -> None:
+    first, second = sorted(work.glob("targets/*/wandb/offline-run-*/*.wandb"))
+    assert begun(first).run_id == begun(second).run_id
+    steps = [[row["trainer/global_step"] for row in rows(path) if "pretrain/loss" in row] for path in (first, second)]
+    assert steps[0] == [9, 19, 29, 39, 49] and steps[1] == [59, 69, 79]
+
+
+def test_a_sweep_is_one_group_with_a_run_for_each_step(work: Path) -> None:
+    runs = [begun(path) for path in work.glob("*/*/wandb/offline-run-*/*.wandb")]
+    assert {run.run_group for run in runs} == {" ".join(SWEEP)[:128]}
+    kinds = sorted(run.job_type for run in runs)
+    assert kinds == ["control"] * 2 + ["evaluate"] * 2 + ["pretrain"] * 2 + ["steal"] * 2
+    assert len({run.run_id for run in runs}) == 7, "the target's two starts are one run"
+    for run in runs:
+        assert {"data=shapes", "attack=stolen_encoder", "budget=b1000"} <= set(run.tags)
+        assert not any(tag.startswith("hydra/") for tag in run.tags)
+
+
+def test_each_run_is_finished_and_is_plotted_against_the_trainers_step(work: Path) -> None:
+    ends = 0
+    for path in work.glob("*/*/wandb/offline-run-*/*.wandb"):
+        kinds = [record.WhichOneof("record_type") for record in records(path)]
+        ends += kinds.count("exit")
+        assert any(record.metric.step_metric == "trainer/global_step" for record in records(path))
+    assert ends == 8
+
+
+def test_the_closing_figures_are_recorded_under_their_contracted_names(work: Path) -> None:
+    for path in work.glob("runs/*/wandb/offline-run-*/*.wandb"):
+        [figures] = rows(path)
+        result = json.loads((path.parents[2] / "result.json").read_text())
+        for task, heads in result["tasks"].items():
+            for head in ("linear", "knn"):
+                assert figures[f"eval/{task}/{head}/SA"] == pytest.approx(heads[head]["SA"])
