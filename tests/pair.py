@@ -23,7 +23,8 @@ from stealing.data.views import Views
 from stealing.encoders import Encoder
 from stealing.pretraining.simclr import SimCLRModule, nt_xent
 from stealing.training.fit import Recorder, Settings, fit
-from stealing.training.ranks import gathered, rank, together, world
+from stealing.training.launch import together
+from stealing.training.ranks import gathered, rank, world
 from stealing.training.schedule import warmup_cosine
 
 PIXELS = torch.randint(0, 256, (40, 3, 8, 8), generator=generator("pair"), dtype=torch.uint8).numpy()

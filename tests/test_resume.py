@@ -64,8 +64,8 @@ class Interrupted(Exception):
     """Stands for the end of the process, at the start of a chosen step."""
 
 
-def trained(module: SimCLRModule | SurrogateModule, folder: Path, stop: int | None = None) -> dict[str, Tensor]:
-    """Weights and buffers after a fit that checkpoints after each step, unless it is stopped first."""
+def stop_at(module: Any, stop: int | None) -> None:
+    """Make the module's fit end at the start of this step, counted from where it begins."""
     inner, count = module.training_step, [0]
 
     def step(batch: Any, batch_idx: int) -> Tensor:
@@ -74,7 +74,12 @@ def trained(module: SimCLRModule | SurrogateModule, folder: Path, stop: int | No
         count[0] += 1
         return inner(batch, batch_idx)
 
-    module.training_step = step  # type: ignore[method-assign]
+    module.training_step = step
+
+
+def trained(module: SimCLRModule | SurrogateModule, folder: Path, stop: int | None = None) -> dict[str, Tensor]:
+    """Weights and buffers after a fit that checkpoints after each step, unless it is stopped first."""
+    stop_at(module, stop)
     torch.manual_seed(torch.seed() % 2**32)  # another global state each time
     settings = Settings(checkpoint_seconds=0, threads=1)
     batches = TrainingImages(IMAGES, 8, 5)

@@ -9,7 +9,7 @@ from conftest import ROOT, choose
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks.weight_averaging import EMAWeightAveraging
 from pair import IMAGES, STEPS, simclr, surrogate
-from test_resume import Interrupted, equal
+from test_resume import Interrupted, equal, stop_at
 from torch import Tensor, nn
 
 from stealing.attacks.losses import l2
@@ -24,18 +24,17 @@ Weights = dict[str, Tensor]
 
 
 def trained(
-    module: Any, folder: Path, *, batch: int = 8, steps: int = STEPS, ema: bool = False, stop: int = -1, **choices: Any
+    module: Any,
+    folder: Path,
+    *,
+    batch: int = 8,
+    steps: int = STEPS,
+    ema: bool = False,
+    stop: int | None = None,
+    **choices: Any,
 ) -> Weights:
     """Weights after a fit under these trainer choices; it ends early before batch `stop`."""
-    inner, count = module.training_step, [0]
-
-    def step(batch: Any, batch_idx: int) -> Tensor:
-        if count[0] == stop:
-            raise Interrupted
-        count[0] += 1
-        return inner(batch, batch_idx)
-
-    module.training_step = step
+    stop_at(module, stop)
     settings = Settings(checkpoint_seconds=0, threads=1, **choices)
     monitors = (EMAWeightAveraging(decay=0.8),) if ema else ()
     fit(module, TrainingImages(IMAGES, batch, 5), folder, name="t", total_steps=steps, seed=3, settings=settings,

@@ -35,7 +35,8 @@ from stealing.report.status import write_status
 from stealing.report.table import show
 from stealing.targets.local import LocalTarget
 from stealing.training.fit import Recorder, Settings
-from stealing.training.ranks import as_child, first_goes_ahead, processes, rank, summed, together
+from stealing.training.launch import as_child, together
+from stealing.training.ranks import first_goes_ahead, processes, rank, summed
 from stealing.verdict import Stolen, evaluate
 
 ATTACKER = "attacker/0"

@@ -74,8 +74,12 @@ def check_inputs(config: DictConfig, scene: Scene) -> None:
             f"budget.images={config.budget.images} is more than the {len(scene.queries)} query images: lower budget=."
         )
     _check_batches(config, scene)
-    if config.trainer.accelerator == "gpu" and not torch.cuda.is_available():
-        raise ConfigError("trainer=gpu needs a GPU and torch sees none: use trainer=cpu.")
+    if config.trainer.accelerator == "gpu" and torch.cuda.device_count() < config.trainer.devices:
+        seen = torch.cuda.device_count()
+        raise ConfigError(
+            f"trainer.devices={config.trainer.devices} needs as many GPUs and torch sees {seen}: "
+            + (f"set trainer.devices={seen}." if seen else "use trainer=cpu.")
+        )
     for task in scene.tasks:
         if task.role not in ROLES:
             raise ConfigError(f"data.tasks.{task.name}.role={task.role} is none of {', '.join(ROLES)}: choose one.")

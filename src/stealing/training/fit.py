@@ -15,8 +15,9 @@ from lightning.pytorch.strategies import DDPStrategy
 from stealing.artefacts import write_whole
 from stealing.data.draws import TrainingImages
 from stealing.training.checkpoints import Clock, Last, StepSeed, WholeFiles, newest_readable
+from stealing.training.launch import Joined
 from stealing.training.progress import Bar
-from stealing.training.ranks import Joined, rank, world
+from stealing.training.ranks import rank, world
 
 
 @dataclass(frozen=True)

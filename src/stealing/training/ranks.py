@@ -1,21 +1,10 @@
-"""Several processes that make one run: started or found, compared, joined, and gone when the run ends.
+"""Which of a run's processes this is, and what they do together; where there is one, every function does nothing.
 
-The first process of a run starts the others before its first step, and they all take every step together. Lightning
-would start them in each fit, by running the whole command again: under a sweep that is one sweep a process, and other
-choices in each of them. Here they start from the run's saved choices, and stop where these differ. Processes that
-torchrun or SLURM started are found and taken as they are. Without any of this a run is one process, and every function
-here does nothing.
-
-Shape letters: B rows of this process, W processes.
+Shape letters: B rows of this process, D feature width, W processes.
 """
 
-import os
-import subprocess
-import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,15 +14,25 @@ from lightning.fabric.plugins.environments.cluster_environment import ClusterEnv
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from torch import Tensor
-from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from stealing.artefacts import claim, read_done
-from stealing.errors import ConfigError, ProcessError
-
-PATIENCE = timedelta(days=2)
-"""How long one process waits for another: the first may be asking a slow target, while the rest have nothing to do."""
+from stealing.errors import ConfigError
 
 T = TypeVar("T")
+
+
+def found() -> ClusterEnvironment | None:
+    """What torchrun or SLURM says about the processes that it started, or None where this is the only one.
+
+    Raises:
+        ConfigError: SLURM was asked for processes in a way that Lightning does not follow.
+    """
+    kinds: tuple[type[ClusterEnvironment], ...] = (TorchElasticEnvironment, SLURMEnvironment)
+    try:
+        environments = [kind() for kind in kinds if kind.detect()]
+    except RuntimeError as error:
+        raise ConfigError(f"The SLURM job does not fit: {' '.join(str(error).split())}") from None
+    return next((each for each in environments if each.world_size() > 1), None)
 
 
 def world() -> int:
@@ -43,8 +42,10 @@ def world() -> int:
 
 def rank() -> int:
     """Which of them this is; 0 asks, writes and speaks."""
-    environment = None if dist.is_initialized() else found()
-    return environment.global_rank() if environment else dist.get_rank() if dist.is_initialized() else 0
+    if dist.is_initialized():
+        return dist.get_rank()
+    environment = found()
+    return environment.global_rank() if environment else 0
 
 
 def processes(devices: int) -> int:
@@ -123,161 +124,3 @@ def gathered(rows_BD: Tensor) -> Tensor:
         return rows_BD
     rows: Tensor = _Gather.apply(rows_BD)
     return rows
-
-
-def found() -> ClusterEnvironment | None:
-    """What torchrun or SLURM says about the processes that it started, or None where this is the only one.
-
-    Raises:
-        ConfigError: SLURM was asked for processes in a way that Lightning does not follow.
-    """
-    kinds: tuple[type[ClusterEnvironment], ...] = (TorchElasticEnvironment, SLURMEnvironment)
-    try:
-        environments = [kind() for kind in kinds if kind.detect()]
-    except RuntimeError as error:
-        raise ConfigError(f"The SLURM job does not fit: {' '.join(str(error).split())}") from None
-    return next((each for each in environments if each.world_size() > 1), None)
-
-
-class Joined(ClusterEnvironment):
-    """What Lightning needs to know of processes that already speak with each other."""
-
-    creates_processes_externally = True
-    main_address = "127.0.0.1"  # asked for only by who still has to join
-    main_port = 0
-
-    @staticmethod
-    def detect() -> bool:
-        """Never by itself: it is given."""
-        return False
-
-    def world_size(self) -> int:
-        """W."""
-        return world()
-
-    def set_world_size(self, size: int) -> None:
-        """It is as it is."""
-
-    def global_rank(self) -> int:
-        """Of this process."""
-        return rank()
-
-    def set_global_rank(self, rank: int) -> None:
-        """It is as it is."""
-
-    def local_rank(self) -> int:
-        """On this machine: the number of its device."""
-        environment = found()
-        return environment.local_rank() if environment else rank()
-
-    def node_rank(self) -> int:
-        """Of this machine."""
-        environment = found()
-        return environment.node_rank() if environment else 0
-
-    @property
-    def nodes(self) -> int:
-        """Number of machines."""
-        names = ("GROUP_WORLD_SIZE", "SLURM_NNODES")  # of torchrun and of SLURM
-        return int(next((os.environ[name] for name in names if name in os.environ), 1)) if found() else 1
-
-
-@contextmanager
-def together(count: int, accelerator: str, command: list[str], identity: str) -> Iterator[None]:
-    """Do the body in `count` processes, or in as many as torchrun or SLURM started.
-
-    Args:
-        count: processes on this machine, one a device.
-        accelerator: `cpu` or `gpu`.
-        command: starts another one; its rank, the count and a port are added.
-        identity: of the run; processes with different ones stop.
-
-    Raises:
-        ConfigError: the processes were given different choices.
-        ProcessError: another process ended before its time.
-    """
-    environment = found()
-    if environment is None and count == 1:
-        yield
-        return
-    children: list[subprocess.Popen[bytes]] = []
-    over = threading.Event()
-    if environment is not None:
-        place = f"tcp://{environment.main_address}:{environment.main_port}"
-        joining: dict[str, Any] = {"init_method": place}
-        where, count = environment.global_rank(), environment.world_size()
-    else:
-        store = TCPStore("127.0.0.1", 0, count, is_master=True, wait_for_workers=False, timeout=PATIENCE)
-        for number in range(1, count):
-            line = [*command, str(number), str(count), str(store.port)]
-            child = subprocess.Popen(
-                line,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
-                start_new_session=True,  # Ctrl-C is for the first
-            )
-            children.append(child)
-            threading.Thread(target=_watch, args=(child, over), daemon=True).start()
-        joining, where = {"store": store}, 0
-    local = environment.local_rank() if environment else 0
-    try:
-        with _joined(where, count, local, accelerator, identity, joining):
-            yield
-    finally:
-        over.set()
-        for child in children:
-            child.kill()
-            child.wait()
-            assert child.stdin is not None
-            child.stdin.close()
-
-
-@contextmanager
-def as_child(number: int, count: int, port: int, accelerator: str, identity: str) -> Iterator[None]:
-    """The body as one of the processes that `together` started; it ends when the first does, however that ends."""
-    threading.Thread(target=_follow_parent, daemon=True).start()
-    store = TCPStore("127.0.0.1", port, count, is_master=False, timeout=PATIENCE)
-    with _joined(number, count, number, accelerator, identity, {"store": store}):
-        yield
-
-
-def _watch(child: "subprocess.Popen[bytes]", over: threading.Event) -> None:
-    """End this process where a child died and no collective has noticed: some wait for it without an end."""
-    child.wait()
-    if not over.wait(timeout=30):
-        print("ProcessError: Another process of this run ended early; run the same command again.", file=sys.stderr)
-        os._exit(1)
-
-
-def _follow_parent() -> None:
-    sys.stdin.buffer.read()  # returns when the first process is gone and its end of the pipe is closed
-    os._exit(1)
-
-
-@contextmanager
-def _joined(
-    where: int, count: int, local: int, accelerator: str, identity: str, joining: dict[str, Any]
-) -> Iterator[None]:
-    if accelerator == "gpu":
-        torch.cuda.set_device(local)
-    backend = "cpu:gloo,cuda:nccl" if accelerator == "gpu" else "gloo"
-    dist.init_process_group(backend, rank=where, world_size=count, timeout=PATIENCE, **joining)
-    try:
-        identities: list[Any] = [None] * count
-        dist.all_gather_object(identities, identity)
-        if len(set(identities)) > 1:
-            raise ConfigError(
-                f"The {count} processes of this run were given different choices: start all by the same command."
-            )
-        yield
-        wait()
-    except RuntimeError as error:  # of the collectives: the connection to another process is closed
-        if not _closed(error):
-            raise
-        raise ProcessError("Another process of this run ended early: what it said stands above.") from None
-    finally:
-        dist.destroy_process_group()
-
-
-def _closed(error: RuntimeError) -> bool:
-    return any(word in str(error) for word in ("Connection closed", "Connection reset", "Broken pipe", "recv"))
