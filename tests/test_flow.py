@@ -143,10 +143,14 @@ def test_wandb_without_an_account_writes_offline_and_never_asks_even_on_a_termin
     assert len(runs) == 4, "target, surrogate, control and evaluation"
 
 
-def test_bfloat16_runs_on_a_processor_too(command: Command, tmp_path: Path) -> None:
-    done = command("train.py", *DEBUG, "trainer.precision=bf16-mixed", "until=steal")
+def test_trainer_choices_reach_the_fits_and_are_written_on_the_card(command: Command, tmp_path: Path) -> None:
+    choices = {"precision": "bf16-mixed", "accumulate": 2, "clip": 0.5}
+    settings = [f"trainer.{name}={value}" for name, value in choices.items()]
+    done = command("train.py", *DEBUG, *settings, "attack.ema=0.9", "until=steal")
     assert done.returncode == 0, done.stderr
     assert json.loads(only(tmp_path / "work", "runs/*/status.json").read_text())["state"] == "done"
+    made = json.loads(only(tmp_path / "work", "surrogates/*/encoder.json").read_text())["provenance"]
+    assert choices.items() <= made.items() and made["attack"]["ema"] == 0.9
 
 
 @pytest.mark.slow
