@@ -21,6 +21,7 @@ from stealing.data.draws import TrainingImages, generator
 from stealing.data.images import Images
 from stealing.data.views import Views
 from stealing.encoders import Encoder
+from stealing.encoders.resnet import NarrowResNet
 from stealing.pretraining.simclr import SimCLRModule, nt_xent
 from stealing.training.fit import Recorder, Settings, fit
 from stealing.training.launch import together
@@ -32,21 +33,9 @@ IMAGES = Images("noise", PIXELS, None, 0, np.arange(40), "noise")
 STEPS = 12  # five batches of eight an epoch
 
 
-class Unnormed(nn.Module):
-    """A backbone without BatchNorm, whose statistics would be those of each process's own rows."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 12, 3, stride=2))
-        self.feature_dim = 12
-
-    def forward(self, images_BCHW: Tensor) -> Tensor:
-        return self.layers(images_BCHW).mean((2, 3))
-
-
 def encoder() -> Encoder:
     torch.manual_seed(0)
-    return Encoder(Unnormed(), [0.5] * 3, [0.25] * 3)
+    return Encoder(NarrowResNet(4, [6, 8, 12], [1, 1, 1]), [0.5] * 3, [0.25] * 3)
 
 
 def simclr() -> SimCLRModule:
@@ -54,9 +43,7 @@ def simclr() -> SimCLRModule:
         return torch.optim.SGD(p, lr=0.5, momentum=0.9)
 
     options: dict[str, Any] = {"projection": 8, "temperature": 0.5, "warmup": 0.2}
-    module = SimCLRModule(encoder(), Views(crop=(0.5, 1)), optimizer, total_steps=STEPS, seed=3, **options)
-    module.head = nn.Sequential(nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 8))
-    return module
+    return SimCLRModule(encoder(), Views(crop=(0.5, 1)), optimizer, total_steps=STEPS, seed=3, **options)
 
 
 def surrogate() -> SurrogateModule:

@@ -87,6 +87,11 @@ def trained(module: SimCLRModule | SurrogateModule, folder: Path, stop: int | No
     return {name: value.clone() for name, value in module.state_dict().items()}
 
 
+def moved(after: dict[str, Tensor], before: dict[str, Tensor]) -> float:
+    """How far apart two sets of weights and buffers are."""
+    return float(torch.cat([(after[name].float() - before[name]).flatten() for name in after]).norm())
+
+
 def equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 

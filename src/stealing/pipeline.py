@@ -209,9 +209,9 @@ def _do(this: Run) -> None:
                 result |= {"tasks": tasks, "fidelity": likeness, "protocol_hash": spent["protocol_hash"]}
                 write_whole(folder / "result.json", json.dumps(result, indent=1).encode())
                 _record(this, tasks)
-    except StealingError as error:
+    except Exception as error:
         if rank() == 0:
-            write_status(folder, "failed", this.step, str(error))
+            write_status(folder, "failed", this.step, " ".join(str(error).split()))
         raise
     if rank() == 0:
         write_status(folder, "done", config.until)

@@ -14,6 +14,7 @@ from lightning.pytorch.strategies import DDPStrategy
 
 from stealing.artefacts import write_whole
 from stealing.data.draws import TrainingImages
+from stealing.training.batchnorm import share_batchnorm
 from stealing.training.checkpoints import Clock, Last, StepSeed, WholeFiles, newest_readable
 from stealing.training.launch import Joined
 from stealing.training.progress import Bar
@@ -94,6 +95,8 @@ def fit(
     torch.set_num_threads(settings.threads)
     if settings.channels_last:
         module.to(memory_format=torch.channels_last)
+    if world() > 1 and settings.accelerator == "cpu":
+        share_batchnorm(module)
     if settings.compile:
         for network in module.children():
             network.compile()
@@ -130,7 +133,7 @@ def _trainer(total_steps: int, settings: Settings, loggers: list[Logger], callba
         devices=world() // joined.nodes,
         num_nodes=joined.nodes,
         strategy=DDPStrategy(cluster_environment=joined) if several else "auto",
-        sync_batchnorm=several and settings.accelerator == "gpu",  # it refuses a CPU
+        sync_batchnorm=several and settings.accelerator == "gpu",
         precision=settings.precision,  # type: ignore[arg-type]
         accumulate_grad_batches=settings.accumulate,
         gradient_clip_val=settings.clip,

@@ -167,4 +167,5 @@ def _joined(
 
 
 def _closed(error: RuntimeError) -> bool:
-    return any(word in str(error) for word in ("Connection closed", "Connection reset", "Broken pipe", "recv"))
+    signs = ("Connection closed", "Connection reset", "Broken pipe", "remote process exited")  # the last is NCCL's
+    return any(sign in str(error) for sign in signs)
