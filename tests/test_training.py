@@ -109,7 +109,7 @@ def test_bfloat16_trains_float32_weights_to_nearly_the_same_place(make: Any, tmp
     assert all(value.dtype == torch.float32 for value in half.values())
     assert not equal(full, half)
     start = make().state_dict()
-    assert moved(half, full) < 0.1 * moved(full, start)
+    assert moved(half, full) < 0.5 * moved(full, start)
 
 
 def test_compiling_changes_neither_names_nor_weights_beyond_rounding(tmp_path: Path) -> None:
