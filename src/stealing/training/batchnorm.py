@@ -10,26 +10,42 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from stealing.training.ranks import world
 
 
-class _Total(torch.autograd.Function):
-    """The sum over all processes; so is its gradient, as each of them computes the loss of the whole batch."""
+class _Normalise(torch.autograd.Function):
+    """Normalise by the statistics of all rows; the gradient sees the rows of all processes as well.
+
+    Each process computes the loss of the whole batch, so gradients arrive W times too large and leave so: the average
+    that DistributedDataParallel takes mends those of weight and bias.
+    """
 
     @staticmethod
-    def forward(_: Any, part: Tensor) -> Tensor:
-        total = part.clone()
-        dist.all_reduce(total)
-        return total
+    def forward(ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, var: Tensor, eps: float) -> Tensor:
+        ctx.save_for_backward(rows, weight, mean, var)
+        ctx.eps = eps
+        return F.batch_norm(rows, mean, var, weight, bias, training=False, eps=eps)
 
     @staticmethod
-    def backward(_: Any, gradient: Tensor) -> Tensor:
-        total = gradient.clone()
-        dist.all_reduce(total)
-        return total
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        rows, weight, mean, var = ctx.saved_tensors
+        fixed = (None, None, False, ctx.eps, [True, True, True])  # as if the statistics were given
+        scaled, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(
+            gradient, rows, weight, mean, var, *fixed
+        )
+        sums = torch.stack([of_weight, of_bias])
+        dist.all_reduce(sums)
+        over_weight, over_bias = sums * world() ** -1 * rows.shape[1] / rows.numel()
+        inverse = (var + ctx.eps).rsqrt()
+        slope = -weight * inverse * inverse * over_weight
+        shift = -weight * inverse * over_bias - slope * mean
+        shape = [1, -1] + [1] * (rows.dim() - 2)
+        through = torch.addcmul(scaled, rows, slope.view(shape)).add_(shift.view(shape))
+        return through, of_weight, of_bias, None, None, None
 
 
 class SharedBatchNorm(_BatchNorm):
@@ -46,20 +62,19 @@ class SharedBatchNorm(_BatchNorm):
         assert self.running_mean is not None
         assert self.running_var is not None
         assert self.num_batches_tracked is not None
-        dims = [place for place in range(rows.dim()) if place != 1]
-        own_var, own_mean = torch.var_mean(rows.float(), dims, correction=0)
-        mean, square = _Total.apply(torch.stack([own_mean, own_var + own_mean.square()])) / world()
-        var = (square - mean.square()).clamp(min=0)
+        kept = rows.float()
         with torch.no_grad():
+            own_mean, own_var = torch.batch_norm_update_stats(kept, None, None, 0.0)
+            both = torch.stack([own_mean, own_var + own_mean.square()])
+            dist.all_reduce(both)
+            mean, square = both / world()
+            var = (square - mean.square()).clamp(min=0)
             count = rows.numel() // rows.shape[1] * world()
             self.num_batches_tracked += 1
             self.running_mean.lerp_(mean, self.momentum or 0.0)
             self.running_var.lerp_(var * count / (count - 1), self.momentum or 0.0)
-        scale = self.weight * (var + self.eps).rsqrt()
-        shift = self.bias - mean * scale
-        shape = [1, -1] + [1] * (rows.dim() - 2)
-        normed: Tensor = (rows * scale.view(shape) + shift.view(shape)).to(rows.dtype)
-        return normed
+        normed: Tensor = _Normalise.apply(kept, self.weight, self.bias, mean, var, self.eps)
+        return normed.to(rows.dtype)
 
 
 def share_batchnorm(module: nn.Module) -> None:
