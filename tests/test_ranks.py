@@ -171,8 +171,11 @@ def test_a_two_process_run_killed_in_two_fits_ends_in_the_result_of_an_uninterru
     assert left(tmp_path) == []
 
 
-@pytest.mark.parametrize("killed", ["first", "other"])
-def test_neither_process_outlives_the_other(killed: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("victim", "by"), [("first", signal.SIGKILL), ("first", signal.SIGTERM), ("first", signal.SIGINT),
+                       ("other", signal.SIGKILL)]
+)  # fmt: skip
+def test_neither_process_outlives_the_other(victim: str, by: signal.Signals, tmp_path: Path) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "STEALING_WORK": str(tmp_path)}
     line = [sys.executable, "train.py", *TWO, "pretrain.epochs=100000"]
     first = subprocess.Popen(line, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
@@ -181,9 +184,12 @@ def test_neither_process_outlives_the_other(killed: str, tmp_path: Path) -> None
             assert first.poll() is None
             time.sleep(0.2)
         [other] = left(tmp_path)
-        os.kill(first.pid if killed == "first" else other, signal.SIGKILL)
+        os.kill(first.pid if victim == "first" else other, by)
         _, said = first.communicate(timeout=60)
-        if killed == "other":
+        assert "terminate called" not in said
+        if by == signal.SIGTERM:
+            assert first.returncode == 143
+        if victim == "other":
             assert first.returncode == 1 and "Traceback" not in said
             assert said.splitlines()[-1].startswith("ProcessError: Another process of this run ended early")
             [status] = tmp_path.glob("runs/*/status.json")

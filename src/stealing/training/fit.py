@@ -16,7 +16,7 @@ from stealing.artefacts import write_whole
 from stealing.data.draws import TrainingImages
 from stealing.training.batchnorm import share_batchnorm
 from stealing.training.checkpoints import Clock, Last, StepSeed, WholeFiles, newest_readable
-from stealing.training.launch import Joined
+from stealing.training.launch import Joined, Terminated
 from stealing.training.progress import Bar
 from stealing.training.ranks import rank, world
 
@@ -113,6 +113,7 @@ def fit(
             StepSeed(seed),
             Bar(name),
             clock,
+            *([Terminated()] if world() > 1 else []),
             *monitors,
             Last(folder, settings.checkpoint_seconds),
         ],

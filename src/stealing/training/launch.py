@@ -6,6 +6,7 @@ choices in each of them. Here they start from the run's saved choices, and stop 
 """
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -14,9 +15,11 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
+import lightning as L
 import torch
 import torch.distributed as dist
 from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
+from lightning.pytorch.callbacks import Callback
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from stealing.errors import ConfigError, ProcessError
@@ -164,6 +167,18 @@ def _joined(
         raise ProcessError("Another process of this run ended early: what it said stands above.") from None
     finally:
         dist.destroy_process_group()
+
+
+class Terminated(Callback):
+    """Ends the process at once on SIGTERM, as Ctrl-C would; the same command goes on from the last checkpoint.
+
+    Lightning answers it with a broadcast out of turn, which the other processes take for another of theirs.
+    """
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Replace Lightning's handler; it puts back the one before its own when the fit ends."""
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
 
 def _closed(error: RuntimeError) -> bool:
