@@ -9,6 +9,8 @@ import pytest
 from conftest import DEBUG, run_script
 from wandb.proto.wandb_internal_pb2 import Record
 
+pytestmark = pytest.mark.slow
+
 SWEEP = ("-m", *DEBUG, "logger=wandb", "trainer.checkpoint_seconds=0", "pretrain.epochs=20", "attack.steps=40",
          "budget.images=64,128")  # fmt: skip
 
