@@ -33,22 +33,38 @@ IMAGES = Images("noise", PIXELS, None, 0, np.arange(40), "noise")
 STEPS = 12  # five batches of eight an epoch
 
 
-def encoder() -> Encoder:
+class Unnormed(nn.Module):
+    """A backbone without BatchNorm, which does not amplify rounding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 12, 3, stride=2))
+        self.feature_dim = 12
+
+    def forward(self, images_BCHW: Tensor) -> Tensor:
+        return self.layers(images_BCHW).mean((2, 3))
+
+
+def encoder(normed: bool) -> Encoder:
     torch.manual_seed(0)
-    return Encoder(NarrowResNet(4, [6, 8, 12], [1, 1, 1]), [0.5] * 3, [0.25] * 3)
+    backbone = NarrowResNet(4, [6, 8, 12], [1, 1, 1]) if normed else Unnormed()
+    return Encoder(backbone, [0.5] * 3, [0.25] * 3)
 
 
-def simclr() -> SimCLRModule:
+def simclr(normed: bool = True) -> SimCLRModule:
     def optimizer(p: Any) -> torch.optim.Optimizer:
         return torch.optim.SGD(p, lr=0.5, momentum=0.9)
 
     options: dict[str, Any] = {"projection": 8, "temperature": 0.5, "warmup": 0.2}
-    return SimCLRModule(encoder(), Views(crop=(0.5, 1)), optimizer, total_steps=STEPS, seed=3, **options)
+    module = SimCLRModule(encoder(normed), Views(crop=(0.5, 1)), optimizer, total_steps=STEPS, seed=3, **options)
+    if not normed:
+        module.head = nn.Sequential(nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 8))
+    return module
 
 
-def surrogate() -> SurrogateModule:
+def surrogate(normed: bool = True) -> SurrogateModule:
     return SurrogateModule(
-        encoder(),
+        encoder(normed),
         nn.Linear(12, 10),
         torch.randn(40, 10, generator=generator("answers")),
         loss=lambda s, t: l2(s, t, reduction="sum"),  # a mean over processes would take half the step
@@ -58,6 +74,14 @@ def surrogate() -> SurrogateModule:
         total_steps=STEPS,
         seed=3,
     )
+
+
+def fits() -> dict[str, SimCLRModule | SurrogateModule]:
+    """All that are compared, by name."""
+    makers = {"simclr": simclr, "surrogate": surrogate}
+    return {
+        f"{n}{'' if normed else '-unnormed'}": make(normed) for n, make in makers.items() for normed in (True, False)
+    }
 
 
 def trained(module: SimCLRModule | SurrogateModule, folder: Path, stop: int | None) -> dict[str, Tensor]:
@@ -92,8 +116,8 @@ if __name__ == "__main__":
     folder, stop = Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else None
     torch.set_num_threads(1)
     with together(1, "cpu", [], "same"):
-        for name, make in {"simclr": simclr, "surrogate": surrogate}.items():
-            weights = trained(make(), folder / name, stop)
+        for name, module in fits().items():
+            weights = trained(module, folder / name, stop)
             if rank() == 0:
                 save_file(weights, folder / f"{name}.safetensors")
         found = contrast()

@@ -39,7 +39,7 @@ class _Normalise(torch.autograd.Function):
         )
         sums = torch.stack([of_weight, of_bias])
         dist.all_reduce(sums)
-        over_weight, over_bias = sums * world() ** -1 * rows.shape[1] / rows.numel()
+        over_weight, over_bias = sums * rows.shape[1] / (rows.numel() * world())  # means over the rows of all
         inverse = (var + ctx.eps).rsqrt()
         slope = -weight * inverse * inverse * over_weight
         shift = -weight * inverse * over_bias - slope * mean

@@ -122,7 +122,8 @@ def fit(
         trainer.fit(module, datamodule=images, ckpt_path=resume, weights_only=True)
     finally:
         recorder.close()
-    _join_curves(folder)
+    if rank() == 0:
+        _join_curves(folder)
     return clock.spent
 
 
