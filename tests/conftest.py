@@ -1,6 +1,7 @@
 """Shared by the tests: composed configurations, and the commands run as a user runs them."""
 
 import os
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
@@ -45,6 +46,14 @@ def run_script(
 def command(tmp_path: Path) -> Command:
     """`run_script` with a work folder of the test's own."""
     return partial(run_script, tmp_path / "work")
+
+
+def stored(work: Path) -> int:
+    """Answers in the ledger of a work folder."""
+    connection = sqlite3.connect(work / "ledger.sqlite")
+    [(count,)] = connection.execute("SELECT count(*) FROM queries WHERE state = 'stored' AND charged = 1")
+    connection.close()
+    return int(count)
 
 
 DEBUG = ("experiment=debug", "trainer.threads=1")

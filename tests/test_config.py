@@ -18,16 +18,26 @@ from stealing.encoders import build_encoder, save_encoder
 OPTIONS = [
     (path.parent.name, path.stem)
     for path in sorted((ROOT / "conf").glob("*/*.yaml"))
-    if path.parent.name != "experiment"
+    if path.parent.name not in ("experiment", "faults")
 ]
+
+
+MODEL = "target.remote.wire.body.model=m"
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_every_option_composes_with_the_rest(group: str, option: str) -> None:
-    extra = ("target.path=pyproject.toml",) if (group, option) == ("target", "file") else ()
+    extra = {"file": ("target.path=pyproject.toml",), "azure": ("target.remote.url=https://x.org", MODEL)}
+    extra |= {"openai": (MODEL,), "vllm": (MODEL,)}
     if (group, option) == ("target", "zoo") and not (ROOT / "assets").exists():
         pytest.skip("no stored target in this clone")
-    check_choices(choose(f"{group}={option}", *extra))
+    check_choices(choose(f"{group}={option}", *(extra.get(option, ()) if group == "target" else ())))
+
+
+@pytest.mark.parametrize("faults", ["none", "some"])
+@pytest.mark.parametrize("target", ["zoo", "file"])
+def test_the_service_composes_with_every_choice(target: str, faults: str) -> None:
+    assert choose(f"target={target}", f"faults={faults}", name="service").limits.images == 250
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "conf" / "experiment").glob("*.yaml")))

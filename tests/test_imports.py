@@ -7,7 +7,7 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "stealing"
 LAYERS = [
-    {"pipeline"},
+    {"pipeline", "service"},
     {"verdict"},
     {"plan"},
     {"attacks", "pretraining", "targets", "report"},

@@ -1,7 +1,7 @@
 """The door: counted, capped, kept, and the only way to a target."""
 
-import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,16 +9,15 @@ import torch
 from conftest import choose
 from torch import Tensor
 
-from stealing.artefacts import claim
 from stealing.config import plain
 from stealing.data.draws import generator
 from stealing.data.images import Images
 from stealing.defenses.chain import Chain
 from stealing.encoders import build_encoder
-from stealing.errors import BudgetExceeded, CheckpointError, DataError
-from stealing.queries import bank as banking
+from stealing.errors import BudgetExceeded, DataError
 from stealing.queries.digests import digests, digests_of
 from stealing.queries.door import Budget, MeteredTarget
+from stealing.queries.ledger import Ledger
 from stealing.queries.selection import select
 from stealing.targets.local import LocalTarget
 
@@ -29,8 +28,9 @@ def target(seed: int = 0) -> LocalTarget:
     return LocalTarget(build_encoder(plain(choose().arch), seed), Chain({}), "none", 8)
 
 
-def door(folder: Path, images: int = 20, inner: LocalTarget | None = None) -> MeteredTarget:
-    return MeteredTarget(inner or target(), folder, Budget(images, 30))
+def door(folder: Path, images: int = 20, inner: LocalTarget | None = None, **limits: Any) -> MeteredTarget:
+    ledger = Ledger(str(folder / "ledger.sqlite"))
+    return MeteredTarget(inner or target(), ledger, folder / "banks", Budget(images, 1000, **limits))
 
 
 def test_a_refused_batch_is_neither_sent_nor_booked_and_the_budget_is_never_exceeded(tmp_path: Path) -> None:
@@ -74,43 +74,6 @@ def test_other_pixels_than_the_target_takes_are_refused_before_they_are_counted(
     with pytest.raises(DataError, match="data.size=8"):
         meter.ask(wrong, "attacker/0", "attack")
     assert meter.spent("attack") == 0
-
-
-def test_a_kill_between_asking_and_storing_loses_the_answers_and_their_charge_together(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def killed(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(banking.Bank, "store", killed)
-    with pytest.raises(KeyboardInterrupt):
-        door(tmp_path).ask(IMAGES[:5], "attacker/0", "attack")
-    monkeypatch.undo()
-    meter = door(tmp_path)
-    meter.ask(IMAGES[:5], "attacker/0", "attack")
-    assert (meter.spent("attack"), meter.sent) == (5, 5)
-
-
-def test_a_damaged_bank_is_refused_in_one_sentence(tmp_path: Path) -> None:
-    door(tmp_path).ask(IMAGES[:5], "attacker/0", "attack")
-    shard = next(tmp_path.glob("*/*.safetensors"))
-    whole = shard.read_bytes()
-    shard.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(CheckpointError, match="is damaged"):
-        door(tmp_path).ask(IMAGES[:5], "attacker/0", "attack")
-
-
-def test_a_bank_that_another_run_fills_is_waited_for_but_what_is_there_is_read_at_once(tmp_path: Path) -> None:
-    door(tmp_path).ask(IMAGES[:5], "attacker/0", "attack")
-    waiting = threading.Thread(target=lambda: door(tmp_path).ask(IMAGES[:6], "attacker/0", "attack"))
-    shards = lambda: len(list(tmp_path.glob("*/*.safetensors")))  # noqa: E731
-    with claim(next(tmp_path.glob("*/*.safetensors")).parent):
-        assert len(door(tmp_path).ask(IMAGES[:5], "attacker/0", "attack")) == 5
-        waiting.start()
-        waiting.join(0.5)
-        assert waiting.is_alive() and shards() == 1
-    waiting.join(10)
-    assert shards() == 2
 
 
 def listed(pixels: np.ndarray) -> Images:

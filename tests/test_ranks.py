@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import DEBUG, ROOT, Command
+from conftest import DEBUG, ROOT, Command, stored
 from pair import fits
 from safetensors.torch import load_file
 from test_resume import moved, result_of
@@ -95,8 +95,7 @@ def test_a_sweep_of_two_process_runs_works_under_every_launcher(
     assert {result["hardware"]["processes"] for result in found} == {2}
     assert sorted(result["queries"]["spent"] for result in found) == ([128] * 2 if launcher == "optuna" else [64, 128])
     assert len(list((work / "targets").iterdir())) == 1, "cells that run side by side wait for one target"
-    shards = [len(load_file(path)["digests"]) for path in work.glob("banks/*/*.safetensors")]
-    assert sum(shards) == 128 + max(result["queries"]["evaluation"] for result in found), "one process asks, once"
+    assert stored(work) == 128 + max(result["queries"]["evaluation"] for result in found), "one process asks, once"
     assert left(work) == []
 
 
@@ -164,7 +163,7 @@ def test_a_two_process_run_killed_in_two_fits_ends_in_the_result_of_an_uninterru
     points = [
         "stealing.pretraining.simclr:SimCLRModule.training_step:6",
         "stealing.attacks.surrogate:SurrogateModule.training_step:7",
-        "stealing.queries.bank:Bank.store:2",
+        "stealing.queries.ledger:Ledger.store:2",
     ]
     plain = command("train.py", *arguments, f"paths.work={tmp_path / 'plain'}")
     killed = command("tests/killed.py", *points, "--", *arguments, f"paths.work={tmp_path / 'killed'}")

@@ -25,6 +25,14 @@ class BudgetExceeded(StealingError):
     """More images than the budget allows; raised before any of them is sent."""
 
 
+class LedgerError(StealingError):
+    """A ledger that cannot be opened, read or written."""
+
+
+class TargetError(StealingError):
+    """A target that does not answer, or whose answers cannot be trusted."""
+
+
 class TrainingError(StealingError):
     """A fit that cannot go on, such as a loss that is no longer a number."""
 

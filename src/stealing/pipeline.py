@@ -8,7 +8,7 @@ import os
 import sys
 import time
 import warnings
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +28,13 @@ from stealing.plan import Scene, check_inputs, control_steps, open_scene, recipe
 from stealing.pretraining.pretrain import VERSION as PRETRAIN_VERSION
 from stealing.pretraining.pretrain import pretrained
 from stealing.provenance import peak_memory, provenance
-from stealing.queries.door import MeteredTarget
+from stealing.queries.buying import Target
+from stealing.queries.door import Budget, MeteredTarget
+from stealing.queries.ledger import Ledger
 from stealing.queries.selection import select
-from stealing.report.seeds import join, mean_sa, siblings
+from stealing.report.seeds import conclude, mean_sa
 from stealing.report.status import write_status
-from stealing.report.table import show
+from stealing.targets.contact import introduce
 from stealing.targets.local import LocalTarget
 from stealing.training.fit import Recorder, Settings
 from stealing.training.launch import as_child, together
@@ -65,19 +67,26 @@ class Run:
         self.scene: Scene = open_scene(config)
         self.work, self.seconds = Path(config.paths.work), dict[str, float]()
         self.cpu_seconds: dict[str, float] = {}
+        self.made: dict[str, Path] = {}
+        self.apart = 0.0  # answers of the target to one image from each other
         settled = plain(config)
         inputs = {
             name: settled[name] for name in ("arch", "target_arch", "pretrain", "defense", "budget", "attack", "probe")
         }
-        inputs |= {"target": config.target.path or config.target.seed, "images": self.scene.checksums()}
+        self.remote: Target | None = opened(config.target.remote) if config.target.remote else None
+        named = self.remote.fingerprint if self.remote else config.target.path or config.target.seed
+        inputs |= {"target": named, "images": self.scene.checksums()}
         self.group = key(versions=VERSIONS, numerics=self.settings.numerics, until=config.until, **inputs)
         names = [str(choices[group]) for group in ("data", "target", "defense", "attack", "budget")]
         self.folder = self.work / "runs" / f"{'-'.join(names)}-s{config.seed}-{self.group}"
         self.recorder: Recorder = opened(config.logger)(tags=self.choices)
 
-    def pretrain(self) -> tuple[LocalTarget, LocalTarget]:
-        """The target as it is offered, and the same without its defense."""
+    def pretrain(self) -> tuple[Target, Target | None]:
+        """The target as it is offered, and the same without its defense where that is ours to take off."""
         config = self.config
+        if self.remote is not None:
+            self.book("pretrain", {"seconds": 0.0, "cpu_seconds": 0.0})
+            return self.remote, None
         if config.target.path is None:
             assert self.scene.pretrain is not None
             encoder, folder, spent = pretrained(
@@ -92,7 +101,7 @@ class Run:
             encoder, card = load_encoder(path)
             folder, size = path.parent, int(card["size"])
             self.book("pretrain", {"seconds": 0.0, "cpu_seconds": 0.0})
-        self.target_folder = folder
+        self.made["target"] = folder
         encoder.to("cuda" if self.settings.accelerator == "gpu" else "cpu")
         offered = LocalTarget(encoder, Chain(opened(config.defense)), key(defense=plain(config.defense)), size)
         return offered, LocalTarget(encoder, Chain({}), key(defense={}), size)
@@ -103,6 +112,8 @@ class Run:
         excluded = {digest for task in self.scene.digests.values() for digest in task}
         images = select(self.scene.queries, self.config.budget.images, self.config.seed, excluded)
         with first_goes_ahead():  # one process asks, all read
+            if self.remote is not None:
+                self.apart = introduce(door, ATTACKER)
             features = door.ask(images.batch(slice(None)), ATTACKER, "attack")
         self.book("query", {"seconds": time.monotonic() - wall, "cpu_seconds": summed(time.process_time() - cpu)})
         return Answers(images, features, f"{door.fingerprint}/{door.defense_fingerprint}/{ATTACKER}")
@@ -115,7 +126,8 @@ class Run:
             settings=self.settings, recorder=self.recorder,
         )  # fmt: skip
         self.book("steal", spent)
-        return Stolen(encoder, adapter, folder)
+        self.made["surrogate"] = folder
+        return Stolen(encoder, adapter)
 
     def control(self, answers: Answers) -> Stolen:
         """SimCLR on the query images alone, with the surrogate's architecture and compute."""
@@ -126,7 +138,8 @@ class Run:
             settings=self.settings, recorder=self.recorder, monitored=False,
         )  # fmt: skip
         self.book("control", spent)
-        return Stolen(encoder, torch.nn.Identity(), folder)
+        self.made["control"] = folder
+        return Stolen(encoder, torch.nn.Identity())
 
     def begin(self, step: str) -> None:
         """Say what runs from here on."""
@@ -184,38 +197,46 @@ def _do(this: Run) -> None:
     """The steps, with `status.json` kept true."""
     for word in MEANT:
         warnings.filterwarnings("ignore", message=f".*{word}")
-    config, folder = this.config, this.folder
-    last = STEPS.index(config.until)
     try:
-        this.begin("pretrain")
-        offered, undefended = this.pretrain()
-        door = MeteredTarget(offered, this.work / "banks", opened(config.budget))
-        if last >= 1:
-            this.begin("query")
-            answers = this.query(door)
-        if last >= 2:
-            this.begin("steal")
-            surrogate = this.steal(answers)
-        if last >= 3:
-            control = this.control(answers)
-            this.begin("evaluate")
-            clean = door if undefended.defense_fingerprint == offered.defense_fingerprint else None
-            clean = clean or MeteredTarget(undefended, this.work / "banks", opened(config.budget))
-            tasks, likeness, right, spent = evaluate(config, this.scene, door, clean, surrogate, control, answers)
-            this.book("evaluate", spent)
-            if rank() == 0:
-                write_whole(folder / "right.safetensors", save(right))
-                result = _result(this, door, answers, {"surrogate": surrogate.folder, "control": control.folder})
-                result |= {"tasks": tasks, "fidelity": likeness, "protocol_hash": spent["protocol_hash"]}
-                write_whole(folder / "result.json", json.dumps(result, indent=1).encode())
-                _record(this, tasks)
+        with closing(Ledger(this.config.paths.ledger)) as ledger:
+            _steps(this, ledger)
     except Exception as error:
         if rank() == 0:
-            write_status(folder, "failed", this.step, " ".join(str(error).split()))
+            write_status(this.folder, "failed", this.step, " ".join(str(error).split()))
         raise
     if rank() == 0:
-        write_status(folder, "done", config.until)
-        write_done(folder, until=config.until)
+        write_status(this.folder, "done", this.config.until)
+        write_done(this.folder, until=this.config.until)
+
+
+def _steps(this: Run, ledger: Ledger) -> None:
+    """Those up to `until`, in their order."""
+    config, last = this.config, STEPS.index(this.config.until)
+    budget: Budget = opened(config.budget)
+    this.begin("pretrain")
+    offered, undefended = this.pretrain()
+    door = MeteredTarget(offered, ledger, this.work / "banks", budget)
+    if last >= 1:
+        this.begin("query")
+        answers = this.query(door)
+    if last >= 2:
+        this.begin("steal")
+        surrogate = this.steal(answers)
+    if last >= 3:
+        control = this.control(answers)
+        this.begin("evaluate")
+        doors = {"TA": door}
+        if undefended is not None:
+            same = undefended.defense_fingerprint == offered.defense_fingerprint
+            doors["TA_clean"] = door if same else MeteredTarget(undefended, ledger, this.work / "banks", budget)
+        tasks, likeness, right, spent = evaluate(config, this.scene, doors, surrogate, control, answers)
+        this.book("evaluate", spent)
+        if rank() == 0:
+            write_whole(this.folder / "right.safetensors", save(right))
+            result = _result(this, door, answers)
+            result |= {"tasks": tasks, "fidelity": likeness, "protocol_hash": spent["protocol_hash"]}
+            write_whole(this.folder / "result.json", json.dumps(result, indent=1).encode())
+            _record(this, tasks)
 
 
 def _record(this: Run, tasks: dict[str, Any]) -> None:
@@ -234,11 +255,10 @@ def _record(this: Run, tasks: dict[str, Any]) -> None:
         this.recorder.close()
 
 
-def _result(this: Run, door: MeteredTarget, answers: Answers, made: dict[str, Path]) -> dict[str, Any]:
+def _result(this: Run, door: MeteredTarget, answers: Answers) -> dict[str, Any]:
     """Everything in `result.json` that is not an accuracy."""
-    config = this.config
-    spent = door.spent("attack")
-    made = {"run": this.folder, "target": this.target_folder, **made}
+    config, made = this.config, {"run": this.folder, **this.made}
+    spent, measuring = door.spent("attack"), door.spent("evaluation")
     return {
         "schema": 1,
         "choices": this.choices,
@@ -256,26 +276,15 @@ def _result(this: Run, door: MeteredTarget, answers: Answers, made: dict[str, Pa
             "budget": config.budget.images,
             "spent": spent,
             "images": len(answers.images),
-            "evaluation": door.spent("evaluation"),
-            "in_doubt": 0,
+            "evaluation": measuring,
+            "in_doubt": door.in_doubt(),
             "cost": spent * config.budget.price,
+            "evaluation_cost": measuring * config.budget.price,
+            "apart": this.apart,
         },
         "artefacts": {name: os.path.relpath(path, this.work) for name, path in made.items()},
         "files": {"right": "right.safetensors"},
     }
-
-
-def conclude(folder: Path, resamples: int, console: Console) -> None:
-    """Show a finished run's table, then the one over all its seeds where there are several."""
-    show(json.loads((folder / "result.json").read_text()), console)
-    found = siblings(folder)
-    console.print(f"Written: {folder / 'result.json'}", soft_wrap=True)
-    if len(found) > 1:
-        joined = join(found, resamples)
-        path = folder.parent / f"{folder.name.rsplit('-s', 1)[0]}-seeds-{joined['group']}.json"
-        write_whole(path, json.dumps(joined, indent=1).encode())
-        show(joined, console)
-        console.print(f"Written: {path}", soft_wrap=True)
 
 
 if __name__ == "__main__":  # another process of a run, started by its first

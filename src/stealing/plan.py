@@ -48,6 +48,11 @@ class Scene:
         return found | {"queries": self.queries.checksum}
 
 
+def trains_target(config: DictConfig) -> bool:
+    """Whether the target is one that this run pre-trains."""
+    return config.target.path is None and config.target.remote is None
+
+
 def open_scene(config: DictConfig) -> Scene:
     """Open (and decode, the first time) the images that this run's steps read.
 
@@ -59,7 +64,7 @@ def open_scene(config: DictConfig) -> Scene:
         for name, node in data.tasks.items():
             tasks.append(Task(str(name), node.role, opened(node.train), opened(node.test)))
     digests = {task.name: digests_of(task.train) + digests_of(task.test) for task in tasks}
-    pretrain = opened(data.pretrain) if config.target.path is None else None
+    pretrain = opened(data.pretrain) if trains_target(config) else None
     return Scene(pretrain, opened(data.queries), tasks, digests)
 
 

@@ -36,23 +36,29 @@ PAIRED = (("TA", 0), ("TA", 1), ("SA", 1))
 
 @dataclass(frozen=True)
 class Stolen:
-    """An encoder made from query images, with its way into the target's space and its artefact's folder."""
+    """An encoder made from query images, with its way into the target's space."""
 
     encoder: Encoder
     adapter: nn.Module
-    folder: Path
 
 
 def evaluate(
     config: DictConfig,
     scene: Scene,
-    door: MeteredTarget,
-    clean: MeteredTarget,
+    sources: dict[str, MeteredTarget],
     surrogate: Stolen,
     control: Stolen,
     answers: Answers,
 ) -> tuple[dict[str, Any], dict[str, float], Right, dict[str, Any]]:
     """Every task under every head. Several processes share the tasks; then the first reads what all have found.
+
+    Args:
+        config: of the run.
+        scene: its tasks.
+        sources: the doors to the target: `TA`, as it is offered, and `TA_clean`, undefended, absent for a remote one.
+        surrogate: the stolen encoder.
+        control: SimCLR on the query images.
+        answers: what was bought.
 
     Returns:
         `tasks` and `fidelity` of result.json; which test images each encoder got right, under `<task>/<head>/<name>`;
@@ -70,7 +76,7 @@ def evaluate(
     device = "cuda" if config.trainer.accelerator == "gpu" else "cpu"
     networks = {name: _network(encoder, device) for name, encoder in encoders.items()}
     networks["pixels"] = ("pixels", controls.pixels)
-    judge, sources = Judge(protocol, Path(config.paths.cache)), {"TA": door, "TA_clean": clean}
+    judge = Judge(protocol, Path(config.paths.cache))
     with first_goes_ahead():  # one process asks, all read
         for task in scene.tasks:
             for source in sources.values():

@@ -3,6 +3,8 @@
 Shape letters: B images asked, D feature width.
 """
 
+import base64
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -26,10 +28,20 @@ class Asked:
 
 
 class Defense(Protocol):
-    """One way to make answers less useful to a thief; may raise `stealing.errors.Refused`."""
+    """One way to make answers less useful to a thief; may raise `stealing.errors.Refused`.
+
+    What it remembers is of one account alone, and is kept by whoever keeps the answers, in the same transaction: `load`
+    comes before an answer and `dump` after it.
+    """
 
     def answer(self, features_BD: Tensor, asked: Asked) -> Tensor:
         """The features that leave the service, one row an image."""
+
+    def load(self, account: str, memory: bytes | None) -> None:
+        """Know of this account what was dumped, or nothing yet."""
+
+    def dump(self, account: str) -> bytes:
+        """All that is known of this account; empty for a defense that remembers nothing."""
 
 
 class Chain:
@@ -47,3 +59,14 @@ class Chain:
         for defense in self.defenses.values():
             features_BD = defense.answer(features_BD, asked)
         return features_BD
+
+    def load(self, account: str, memory: bytes | None) -> None:
+        """See `Defense`."""
+        parts: dict[str, str] = json.loads(memory) if memory else {}
+        for name, defense in self.defenses.items():
+            defense.load(account, base64.b64decode(parts[name]) if name in parts else None)
+
+    def dump(self, account: str) -> bytes:
+        """See `Defense`."""
+        parts = {name: base64.b64encode(defense.dump(account)).decode() for name, defense in self.defenses.items()}
+        return json.dumps(parts).encode() if any(parts.values()) else b""

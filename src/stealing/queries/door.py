@@ -5,82 +5,131 @@ Shape letters: B images, D feature width.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
 
 from torch import Tensor
 
-from stealing.artefacts import claim, key
-from stealing.errors import BudgetExceeded, DataError
+from stealing.artefacts import key
+from stealing.errors import BudgetExceeded, ConfigError, DataError
 from stealing.queries.bank import Bank
+from stealing.queries.buying import Order, Target, buy
 from stealing.queries.digests import digests
+from stealing.queries.ledger import Ledger
+from stealing.queries.tables import Purpose, Source
 
-Purpose = Literal["attack", "evaluation"]
+WORTH_A_SHARD = 500
+"""Answers; fewer are read from the ledger, which is slower, instead of making many small files."""
 
-
-class Target(Protocol):
-    """What answers. Local or remote, it owns its defense.
-
-    Attributes:
-        fingerprint: which encoder, endpoint and version.
-        defense_fingerprint: which defense.
-        feature_dim: width of the answers.
-        size: height and width of the images that it takes.
-    """
-
-    fingerprint: str
-    defense_fingerprint: str
-    feature_dim: int
-    size: int
-
-    def answer(self, images_uint8: Tensor, account: str) -> Tensor:
-        """Features (B, D) of uint8 images (B, 3, size, size)."""
+IN_DOUBT = ("resend", "forfeit")
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What a run may ask.
+    """What may be asked.
 
     Attributes:
-        images: most images that its attack may ask about.
+        images: most images that a run's attack may ask about.
         evaluation: most images that measuring the attack may ask about.
+        images_total: most images that all runs on one ledger may ever send to a target to attack it; None for no cap.
+        evaluation_total: the same for measuring.
         price: of one image, in the owner's currency.
+        in_doubt: what becomes of requests that a crash left open, counted but perhaps not served. `resend`: sent
+            again under their idempotency key, so a service that honours such keys bills them once, and another may
+            bill them twice, which the ledger cannot see. `forfeit`: given up, and asked about anew: counted twice,
+            which is the most that was billed.
     """
 
     images: int
     evaluation: int
+    images_total: int | None = None
+    evaluation_total: int | None = None
     price: float = 0.0
+    in_doubt: str = "resend"
+
+    def __post_init__(self) -> None:
+        if self.in_doubt not in IN_DOUBT:
+            raise ConfigError(f"budget.in_doubt={self.in_doubt} is none of {', '.join(IN_DOUBT)}: choose one.")
 
 
 class MeteredTarget:
     """A target behind its meter.
 
-    A run's spending is the number of distinct images it got answers to, paid now or banked by an earlier run: so the
-    figure does not depend on which cell of a sweep came first. The budget is enforced here and nowhere else.
+    A run's spending is the number of distinct images it got answers to, paid now or by an earlier run: so the figure
+    does not depend on which cell of a sweep came first. The budget is enforced here and in the ledger, nowhere else.
 
     Args:
-        target: asked only for what the bank lacks.
+        target: asked only for what the ledger has no answer to.
+        ledger: of this run and those beside it.
         banks: folder of all banks.
         budget: caps by purpose.
     """
 
-    def __init__(self, target: Target, banks: Path, budget: Budget) -> None:
-        self._target, self._banks, self.budget = target, banks, budget
-        self.fingerprint, self.defense_fingerprint = target.fingerprint, target.defense_fingerprint
-        self.feature_dim, self.size = target.feature_dim, target.size
-        self._got: dict[Purpose, set[tuple[str, bytes]]] = {"attack": set(), "evaluation": set()}
+    def __init__(self, target: Target, ledger: Ledger, banks: Path, budget: Budget) -> None:
+        self._target, self._ledger, self._banks, self.budget = target, ledger, banks, budget
+        self.fingerprint, self.defense_fingerprint, self.size = (
+            target.fingerprint,
+            target.defense_fingerprint,
+            target.size,
+        )
+        self._got: dict[Purpose, set[tuple[str, bytes, int]]] = {"attack": set(), "evaluation": set()}
+        self._opened: dict[str, tuple[Source, Bank]] = {}
         self.sent = 0  # images that really went to the target in this process
+        ledger.allow(target.fingerprint, "attack", budget.images_total)
+        ledger.allow(target.fingerprint, "evaluation", budget.evaluation_total)
 
     def spent(self, purpose: Purpose) -> int:
-        """Distinct images that this run got answers to for this purpose."""
+        """Distinct images that this run got answers to for this purpose, each as often as it was repeated."""
         return len(self._got[purpose])
 
-    def ask(self, images_uint8: Tensor, account: str, purpose: Purpose) -> Tensor:
-        """Answers (B, D), from the bank where they are there, else asked, stored and then returned.
+    def in_doubt(self) -> int:
+        """Images of this target that are counted, and neither answered nor given up."""
+        return self._ledger.in_doubt(self.fingerprint)
+
+    def ask(
+        self, images_uint8: Tensor, account: str, purpose: Purpose, *, view: str = "raw", repeat: int = 0
+    ) -> Tensor:
+        """Answers (B, D), float32, from the bank or the ledger where they are there, else asked and stored first.
+
+        Args:
+            images_uint8: (B, 3, size, size).
+            account: who asks.
+            purpose: on whose bill.
+            view: what the images are, for the ledger's reader.
+            repeat: which of several answers to the same image; each is charged.
 
         Raises:
             BudgetExceeded: the images do not fit what is left; nothing is sent.
             DataError: images of another type, shape or size than the target takes; nothing is sent.
         """
+        self._check(images_uint8)
+        names = digests(images_uint8)
+        self._charge({(account, name, repeat) for name in names}, purpose)
+        source, bank = self._source(account, repeat)
+        there = bank.has(names)
+        if there.all():
+            return bank.read(names)
+        places = {name: place for place, name in enumerate(names) if not there[place]}
+        terms = {"purpose": purpose, "view": view, "repeat": repeat, "price": self.budget.price}
+        order = Order(source, account, images_uint8, places, **terms, in_doubt=self.budget.in_doubt)  # type: ignore[arg-type]
+        self.sent += buy(order, self._target, self._ledger)
+        if len(names) < WORTH_A_SHARD:
+            return self._ledger.read(source, names, repeat).float()
+        bought = list(places)
+        for start in range(0, len(bought), 10_000):
+            page = bought[start : start + 10_000]
+            bank.add(page, self._ledger.read(source, page, repeat))
+        return bank.read(names)
+
+    def _source(self, account: str, repeat: int) -> tuple[Source, Bank]:
+        target = self._target
+        inputs = {"target": target.fingerprint, "defense": target.defense_fingerprint}
+        inputs |= {"account": account, "codec": target.codec}
+        name = key(**inputs, repeat=repeat)
+        if name not in self._opened:
+            source = self._ledger.source(**inputs, size=target.size)
+            self._opened[name] = source, Bank(self._banks / name, self._ledger.identity)
+        return self._opened[name]
+
+    def _check(self, images_uint8: Tensor) -> None:
         wanted = (3, self.size, self.size)
         if (
             images_uint8.ndim != 4
@@ -91,30 +140,14 @@ class MeteredTarget:
             raise DataError(
                 f"The target takes uint8 images of shape {wanted} and was given {got}: set data.size={self.size}."
             )
-        names = digests(images_uint8)
-        self._charge({(account, name) for name in names}, purpose)
-        inputs = {"target": self.fingerprint, "defense": self.defense_fingerprint, "account": account}
-        folder = self._banks / key(**inputs)
-        bank = Bank(folder)
-        if all(name in bank for name in names):  # reading needs no claim: a shard is there whole or not at all
-            return bank.read(names)
-        with claim(folder, patient=True):  # another run that fills the same bank is waited for
-            bank = Bank(folder)
-            places = {name: place for place, name in enumerate(names) if name not in bank}
-            if places:
-                missing = list(places)
-                answers = self._target.answer(images_uint8[list(places.values())], account)
-                self.sent += len(missing)
-                bank.store(missing, answers)
-            return bank.read(names)
 
-    def _charge(self, asked: set[tuple[str, bytes]], purpose: Purpose) -> None:
+    def _charge(self, asked: set[tuple[str, bytes, int]], purpose: Purpose) -> None:
         cap = self.budget.images if purpose == "attack" else self.budget.evaluation
-        total = self._got[purpose] | asked
-        if len(total) > cap:
+        got = self._got[purpose]
+        new = asked - got
+        if len(got) + len(new) > cap:
             setting = "budget.images" if purpose == "attack" else "budget.evaluation"
-            left = cap - len(self._got[purpose])
             raise BudgetExceeded(
-                f"{len(asked)} images were to be asked about and {left} are left: raise {setting}={cap}."
+                f"{len(asked)} images were to be asked about and {cap - len(got)} are left: raise {setting}={cap}."
             )
-        self._got[purpose] = total
+        got |= new

@@ -6,9 +6,12 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from rich.console import Console
 from safetensors.numpy import load_file
 
+from stealing.artefacts import write_whole
 from stealing.evaluation.statistics import summarise
+from stealing.report.table import show
 
 
 def join(folders: Sequence[Path], resamples: int) -> dict[str, Any]:
@@ -56,3 +59,16 @@ def siblings(folder: Path) -> list[Path]:
         if result["group"] == group:
             found[result["seed"]] = path.parent
     return [found[seed] for seed in sorted(found)]
+
+
+def conclude(folder: Path, resamples: int, console: Console) -> None:
+    """Show a finished run's table, then the one over all its seeds where there are several."""
+    show(json.loads((folder / "result.json").read_text()), console)
+    found = siblings(folder)
+    console.print(f"Written: {folder / 'result.json'}", soft_wrap=True)
+    if len(found) > 1:
+        joined = join(found, resamples)
+        path = folder.parent / f"{folder.name.rsplit('-s', 1)[0]}-seeds-{joined['group']}.json"
+        write_whole(path, json.dumps(joined, indent=1).encode())
+        show(joined, console)
+        console.print(f"Written: {path}", soft_wrap=True)

@@ -29,7 +29,9 @@ def show(result: dict[str, Any], console: Console) -> None:
 def _cells(row: dict[str, Any]) -> list[str]:
     name, best = max(row["controls"].items(), key=lambda item: item[1])
     gap = (row["TA_clean"] or 0.0) - best
-    if row["recovered"] is None:
+    if row["TA_clean"] is None:
+        recovered = "TA_clean unknown"
+    elif row["recovered"] is None:
         recovered = "not informative"
     else:
         low, high = row["intervals"]["recovered"]

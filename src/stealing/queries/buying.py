@@ -1,0 +1,222 @@
+"""Buy: images that the ledger has no answer to in, a ledger that has them all out, whatever stops on the way.
+
+Requests go out side by side from threads; the ledger is spoken to by the calling thread alone.
+"""
+
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from stealing.errors import BudgetExceeded, Refused
+from stealing.queries.bar import Bar
+from stealing.queries.ledger import Ledger
+from stealing.queries.pace import Pace
+from stealing.queries.tables import Purpose, Reservation, Source
+
+MARGIN = 10.0
+"""Seconds by which a lease outlasts its request."""
+
+POLL = 0.1
+"""Seconds between two looks at what another process has reserved."""
+
+
+class NotServed(Exception):
+    """Around an error of a request that was surely not served: `__cause__` says why."""
+
+
+class Target(Protocol):
+    """What answers. Local or remote, it owns its defense.
+
+    Attributes:
+        fingerprint: which encoder, endpoint and version.
+        defense_fingerprint: which defense.
+        codec: how pixels are changed on their way, empty where they are not.
+        version: what the target says of itself, or None.
+        size: height and width of the images that it takes.
+        images_a_request: most images a request.
+        in_flight: most requests at a time.
+        deadline: seconds within which a request ends.
+        pace: how fast it may be asked.
+    """
+
+    fingerprint: str
+    defense_fingerprint: str
+    codec: str
+    version: str | None
+    size: int
+    images_a_request: int
+    in_flight: int
+    deadline: float
+    pace: Pace
+
+    def answer(self, images_uint8: Tensor, account: str, idempotency: str = "") -> Tensor:
+        """Features (B, D) of uint8 images (B, 3, size, size).
+
+        Raises:
+            NotServed: the request was surely not served, so that it need not be counted.
+        """
+
+
+@dataclass(frozen=True)
+class Order:
+    """What to buy and on which terms.
+
+    Attributes:
+        source: in the ledger.
+        account: who asks.
+        images: uint8 (B, 3, size, size).
+        places: of each distinct digest in `images`.
+        purpose, view, repeat, price: as in the ledger.
+        in_doubt: `resend` or `forfeit`, what becomes of requests that a crash left open.
+    """
+
+    source: Source
+    account: str
+    images: Tensor
+    places: dict[bytes, int]
+    purpose: Purpose
+    view: str
+    repeat: int
+    price: float
+    in_doubt: str
+
+
+def buy(order: Order, target: Target, ledger: Ledger) -> int:
+    """Have every image of the order answered and stored; the number of images sent.
+
+    Raises:
+        BudgetExceeded: it does not fit what is left; nothing is sent.
+        StealingError: the target's; what was answered until then is stored.
+    """
+    return _Purchase(order, target, ledger).made()
+
+
+class _Purchase:
+    def __init__(self, order: Order, target: Target, ledger: Ledger) -> None:
+        self.order, self.target, self.ledger = order, target, ledger
+        self.flying: dict[Future[Tensor], Reservation] = {}
+        self.stopping, self.sent = threading.Event(), 0
+        self.lease = target.deadline + MARGIN
+
+    def made(self) -> int:
+        free, doubtful, theirs = self._sorted(list(self.order.places))
+        left = self.ledger.left(self.order.source.target, self.order.purpose)
+        if len(free) > left:
+            raise BudgetExceeded(
+                f"{len(free)} images were to be sent for {self.order.purpose} and {left:.0f} are left to all runs "
+                "together: ask about fewer, or raise the total."
+            )
+        threads = torch.get_num_threads()  # each thread has a number of its own, and results depend on it
+        pool = ThreadPoolExecutor(self.target.in_flight, initializer=torch.set_num_threads, initargs=(threads,))
+        total = len(free) + len(theirs) + sum(len(reservation.digests) for reservation in doubtful)
+        try:
+            with Bar(self.order.purpose, total, self.order.price) as self.bar:
+                while free or doubtful or theirs or self.flying:
+                    for reservation in doubtful:
+                        self._send(pool, reservation)
+                    doubtful = []
+                    free = self._reserve(pool, free, theirs)
+                    if self.flying:
+                        self._gather()
+                    elif theirs:
+                        time.sleep(POLL)
+                    if theirs and not free:
+                        free, doubtful, theirs = self._sorted(theirs)
+        finally:
+            self.stopping.set()
+            self._drain()
+            pool.shutdown()
+        return self.sent
+
+    def _sorted(self, names: list[bytes]) -> tuple[list[bytes], list[Reservation], list[bytes]]:
+        """Images that nobody has reserved, requests in doubt with some of the images, images that another reserved."""
+        order = self.order
+        states = self.ledger.states(order.source, names, order.repeat)
+        mine = {reservation.request for reservation in self.flying.values()}
+        open_ = {name: request for name, (state, request) in states.items() if state == "reserved"}
+        doubtful = self.ledger.adopt(order.source, set(open_.values()) - mine, self.lease)
+        free = [name for name in names if states.get(name, ("failed", 0))[0] == "failed"]
+        if order.in_doubt == "forfeit":
+            for reservation in doubtful:
+                self.ledger.forfeit(reservation)
+                free += [name for name in reservation.digests if name in order.places]
+            doubtful = []
+        adopted = {name for reservation in doubtful for name in reservation.digests}
+        theirs = [name for name in names if name in open_ and name not in adopted and name not in free]
+        return free, doubtful, theirs
+
+    def _reserve(self, pool: ThreadPoolExecutor, free: list[bytes], theirs: list[bytes]) -> list[bytes]:
+        """Send out as many requests as may be in flight; the images that are left."""
+        order, size = self.order, self.target.images_a_request
+        slots = max(0, self.target.in_flight - len(self.flying))
+        now, later = free[: slots * size], free[slots * size :]
+        batches = [now[start : start + size] for start in range(0, len(now), size)]
+        if batches:
+            made = self.ledger.reserve(
+                order.source,
+                [(names, order.images[[order.places[name] for name in names]]) for names in batches],
+                purpose=order.purpose, view=order.view, repeat=order.repeat, price=order.price,
+                lease=self.lease, pace=self.target.pace,
+            )  # fmt: skip
+            for reservation in made:
+                self._send(pool, reservation)
+            theirs += set(now) - {name for reservation in made for name in reservation.digests}
+        return later
+
+    def _send(self, pool: ThreadPoolExecutor, reservation: Reservation) -> None:
+        early = max(0.0, reservation.start - self.ledger.database.now())
+        self.flying[pool.submit(self._answered, reservation, early)] = reservation
+        self.bar.flying(len(self.flying))
+
+    def _answered(self, reservation: Reservation, early: float) -> Tensor:
+        """In a thread of the pool: wait for the request's turn, then ask."""
+        if self.stopping.wait(early):
+            raise NotServed
+        return self.target.answer(reservation.images, self.order.account, reservation.idempotency)
+
+    def _gather(self) -> None:
+        """Store what has been answered, and say what went wrong.
+
+        Raises:
+            StealingError: the first thing that did.
+        """
+        done, _ = wait(self.flying, return_when=FIRST_COMPLETED)
+        ended = [(future, self.flying.pop(future)) for future in done]
+        try:
+            self._store([(reservation, future.result()) for future, reservation in ended if not future.exception()])
+        finally:
+            for future, reservation in ended:
+                error = future.exception()
+                if isinstance(error, NotServed | Refused):
+                    self.ledger.release(self.order.source, reservation, self.order.purpose)
+                elif error is not None:
+                    self.ledger.doubt(reservation)
+        for future, _ in ended:
+            error = future.exception()
+            if isinstance(error, NotServed):
+                error = error.__cause__
+            if error is not None:
+                raise error from None
+
+    def _store(self, answered: Sequence[tuple[Reservation, Tensor]]) -> None:
+        try:
+            self.ledger.store(self.order.source, answered, self.target.version)
+        except BaseException:
+            for reservation, _ in answered:
+                self.ledger.doubt(reservation)
+            raise
+        self.sent += sum(len(features) for _, features in answered)
+        self.bar.answered(self.sent, len(self.flying))
+
+    def _drain(self) -> None:
+        """After an error or Ctrl-C, keep what is in flight; a second Ctrl-C leaves it in doubt."""
+        while self.flying:
+            with suppress(Exception):
+                self._gather()
