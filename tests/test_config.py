@@ -28,7 +28,7 @@ MODEL = "target.remote.wire.body.model=m"
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_every_option_composes_with_the_rest(group: str, option: str) -> None:
     extra = {"file": ("target.path=pyproject.toml",), "azure": ("target.remote.url=https://x.org", MODEL)}
-    extra |= {"openai": (MODEL,), "vllm": (MODEL,)}
+    extra |= {"openai": (MODEL,), "vllm": (MODEL,), "recording": ("target.remote.name=n",)}
     if (group, option) == ("target", "zoo") and not (ROOT / "assets").exists():
         pytest.skip("no stored target in this clone")
     check_choices(choose(f"{group}={option}", *(extra.get(option, ()) if group == "target" else ())))

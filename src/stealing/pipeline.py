@@ -112,7 +112,7 @@ class Run:
         excluded = {digest for task in self.scene.digests.values() for digest in task}
         images = select(self.scene.queries, self.config.budget.images, self.config.seed, excluded)
         with first_goes_ahead():  # one process asks, all read
-            if self.remote is not None:
+            if not door.is_known:
                 self.apart = introduce(door, ATTACKER)
             features = door.ask(images.batch(slice(None)), ATTACKER, "attack")
         self.book("query", {"seconds": time.monotonic() - wall, "cpu_seconds": summed(time.process_time() - cpu)})

@@ -44,6 +44,7 @@ class Target(Protocol):
         in_flight: most requests at a time.
         deadline: seconds within which a request ends.
         pace: how fast it may be asked.
+        is_known: whether it is ours, so that its answers need no first trial.
     """
 
     fingerprint: str
@@ -55,6 +56,7 @@ class Target(Protocol):
     in_flight: int
     deadline: float
     pace: Pace
+    is_known: bool
 
     def answer(self, images_uint8: Tensor, account: str, idempotency: str = "") -> Tensor:
         """Features (B, D) of uint8 images (B, 3, size, size).

@@ -70,6 +70,7 @@ class MeteredTarget:
             target.defense_fingerprint,
             target.size,
         )
+        self.is_known = target.is_known
         self._got: dict[Purpose, set[tuple[str, bytes, int]]] = {"attack": set(), "evaluation": set()}
         self._opened: dict[str, tuple[Source, Bank]] = {}
         self.sent = 0  # images that really went to the target in this process
@@ -82,7 +83,7 @@ class MeteredTarget:
 
     def in_doubt(self) -> int:
         """Images of this target that are counted, and neither answered nor given up."""
-        return self._ledger.in_doubt(self.fingerprint)
+        return sum(self._ledger.in_doubt(self.fingerprint, purpose) for purpose in self._got)
 
     def ask(
         self, images_uint8: Tensor, account: str, purpose: Purpose, *, view: str = "raw", repeat: int = 0

@@ -94,16 +94,16 @@ class Ledger:
         rows = self.database.read(sql, (target, purpose))
         return int(rows[0][0]) if rows else float("inf")
 
-    def in_doubt(self, target: str) -> int:
-        """Images of this target that are counted, and neither answered nor given up nor being asked about."""
+    def in_doubt(self, target: str, purpose: Purpose) -> int:
+        """Images counted for this purpose, and neither answered, given up nor being asked about."""
         sql = (
             "SELECT requests.owner, requests.lease, count(*) FROM queries "
             "JOIN requests ON requests.id = queries.request JOIN sources ON sources.id = queries.source "
-            "WHERE sources.target = ? AND queries.state = 'reserved' "
+            "WHERE sources.target = ? AND queries.purpose = ? AND queries.state = 'reserved' "
             "GROUP BY requests.owner, requests.lease"
         )
         now = self.database.now()
-        rows = self.database.read(sql, (target,))
+        rows = self.database.read(sql, (target, purpose))
         return sum(count for owner, lease, count in rows if lease < now or not self.database.lives(owner))
 
     def states(self, source: Source, digests: Sequence[bytes], repeat: int) -> dict[bytes, tuple[str, int]]:

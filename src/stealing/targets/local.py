@@ -22,7 +22,7 @@ class LocalTarget:
         size: height and width that the encoder was made for.
     """
 
-    codec, pace = "", Pace()
+    codec, pace, is_known = "", Pace(), True
     version: str | None = None
     images_a_request, in_flight = BLOCK, 1
     deadline = 3600.0  # that another process waits for this one: it may be slow, and whether it lives can be told

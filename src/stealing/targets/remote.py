@@ -90,7 +90,7 @@ class RemoteTarget:
         ConfigError: the address is none, or outside this machine and not authorized.
     """
 
-    defense_fingerprint = "the service's"
+    defense_fingerprint, is_known = "the service's", False
 
     def __init__(
         self,

@@ -1,0 +1,103 @@
+"""Four processes that spend one budget at a real service, killed again and again; prints what was seen as JSON.
+
+Usage: python buyers.py LEDGER URL TOTAL KILLS FOLDER     (the key is in STEALING_KEY)
+
+Everything heavy is imported once, before the forks; no connection is open while one is made.
+"""
+
+import json
+import os
+import random
+import signal
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+
+import torch
+from serving import noise, remote, wires
+
+from stealing.errors import BudgetExceeded
+from stealing.queries.digests import digests
+from stealing.queries.door import Budget, MeteredTarget
+from stealing.queries.ledger import Ledger
+
+PLACE, URL, TOTAL, KILLS, FOLDER = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), Path(sys.argv[5])
+POOL = noise(TOTAL * 5 // 4)
+ASK = 512
+
+
+def buy(number: int) -> None:
+    """Ask about images of the pool, in an order of its own, until the budget is spent; then see to what is left open."""
+    torch.set_num_threads(1)
+    target = remote(URL, wires(64)["raw"], width=16)
+    with closing(Ledger(PLACE)) as ledger:
+        (FOLDER / f"{os.getpid()}.owner").write_text(ledger.database.owner)
+        door = MeteredTarget(target, ledger, FOLDER / "banks", Budget(len(POOL), 0, images_total=TOTAL))
+        order, place, size = torch.randperm(len(POOL), generator=torch.Generator().manual_seed(number)), 0, ASK
+        while size and place < len(POOL):
+            try:
+                door.ask(POOL[order[place : place + size]], "attacker/0", "attack")
+                place += size
+            except BudgetExceeded:
+                size //= 2
+        source = ledger.source(target.fingerprint, target.defense_fingerprint, "attacker/0", "", 8)
+        known = ledger.states(source, digests(POOL), 0)
+        mine = [row for row, name in enumerate(digests(POOL)) if name in known]
+        door.ask(POOL[mine], "attacker/0", "attack")
+
+
+def forked(number: int) -> int:
+    """A process that buys."""
+    process = os.fork()
+    if process == 0:
+        try:
+            buy(number)
+        except BaseException as error:
+            print(type(error).__name__, error, file=sys.stderr, flush=True)
+            os._exit(1)
+        os._exit(0)
+    return process
+
+
+def seen(owner: str | None = None) -> tuple[int, int]:
+    """Images counted so far, and requests that this owner left open."""
+    with closing(Ledger(PLACE)) as ledger:
+        [(spent,)] = ledger.database.read("SELECT coalesce(sum(spent), 0) FROM budgets")
+        sql = "SELECT count(*) FROM requests WHERE images IS NOT NULL AND owner = ?"
+        [(left,)] = ledger.database.read(sql, (owner or "",))
+        return int(spent), int(left)
+
+
+def main() -> None:
+    """Kill whenever another share of the budget is spent, and start the killed one again."""
+    with closing(Ledger(PLACE)):
+        pass  # makes the tables
+    dice, live = random.Random(0), {forked(number): number for number in range(4)}
+    killed = doubtful = most = 0
+    start = time.monotonic()
+    while live:
+        spent, _ = seen()
+        most = max(most, spent)
+        if killed < KILLS and spent >= killed * TOTAL / (KILLS + 4):
+            time.sleep(dice.random() * 0.05)
+            victim = dice.choice(list(live))
+            os.kill(victim, signal.SIGKILL)
+            os.waitpid(victim, 0)
+            number = live.pop(victim)
+            killed += 1
+            owner = FOLDER / f"{victim}.owner"
+            doubtful += seen(owner.read_text() if owner.exists() else None)[1] > 0
+            live[forked(number)] = number
+        for process in list(live):
+            ended, status = os.waitpid(process, os.WNOHANG)
+            if ended:
+                assert status == 0, f"process {process} ended with {status}"
+                del live[process]
+        time.sleep(0.005)
+    seconds = time.monotonic() - start
+    print(json.dumps({"killed": killed, "in_doubt": doubtful, "most": most, "seconds": seconds}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,259 @@
+"""The ledger's laws, over both of its back ends: counted before it is sent, kept when it is answered, never twice."""
+
+import random
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import postgres
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from conftest import ROOT
+from serving import noise
+from torch import Tensor
+
+from stealing.errors import BudgetExceeded, DataError, LedgerError, TargetError
+from stealing.queries.audit import export, faults, spendings
+from stealing.queries.digests import digests
+from stealing.queries.ledger import Ledger
+from stealing.queries.pace import Pace
+from stealing.queries.recording import record
+from stealing.queries.tables import Reservation, Source
+from stealing.targets.recording import Recording
+
+IMAGES = noise(60)
+NAMES = digests(IMAGES)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    if reason := postgres.why_not():
+        pytest.skip(reason)
+    with postgres.server() as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite":
+        return str(tmp_path / "ledger.sqlite")
+    return postgres.database(request.getfixturevalue("server"))
+
+
+def source(ledger: Ledger, account: str = "attacker/0") -> Source:
+    return ledger.source("target", "none", account, "", 8)
+
+
+def reserve(ledger: Ledger, *parts: slice, pace: Pace | None = None, lease: float = 60.0) -> list[Reservation]:
+    batches = [(NAMES[part], IMAGES[part]) for part in parts]
+    terms = {"purpose": "attack", "view": "raw", "repeat": 0, "price": 0.5, "lease": lease}
+    return ledger.reserve(source(ledger), batches, pace=pace or Pace(), **terms)
+
+
+def features(reservation: Reservation, width: int = 5) -> Tensor:
+    return reservation.images.float().mean((1, 2, 3))[:, None] * torch.arange(1, width + 1)
+
+
+def store(ledger: Ledger, *reservations: Reservation) -> None:
+    ledger.store(source(ledger), [(each, features(each)) for each in reservations], None)
+
+
+def test_what_is_reserved_is_counted_at_once_and_what_is_stored_comes_back_bit_for_bit(place: str) -> None:
+    ledger = Ledger(place)
+    first, second = reserve(ledger, slice(0, 10), slice(10, 25))
+    assert ledger.spent("target", "attack") == 25 and first.idempotency != second.idempotency
+    store(ledger, first, second)
+    order = [*range(24, -1, -1)]
+    back = ledger.read(source(ledger), [NAMES[place] for place in order], 0)
+    assert torch.equal(back, torch.cat([features(first), features(second)])[order])
+    half = reserve(ledger, slice(30, 33))[0]
+    ledger.store(source(ledger), [(half, features(half).half())], None)
+    assert ledger.read(source(ledger), half.digests, 0).dtype == torch.float16
+    assert faults(ledger) == []
+
+
+def test_the_total_is_never_exceeded_and_a_refused_request_leaves_no_trace(place: str) -> None:
+    ledger = Ledger(place)
+    ledger.allow("target", "attack", 20)
+    reserve(ledger, slice(0, 15))
+    with pytest.raises(BudgetExceeded, match="6 images .* 5 are left"):
+        reserve(ledger, slice(15, 18), slice(18, 21))
+    assert ledger.spent("target", "attack") == 15 and len(ledger.states(source(ledger), NAMES, 0)) == 15
+    reserve(ledger, slice(15, 20))
+    with pytest.raises(BudgetExceeded, match="20 images were sent"):
+        ledger.allow("target", "attack", 19)
+    with pytest.raises(sqlite3.IntegrityError), ledger.database.transaction() as execute:
+        execute("UPDATE budgets SET spent = 21")  # the database itself refuses
+
+
+def test_an_image_is_reserved_by_one_process_only(place: str) -> None:
+    ours, theirs = Ledger(place), Ledger(place)
+    reserve(ours, slice(0, 10))
+    [rest] = reserve(theirs, slice(5, 15))
+    assert rest.digests == NAMES[10:15] and ours.spent("target", "attack") == 15
+
+
+def test_a_request_in_doubt_is_adopted_whole_with_its_key_and_a_live_one_is_not(place: str) -> None:
+    dying, living = Ledger(place), Ledger(place)
+    [sent] = reserve(dying, slice(0, 10))
+    assert living.adopt(source(living), {sent.request}, 60) == [] and living.in_doubt("target", "attack") == 0
+    dying.close()
+    assert living.in_doubt("target", "attack") == 10
+    [found] = living.adopt(source(living), {sent.request}, 60)
+    assert (found.idempotency, found.digests) == (sent.idempotency, sent.digests)
+    assert torch.equal(found.images, sent.images) and living.spent("target", "attack") == 10
+    store(living, found)
+    assert living.in_doubt("target", "attack") == 0 and faults(living) == []
+
+
+def test_a_lease_that_ran_out_is_adopted_and_its_late_answer_is_left_to_who_adopted_it(place: str) -> None:
+    slow, quick = Ledger(place), Ledger(place)
+    [sent] = reserve(slow, slice(0, 4), lease=-1)
+    [found] = quick.adopt(source(quick), {sent.request}, 60)
+    slow.store(source(slow), [(sent, features(sent) + 1)], None)
+    assert quick.states(source(quick), NAMES[:4], 0)[NAMES[0]][0] == "reserved"
+    store(quick, found)
+    store(slow, sent)  # later still: nothing happens
+    assert torch.equal(quick.read(source(quick), NAMES[:4], 0), features(found)) and faults(quick) == []
+
+
+def test_a_forfeited_request_stays_counted_and_its_images_are_counted_again(place: str) -> None:
+    ledger = Ledger(place)
+    [lost] = reserve(ledger, slice(0, 4))
+    ledger.forfeit(lost)
+    [again] = reserve(ledger, slice(0, 6))
+    assert ledger.spent("target", "attack") == 10 and again.idempotency != lost.idempotency
+    store(ledger, again)
+    [row] = spendings(ledger)
+    assert (row.spent, row.stored, row.failed, row.cost) == (10, 6, 4, 5.0) and faults(ledger) == []
+
+
+def test_a_request_that_was_surely_not_served_is_not_counted(place: str) -> None:
+    ledger = Ledger(place)
+    [lost] = reserve(ledger, slice(0, 4))
+    ledger.forfeit(lost)
+    [refused] = reserve(ledger, slice(0, 6))
+    ledger.release(source(ledger), refused, "attack")
+    ledger.release(source(ledger), refused, "attack")  # twice does nothing more
+    [row] = spendings(ledger)
+    assert (row.spent, row.failed, row.cost) == (4, 4, 2.0) and faults(ledger) == []
+    store(ledger, *reserve(ledger, slice(0, 6)))
+    assert ledger.spent("target", "attack") == 10 and faults(ledger) == []
+
+
+def test_another_width_or_version_stops_and_keeps_what_was_bought(place: str) -> None:
+    ledger = Ledger(place)
+    first, second = reserve(ledger, slice(0, 4), slice(4, 8))
+    ledger.store(source(ledger), [(first, features(first))], "1")
+    with pytest.raises(TargetError, match="4 numbers an image and answered with 5"):
+        ledger.store(source(ledger), [(second, features(second, 4))], "1")
+    with pytest.raises(TargetError, match=r"version 2 and was 1 before.*target.remote.version=2"):
+        ledger.store(source(ledger), [(second, features(second))], "2")
+    assert torch.equal(ledger.read(source(ledger), NAMES[:4], 0), features(first))
+    with pytest.raises(LedgerError, match="data.size=8"):
+        ledger.source("target", "none", "attacker/0", "", 16)
+
+
+def test_a_pace_holds_over_all_that_share_the_ledger(place: str) -> None:
+    one, two = Ledger(place), Ledger(place)
+    now, pace = one.database.now(), Pace(images=10, requests=2)
+    starts = [reserve(one, slice(0, 10), pace=pace), reserve(two, slice(10, 12), slice(12, 14), pace=pace)]
+    moments = [each.start - now for part in starts for each in part]
+    assert moments == pytest.approx([0, 1, 1.5], abs=0.5) and moments[2] - moments[1] == pytest.approx(0.5)
+
+
+def test_whatever_happens_in_whatever_order_the_counts_add_up(place: str) -> None:
+    dice, ledgers = random.Random(0), [Ledger(place), Ledger(place)]
+    ledgers[0].allow("target", "attack", 70)
+    flying: list[tuple[Ledger, Reservation]] = []
+    for _ in range(120):
+        ledger, start = dice.choice(ledgers), dice.randrange(55)
+        deed = dice.choice(["reserve", "reserve", "store", "doubt", "adopt", "forfeit", "release"])
+        if deed == "reserve":
+            try:
+                flying += [(ledger, each) for each in reserve(ledger, slice(start, start + dice.randrange(1, 6)))]
+            except BudgetExceeded:
+                assert ledger.left("target", "attack") < 5
+        elif deed == "adopt":
+            flying += [(ledger, each) for each in ledger.adopt(source(ledger), set(range(1, 60)), 60)]
+        elif flying:
+            owner, reservation = dice.choice(flying)
+            getattr(owner, deed)(*(
+                [source(owner), [(reservation, features(reservation))], None] if deed == "store"
+                else [source(owner), reservation, "attack"] if deed == "release" else [reservation]
+            ))  # fmt: skip
+        assert 0 <= ledger.spent("target", "attack") <= 70
+    assert faults(ledgers[0]) == []
+
+
+def test_a_ledger_that_was_tampered_with_is_found_out(place: str) -> None:
+    ledger = Ledger(place)
+    store(ledger, *reserve(ledger, slice(0, 4)))
+    with ledger.database.transaction() as execute:
+        execute("UPDATE queries SET answer = ? WHERE digest = ?", (b"x" * 20, NAMES[0]))
+        execute("UPDATE budgets SET spent = 9")
+    assert len(faults(ledger)) == 2
+    with pytest.raises(LedgerError, match="damaged"):
+        ledger.read(source(ledger), NAMES[:4], 0)
+
+
+def test_an_export_is_a_recording_that_answers_alike_and_costs_nothing(place: str, tmp_path: Path) -> None:
+    ledger = Ledger(place)
+    store(ledger, *reserve(ledger, slice(0, 10)))
+    assert export(ledger, tmp_path / "all.parquet") == 10
+    assert record(ledger, tmp_path / "all.parquet", "copy", None) == 10
+    assert ledger.spent("target", "attack") == 10 and faults(ledger) == []
+    assert torch.equal(Recording(place, "copy", 8).answer(IMAGES[:10], "anyone"), features(reserve_of(0, 10)))
+    with pytest.raises(DataError, match="already"):
+        record(ledger, tmp_path / "all.parquet", "copy", None)
+
+
+def reserve_of(start: int, stop: int) -> Reservation:
+    return Reservation(0, "", NAMES[start:stop], IMAGES[start:stop], 0.0)
+
+
+def test_a_recording_may_hold_pictures(tmp_path: Path) -> None:
+    from stealing.targets.wire import picture
+
+    vectors = [[float(row), 1.0] for row in range(5)]
+    table = pa.table({"image": [{"bytes": picture(image, "png")} for image in IMAGES[:5]], "vector": vectors})
+    pq.write_table(table, tmp_path / "r.parquet")
+    place = str(tmp_path / "ledger.sqlite")
+    with pytest.raises(DataError, match="--size"):
+        record(Ledger(place), tmp_path / "r.parquet", "r", None)
+    assert record(Ledger(place), tmp_path / "r.parquet", "r", 8) == 5
+    assert Recording(place, "r", 8).answer(IMAGES[:5], "x").tolist() == vectors
+
+
+def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "stealing.queries", *arguments], cwd=ROOT, capture_output=True, text=True
+    )
+
+
+def test_the_command_shows_verifies_and_exports(tmp_path: Path) -> None:
+    place = str(tmp_path / "ledger.sqlite")
+    ledger = Ledger(place)
+    store(ledger, *reserve(ledger, slice(0, 10)))
+    ledger.forfeit(reserve(ledger, slice(10, 12))[0])
+    shown = run("--ledger", place, "show").stdout
+    assert "attack" in shown and "12" in shown and "6.00" in shown
+    assert run("--ledger", place, "verify").returncode == 0
+    assert "10 answers" in run("--ledger", place, "export", str(tmp_path / "all.parquet")).stdout
+    with ledger.database.transaction() as execute:
+        execute("UPDATE budgets SET spent = 9")
+    assert run("--ledger", place, "verify").returncode == 1
+    absent = run("--ledger", str(tmp_path / "none"), "show")
+    assert absent.returncode == 1 and absent.stderr.startswith("LedgerError") and len(absent.stderr.splitlines()) == 1
+
+
+def test_a_ledger_that_is_none_and_a_password_in_its_place_are_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"no database at all, whatever its name says" * 100)
+    with pytest.raises(LedgerError, match="mend or restore it"):
+        Ledger(str(tmp_path / "file"))
+    with pytest.raises(LedgerError, match="PGPASSWORD"):
+        Ledger("postgresql://me:secret@nowhere/x")
