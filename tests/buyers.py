@@ -28,7 +28,7 @@ ASK = 512
 
 
 def buy(number: int) -> None:
-    """Ask about images of the pool, in an order of its own, until the budget is spent; then see to what is left open."""
+    """Ask about images of the pool, in an order of its own, until the budget is spent; then see to what is open."""
     torch.set_num_threads(1)
     target = remote(URL, wires(64)["raw"], width=16)
     with closing(Ledger(PLACE)) as ledger:
@@ -60,12 +60,12 @@ def forked(number: int) -> int:
     return process
 
 
-def seen(owner: str | None = None) -> tuple[int, int]:
+def seen(owner: str = "") -> tuple[int, int]:
     """Images counted so far, and requests that this owner left open."""
     with closing(Ledger(PLACE)) as ledger:
         [(spent,)] = ledger.database.read("SELECT coalesce(sum(spent), 0) FROM budgets")
         sql = "SELECT count(*) FROM requests WHERE images IS NOT NULL AND owner = ?"
-        [(left,)] = ledger.database.read(sql, (owner or "",))
+        [(left,)] = ledger.database.read(sql, (owner,))
         return int(spent), int(left)
 
 
@@ -81,13 +81,16 @@ def main() -> None:
         most = max(most, spent)
         if killed < KILLS and spent >= killed * TOTAL / (KILLS + 4):
             time.sleep(dice.random() * 0.05)
-            victim = dice.choice(list(live))
+            victim = dice.choice([each for each in live if (FOLDER / f"{each}.owner").exists()] or list(live))
+            owner = FOLDER / f"{victim}.owner"
+            for _ in range(50 * (killed % 3 > 0)):  # two of three while a request of theirs is on its way
+                if owner.exists() and seen(owner.read_text())[1]:
+                    break
             os.kill(victim, signal.SIGKILL)
             os.waitpid(victim, 0)
             number = live.pop(victim)
             killed += 1
-            owner = FOLDER / f"{victim}.owner"
-            doubtful += seen(owner.read_text() if owner.exists() else None)[1] > 0
+            doubtful += owner.exists() and seen(owner.read_text())[1] > 0
             live[forked(number)] = number
         for process in list(live):
             ended, status = os.waitpid(process, os.WNOHANG)
