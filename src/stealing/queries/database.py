@@ -169,6 +169,7 @@ class PostgreSQL:
         try:
             self._connection = psycopg.connect(url, autocommit=True, connect_timeout=10)
             self._cursor = self._connection.cursor(binary=True)
+            self._cursor.execute("SET enable_seqscan = off")  # rows are found by keys, whatever stale statistics say
             with self.transaction() as execute:
                 for statement in schema.replace("BLOB", "BYTEA").replace("REAL", "DOUBLE PRECISION").split(";"):
                     if statement.strip():

@@ -194,12 +194,17 @@ class Ledger:
                 kept = features_BD if features_BD.dtype == torch.float16 else features_BD.float()
                 precision = str(kept.dtype).removeprefix("torch.")
                 rows = [row.tobytes() for row in kept.contiguous().numpy()]
-                sql = (
-                    "UPDATE queries SET state = 'stored', precision = ?, answer = ?, checksum = ?, stored = ? "
-                    "WHERE source = ? AND digest = ? AND request = ?"
+                values = [
+                    value
+                    for digest, row in zip(reservation.digests, rows, strict=True)
+                    for value in (digest, row, checksum(row))
+                ]
+                execute(
+                    "UPDATE queries SET state = 'stored', precision = ?, stored = ?, answer = new.column2, "
+                    f"checksum = new.column3 FROM (VALUES {', '.join(['(?, ?, ?)'] * len(rows))}) AS new "
+                    "WHERE queries.source = ? AND queries.digest = new.column1 AND queries.request = ?",
+                    (precision, now, *values, source.id, reservation.request),
                 )
-                for digest, row in zip(reservation.digests, rows, strict=True):
-                    execute(sql, (precision, row, checksum(row), now, source.id, digest, reservation.request))
 
     def doubt(self, reservation: Reservation) -> None:
         """End the lease of a request that may have been answered or not: the next who wants it sends it again."""

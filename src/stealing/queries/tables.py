@@ -31,7 +31,7 @@ CREATE TABLE IF NOT EXISTS queries (
     repeat INTEGER NOT NULL, view TEXT NOT NULL, purpose TEXT NOT NULL,
     state TEXT NOT NULL CHECK (state IN ('reserved', 'stored', 'failed')),
     request INTEGER NOT NULL REFERENCES requests (id), charged INTEGER NOT NULL, cost REAL NOT NULL,
-    precision TEXT, answer BLOB, checksum BLOB, stored REAL, UNIQUE (source, digest, repeat));
+    precision TEXT, answer BLOB, checksum BLOB, stored REAL, UNIQUE (digest, source, repeat));
 CREATE INDEX IF NOT EXISTS queries_request ON queries (request);
 CREATE TABLE IF NOT EXISTS paces (target TEXT PRIMARY KEY, images REAL NOT NULL, requests REAL NOT NULL);
 """
