@@ -20,6 +20,8 @@ def main(config: DictConfig) -> None:
         run(saved, choices)
     except StealingError as error:
         sys.exit(f"{type(error).__name__}: {error}")
+    except KeyboardInterrupt:
+        sys.exit("Stopped: what was done is kept, and the same command goes on from there.")
 
 
 if __name__ == "__main__":

@@ -21,6 +21,8 @@ def main(config: DictConfig) -> float | None:
         return run(config, dict(HydraConfig.get().runtime.choices))
     except StealingError as error:
         sys.exit(f"{type(error).__name__}: {error}")
+    except KeyboardInterrupt:
+        sys.exit("Stopped: what was done is kept, and the same command goes on from there.")
 
 
 if __name__ == "__main__":

@@ -9,11 +9,14 @@ import json
 import os
 import random
 import signal
+import sqlite3
 import sys
 import time
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
+import psycopg
 import torch
 from serving import noise, remote, wires
 
@@ -62,10 +65,11 @@ def forked(number: int) -> int:
 
 def seen(owner: str = "") -> tuple[int, int]:
     """Images counted so far, and requests that this owner left open."""
-    with closing(Ledger(PLACE)) as ledger:
-        [(spent,)] = ledger.database.read("SELECT coalesce(sum(spent), 0) FROM budgets")
-        sql = "SELECT count(*) FROM requests WHERE images IS NOT NULL AND owner = ?"
-        [(left,)] = ledger.database.read(sql, (owner,))
+    connection: Any = psycopg.connect(PLACE) if "://" in PLACE else sqlite3.connect(PLACE, 60)
+    with closing(connection):
+        [(spent,)] = connection.execute("SELECT coalesce(sum(spent), 0) FROM budgets").fetchall()
+        sql = f"SELECT count(*) FROM requests WHERE images IS NOT NULL AND owner = '{owner}'"
+        [(left,)] = connection.execute(sql).fetchall()
         return int(spent), int(left)
 
 

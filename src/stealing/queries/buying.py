@@ -5,6 +5,7 @@ Requests go out side by side from threads; the ledger is spoken to by the callin
 
 import threading
 import time
+from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
@@ -104,61 +105,64 @@ class _Purchase:
     def __init__(self, order: Order, target: Target, ledger: Ledger) -> None:
         self.order, self.target, self.ledger = order, target, ledger
         self.flying: dict[Future[Tensor], Reservation] = {}
+        self.doubtful: list[Reservation] = []
         self.stopping, self.sent = threading.Event(), 0
         self.lease = target.deadline + MARGIN
 
     def made(self) -> int:
-        free, doubtful, theirs = self._sorted(list(self.order.places))
-        left = self.ledger.left(self.order.source.target, self.order.purpose)
-        if len(free) > left:
-            raise BudgetExceeded(
-                f"{len(free)} images were to be sent for {self.order.purpose} and {left:.0f} are left to all runs "
-                "together: ask about fewer, or raise the total."
-            )
+        free, theirs = self._sorted(list(self.order.places))
         threads = torch.get_num_threads()  # each thread has a number of its own, and results depend on it
         pool = ThreadPoolExecutor(self.target.in_flight, initializer=torch.set_num_threads, initargs=(threads,))
-        total = len(free) + len(theirs) + sum(len(reservation.digests) for reservation in doubtful)
+        total = len(free) + len(theirs) + sum(len(reservation.digests) for reservation in self.doubtful)
         try:
+            left = self.ledger.left(self.order.source.target, self.order.purpose)
+            if len(free) > left:
+                raise BudgetExceeded(
+                    f"{len(free)} images were to be sent for {self.order.purpose} and {left:.0f} are left to all runs "
+                    "together: ask about fewer, or raise the total."
+                )
             with Bar(self.order.purpose, total, self.order.price) as self.bar:
-                while free or doubtful or theirs or self.flying:
-                    for reservation in doubtful:
-                        self._send(pool, reservation)
-                    doubtful = []
-                    free = self._reserve(pool, free, theirs)
+                while free or theirs or self.doubtful or self.flying:
+                    while self.doubtful:
+                        self._send(pool, self.doubtful.pop())
+                    self._reserve(pool, free, theirs)
                     if self.flying:
                         self._gather()
                     elif theirs:
                         time.sleep(POLL)
                     if theirs and not free:
-                        free, doubtful, theirs = self._sorted(theirs)
+                        free, theirs = self._sorted(theirs)
         finally:
             self.stopping.set()
+            for reservation in self.doubtful:  # adopted, and not sent after all
+                self.ledger.doubt(reservation)
             self._drain()
             pool.shutdown()
         return self.sent
 
-    def _sorted(self, names: list[bytes]) -> tuple[list[bytes], list[Reservation], list[bytes]]:
-        """Images that nobody has reserved, requests in doubt with some of the images, images that another reserved."""
+    def _sorted(self, names: list[bytes]) -> tuple[deque[bytes], list[bytes]]:
+        """Images that nobody has reserved, and those that another has; requests in doubt that hold some are adopted."""
         order = self.order
         states = self.ledger.states(order.source, names, order.repeat)
         mine = {reservation.request for reservation in self.flying.values()}
         open_ = {name: request for name, (state, request) in states.items() if state == "reserved"}
         doubtful = self.ledger.adopt(order.source, set(open_.values()) - mine, self.lease)
-        free = [name for name in names if states.get(name, ("failed", 0))[0] == "failed"]
+        free = deque(name for name in names if states.get(name, ("failed", 0))[0] == "failed")
         if order.in_doubt == "forfeit":
             for reservation in doubtful:
                 self.ledger.forfeit(reservation)
                 free += [name for name in reservation.digests if name in order.places]
             doubtful = []
-        adopted = {name for reservation in doubtful for name in reservation.digests}
-        theirs = [name for name in names if name in open_ and name not in adopted and name not in free]
-        return free, doubtful, theirs
+        settled = {name for reservation in doubtful for name in reservation.digests}.union(free)
+        theirs = [name for name in names if name in open_ and name not in settled]
+        self.doubtful += doubtful
+        return free, theirs
 
-    def _reserve(self, pool: ThreadPoolExecutor, free: list[bytes], theirs: list[bytes]) -> list[bytes]:
-        """Send out as many requests as may be in flight; the images that are left."""
+    def _reserve(self, pool: ThreadPoolExecutor, free: deque[bytes], theirs: list[bytes]) -> None:
+        """Send out as many requests of free images as may be in flight."""
         order, size = self.order, self.target.images_a_request
         slots = max(0, self.target.in_flight - len(self.flying))
-        now, later = free[: slots * size], free[slots * size :]
+        now = [free.popleft() for _ in range(min(len(free), slots * size))]
         batches = [now[start : start + size] for start in range(0, len(now), size)]
         if batches:
             made = self.ledger.reserve(
@@ -170,7 +174,6 @@ class _Purchase:
             for reservation in made:
                 self._send(pool, reservation)
             theirs += set(now) - {name for reservation in made for name in reservation.digests}
-        return later
 
     def _send(self, pool: ThreadPoolExecutor, reservation: Reservation) -> None:
         early = max(0.0, reservation.start - self.ledger.database.now())

@@ -120,13 +120,12 @@ class Batcher:
             features = torch.split(
                 self.encode(torch.cat([job.images for job in fresh])), [len(job.images) for job in fresh]
             ) if fresh else ()  # fmt: skip
-            computed = dict(zip(map(id, fresh), features, strict=True))
-            return [
-                self._kept(execute, job) or self._served(execute, job, computed[id(job)])
-                if outcome is None
-                else outcome
-                for job, outcome in zip(jobs, before, strict=True)
-            ]
+            computed = {id(job): part for job, part in zip(fresh, features, strict=True)}
+            for place, job in enumerate(jobs):
+                if before[place] is None:  # unless one of this very batch was the same request
+                    again = self._kept(execute, job)
+                    before[place] = self._served(execute, job, computed[id(job)]) if again is None else again
+            return [outcome for outcome in before if outcome is not None]
 
     def _kept(self, execute: Execute, job: Job) -> Outcome | None:
         try:

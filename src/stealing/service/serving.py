@@ -21,6 +21,7 @@ from stealing.service.accounts import Account, Books
 from stealing.service.batching import Batcher, Job
 from stealing.service.errors import Denied
 from stealing.service.faults import Faults
+from stealing.targets.wire import content_digest
 
 DENIED: dict[int | str, dict[str, Any]] = {status: {} for status in (400, 401, 403, 404, 408, 413, 422, 429, 503)}
 """What a request may be answered with besides an answer."""
@@ -129,9 +130,11 @@ class Service:
     def sent(self, request: Request, answer: Answer, pack: Callable[[list[int], Tensor], Response]) -> Response:
         """The answer on its way out, with what the fault switch makes of it."""
         places = list(range(len(answer.features)))
+        rows = self.faults.rows(answer.fault, answer.features) if self.faults else (places, answer.features)
+        response = pack(*rows)
+        response.headers["content-digest"] = content_digest(bytes(response.body))
         if not self.faults:
-            return pack(places, answer.features)
-        response = pack(*self.faults.rows(answer.fault, answer.features))
+            return response
         body = self.faults.after(answer.fault, request.scope, bytes(response.body))
         request.scope["stealing.close"] = answer.fault == "close"
         headers = {name: value for name, value in response.headers.items() if name != "content-length"}

@@ -19,7 +19,7 @@ from stealing.artefacts import key
 from stealing.errors import ConfigError, TargetError
 from stealing.queries.buying import NotServed
 from stealing.queries.pace import Pace
-from stealing.targets.wire import Format, Garbled, Message, Reply
+from stealing.targets.wire import Format, Garbled, Message, Reply, intact
 
 set_on_retry_hooks([])  # what is tried again is told at the end, not in the middle of a progress bar
 
@@ -126,8 +126,10 @@ class RemoteTarget:
         """
         message, served, until = self.wire.request(images_uint8, idempotency), False, time.monotonic() + self.deadline
         headers = {**message.headers, "idempotency-key": idempotency, "accept-encoding": "identity"}
-        if self.credential is not None:
-            headers |= self.credential.of(account)
+        try:
+            headers |= self.credential.of(account) if self.credential is not None else {}
+        except ConfigError as absent:
+            raise NotServed from absent
         policy = {"attempts": self.attempts, "timeout": self.deadline, "wait_initial": 0.05, "wait_max": 10.0}
         try:
             for attempt in stamina.retry_context(on=_pause, **policy):  # type: ignore[arg-type]
@@ -167,6 +169,7 @@ class RemoteTarget:
         if response.headers.get("content-encoding", "identity") != "identity":
             raise Again("the answer is compressed, which we did not ask for", served=True)
         try:
+            intact(response.headers.get("content-digest", ""), bytes(content))
             return self.wire.answers(images, {name.lower(): v for name, v in response.headers.items()}, bytes(content))
         except Garbled as garbled:
             raise Again(str(garbled), served=True) from None

@@ -7,6 +7,7 @@ Whatever does not decode to exactly what was announced raises `Garbled`: neither
 
 import base64
 import binascii
+import hashlib
 import io
 import json
 from dataclasses import dataclass, field
@@ -92,6 +93,21 @@ def parsed(content: bytes) -> Any:
 
 def _no_constant(name: str) -> float:
     raise ValueError(name)
+
+
+def content_digest(content: bytes) -> str:
+    """What a body's `Content-Digest` header says (RFC 9530)."""
+    return f"sha-256=:{base64.b64encode(hashlib.sha256(content).digest()).decode()}:"
+
+
+def intact(said: str, content: bytes) -> None:
+    """Hold a body against its `Content-Digest`, where the other end sent one of this kind.
+
+    Raises:
+        Garbled: the body is not as it was sent.
+    """
+    if said.startswith("sha-256=:") and said != content_digest(content):
+        raise Garbled("the body is not as it was sent")
 
 
 def numbers(rows: list[Any], encoding: str) -> Tensor:
