@@ -149,9 +149,9 @@ def test_another_width_or_version_stops_and_keeps_what_was_bought(place: str) ->
     ledger = Ledger(place)
     first, second = reserve(ledger, slice(0, 4), slice(4, 8))
     ledger.store(source(ledger), [(first, features(first))], "1")
-    with pytest.raises(TargetError, match="4 numbers an image and answered with 5"):
+    with pytest.raises(TargetError, match="4 numbers an image as version 1, and answered with 5"):
         ledger.store(source(ledger), [(second, features(second, 4))], "1")
-    with pytest.raises(TargetError, match=r"version 2 and was 1 before.*target.remote.version=2"):
+    with pytest.raises(TargetError, match=r"as version 2, .* as 1 before.*target.remote.version="):
         ledger.store(source(ledger), [(second, features(second))], "2")
     assert torch.equal(ledger.read(source(ledger), NAMES[:4], 0), features(first))
     with pytest.raises(LedgerError, match="data.size=8"):

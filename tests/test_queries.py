@@ -1,5 +1,8 @@
 """The door: counted, capped, kept, and the only way to a target."""
 
+import shutil
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +17,11 @@ from stealing.data.draws import generator
 from stealing.data.images import Images
 from stealing.defenses.chain import Chain
 from stealing.encoders import build_encoder
-from stealing.errors import BudgetExceeded, DataError
+from stealing.errors import BudgetExceeded, ConfigError, DataError
 from stealing.queries.digests import digests, digests_of
 from stealing.queries.door import Budget, MeteredTarget
 from stealing.queries.ledger import Ledger
+from stealing.queries.pace import Pace
 from stealing.queries.selection import select
 from stealing.targets.local import LocalTarget
 
@@ -105,3 +109,84 @@ def test_a_target_is_not_changed_by_training_beside_it() -> None:
     for _ in range(3):
         inner.answer(IMAGES, "x")
     assert torch.equal(inner.answer(IMAGES[:3], "x"), before) and encoder.fingerprint == inner.fingerprint
+
+
+class Sizes:
+    """A target that answers with the images' own pixels, and remembers what it was asked."""
+
+    fingerprint, defense_fingerprint, codec, version, is_known = "sizes", "none", "", None, True
+    size, images_a_request, in_flight, deadline, pace = 8, 50, 2, 60.0, Pace()
+
+    def answer(self, images_uint8: Tensor, account: str, idempotency: str = "") -> Tensor:
+        return images_uint8.flatten(1)[:, :20].float()
+
+
+MANY = torch.randint(0, 256, (3000, 3, 8, 8), generator=generator("many"), dtype=torch.uint8)
+
+
+def banked(folder: Path, *parts: slice) -> MeteredTarget:
+    ledger = Ledger(str(folder / "ledger.sqlite"))
+    meter = MeteredTarget(Sizes(), ledger, folder / "banks", Budget(3000, 0))
+    for part in parts:
+        assert torch.equal(meter.ask(MANY[part], "a", "attack"), MANY[part].flatten(1)[:, :20].float())
+    return meter
+
+
+def test_the_bank_is_a_cache_that_may_be_deleted_damaged_or_of_another_ledger(tmp_path: Path) -> None:
+    meter = banked(tmp_path, slice(0, 1000), slice(500, 2000), slice(1900, 3000), slice(0, 3000))
+    assert meter.sent == 3000
+    [folder] = (tmp_path / "banks").iterdir()
+    shards = sorted(path for path in folder.iterdir() if path.suffix == ".features")
+    assert sum(path.stat().st_size for path in shards) == 3000 * 20 * 4, "each answer is there once"
+    assert len(shards) <= 2, "small shards became one"
+    whole = shards[0].read_bytes()
+    for damage in (lambda: shards[0].write_bytes(whole[:-3]), lambda: (folder / "index.json").write_text("{"),
+                   lambda: shutil.rmtree(folder)):  # fmt: skip
+        damage()
+        assert banked(tmp_path, slice(0, 3000)).sent == 0, "copied from the ledger again, and paid for never"
+    (tmp_path / "ledger.sqlite").unlink()
+    for path in tmp_path.glob("ledger.sqlite-*"):
+        path.unlink()
+    assert banked(tmp_path, slice(0, 3000)).sent == 3000, "the bank of a ledger that is gone is no proof of payment"
+
+
+def test_one_repeat_more_is_one_answer_more_and_charged(tmp_path: Path) -> None:
+    meter = banked(tmp_path, slice(0, 5))
+    meter.ask(MANY[:5], "a", "attack", repeat=1, view="crop")
+    meter.ask(MANY[:5], "a", "attack", repeat=1)
+    assert (meter.sent, meter.spent("attack")) == (10, 10)
+
+
+def test_threads_that_share_a_ledger_ask_for_each_image_once(tmp_path: Path) -> None:
+    sent: list[int] = []
+
+    def ask(start: int) -> None:
+        sent.append(banked(tmp_path, slice(start, start + 1500)).sent)
+
+    threads = [threading.Thread(target=ask, args=(start,)) for start in (0, 500, 1000, 1500)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(sent) == 4 and sum(sent) == 3000
+
+
+def test_a_refused_ask_gives_back_the_requests_in_doubt_that_it_met(tmp_path: Path) -> None:
+    """They were adopted for an ask that did not fit: nobody may wait for their lease to run out."""
+    dying = Ledger(str(tmp_path / "ledger.sqlite"))
+    source = dying.source("sizes", "none", "a", "", 8)
+    terms: dict[str, Any] = {"purpose": "attack", "view": "raw", "repeat": 0, "price": 0.0, "lease": 60.0}
+    dying.reserve(source, [(digests(MANY[:5]), MANY[:5])], pace=Pace(), **terms)
+    dying.close()
+    ledger = Ledger(str(tmp_path / "ledger.sqlite"))
+    meter = MeteredTarget(Sizes(), ledger, tmp_path / "banks", Budget(3000, 0, images_total=10))
+    with pytest.raises(BudgetExceeded):
+        meter.ask(MANY[:20], "a", "attack")
+    start = time.monotonic()
+    meter.ask(MANY[:10], "a", "attack")
+    assert time.monotonic() - start < 5 and ledger.spent("sizes", "attack") == 10
+
+
+def test_in_doubt_is_one_of_two() -> None:
+    with pytest.raises(ConfigError, match="resend, forfeit"):
+        Budget(1, 1, in_doubt="hope")

@@ -201,6 +201,18 @@ def test_a_client_that_sends_its_body_too_slowly_is_told_so(service: Served) -> 
         assert b" 408 " in slow.recv(1000)
 
 
+def test_a_client_that_never_ends_the_head_of_its_request_is_hung_up_on(service: Served) -> None:
+    host, port = service.url.removeprefix("http://").split(":")
+    for begun in (b"", b"GET /healthz HTTP/1.1\r\n"):
+        with socket.create_connection((host, int(port))) as slow:
+            slow.sendall(begun)
+            slow.settimeout(5)
+            start = time.monotonic()
+            while slow.recv(1000):
+                pass
+            assert time.monotonic() - start < 3
+
+
 def test_metrics_count_requests_and_name_no_account(service: Served) -> None:
     raw(service)
     text = httpx2.get(service.url + "/metrics").text

@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from mmap import MADV_DONTNEED, mmap
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,9 @@ from stealing.artefacts import claim, write_whole
 DIGEST = np.dtype("S16")
 BLOCK = 4096
 """Rows in memory while shards become one."""
+
+LARGE = 2**24
+"""Bytes of a shard from which on pages that were read are let go at once, so that memory does not fill with them."""
 
 Features = NDArray[Any]
 
@@ -139,6 +143,8 @@ def _gathered(
     for number in np.unique(shards):
         of_it = shards == number
         out[of_it] = features[number][rows[of_it]]
+        if features[number].nbytes > LARGE and isinstance(features[number].base, mmap):
+            features[number].base.madvise(MADV_DONTNEED)  # they stay in the system's cache of the file
     return out
 
 

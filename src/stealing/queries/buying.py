@@ -91,8 +91,8 @@ class Order:
     in_doubt: str
 
 
-def buy(order: Order, target: Target, ledger: Ledger) -> int:
-    """Have every image of the order answered and stored; the number of images sent.
+def buy(order: Order, target: Target, ledger: Ledger) -> dict[bytes, Tensor]:
+    """Have every image of the order answered and stored; what this process stored, (D,) by digest.
 
     Raises:
         BudgetExceeded: it does not fit what is left; nothing is sent.
@@ -106,10 +106,10 @@ class _Purchase:
         self.order, self.target, self.ledger = order, target, ledger
         self.flying: dict[Future[Tensor], Reservation] = {}
         self.doubtful: list[Reservation] = []
-        self.stopping, self.sent = threading.Event(), 0
+        self.stopping, self.bought = threading.Event(), dict[bytes, Tensor]()
         self.lease = target.deadline + MARGIN
 
-    def made(self) -> int:
+    def made(self) -> dict[bytes, Tensor]:
         free, theirs = self._sorted(list(self.order.places))
         threads = torch.get_num_threads()  # each thread has a number of its own, and results depend on it
         pool = ThreadPoolExecutor(self.target.in_flight, initializer=torch.set_num_threads, initargs=(threads,))
@@ -138,7 +138,7 @@ class _Purchase:
                 self.ledger.doubt(reservation)
             self._drain()
             pool.shutdown()
-        return self.sent
+        return self.bought
 
     def _sorted(self, names: list[bytes]) -> tuple[deque[bytes], list[bytes]]:
         """Images that nobody has reserved, and those that another has; requests in doubt that hold some are adopted."""
@@ -212,13 +212,15 @@ class _Purchase:
 
     def _store(self, answered: Sequence[tuple[Reservation, Tensor]]) -> None:
         try:
-            self.ledger.store(self.order.source, answered, self.target.version)
+            kept = self.ledger.store(self.order.source, answered, self.target.version)
         except BaseException:
             for reservation, _ in answered:
                 self.ledger.doubt(reservation)
             raise
-        self.sent += sum(len(features) for _, features in answered)
-        self.bar.answered(self.sent, len(self.flying))
+        for reservation, features_BD in answered:
+            if reservation.request in kept:
+                self.bought |= dict(zip(reservation.digests, features_BD, strict=True))
+        self.bar.answered(len(self.bought), len(self.flying))
 
     def _drain(self) -> None:
         """After an error or Ctrl-C, keep what is in flight; a second Ctrl-C leaves it in doubt."""

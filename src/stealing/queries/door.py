@@ -6,6 +6,7 @@ Shape letters: B images, D feature width.
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from stealing.artefacts import key
@@ -18,6 +19,9 @@ from stealing.queries.tables import Purpose, Source
 
 WORTH_A_SHARD = 500
 """Answers; fewer are read from the ledger, which is slower, instead of making many small files."""
+
+PAGE = 10_000
+"""Answers copied into the bank at a time."""
 
 IN_DOUBT = ("resend", "forfeit")
 
@@ -71,7 +75,7 @@ class MeteredTarget:
             target.size,
         )
         self.is_known = target.is_known
-        self._got: dict[Purpose, set[tuple[str, bytes, int]]] = {"attack": set(), "evaluation": set()}
+        self._got: dict[Purpose, dict[tuple[str, int], set[bytes]]] = {"attack": {}, "evaluation": {}}
         self._opened: dict[str, tuple[Source, Bank]] = {}
         self.sent = 0  # images that really went to the target in this process
         ledger.allow(target.fingerprint, "attack", budget.images_total)
@@ -79,7 +83,7 @@ class MeteredTarget:
 
     def spent(self, purpose: Purpose) -> int:
         """Distinct images that this run got answers to for this purpose, each as often as it was repeated."""
-        return len(self._got[purpose])
+        return sum(map(len, self._got[purpose].values()))
 
     def in_doubt(self) -> int:
         """Images of this target that are counted, and neither answered nor given up."""
@@ -103,7 +107,7 @@ class MeteredTarget:
         """
         self._check(images_uint8)
         names = digests(images_uint8)
-        self._charge({(account, name, repeat) for name in names}, purpose)
+        self._charge(set(names), purpose, account, repeat)
         source, bank = self._source(account, repeat)
         there = bank.has(names)
         if there.all():
@@ -111,14 +115,22 @@ class MeteredTarget:
         places = {name: place for place, name in enumerate(names) if not there[place]}
         terms = {"purpose": purpose, "view": view, "repeat": repeat, "price": self.budget.price}
         order = Order(source, account, images_uint8, places, **terms, in_doubt=self.budget.in_doubt)  # type: ignore[arg-type]
-        self.sent += buy(order, self._target, self._ledger)
+        bought = buy(order, self._target, self._ledger)
+        self.sent += len(bought)
         if len(names) < WORTH_A_SHARD:
-            return self._ledger.read(source, names, repeat).float()
-        bought = list(places)
-        for start in range(0, len(bought), 10_000):
-            page = bought[start : start + 10_000]
-            bank.add(page, self._ledger.read(source, page, repeat))
+            return self._read(source, names, bought, repeat)
+        missing = list(places)
+        for start in range(0, len(missing), PAGE):
+            page = missing[start : start + PAGE]
+            bank.add(page, self._read(source, page, bought, repeat))
         return bank.read(names)
+
+    def _read(self, source: Source, names: list[bytes], bought: dict[bytes, Tensor], repeat: int) -> Tensor:
+        """Answers (B, D), as they were just stored or, of other processes, from the ledger."""
+        others = [name for name in names if name not in bought]
+        if others:
+            bought = bought | dict(zip(others, self._ledger.read(source, others, repeat), strict=True))
+        return torch.stack([bought[name] for name in names]).float()
 
     def _source(self, account: str, repeat: int) -> tuple[Source, Bank]:
         target = self._target
@@ -142,13 +154,12 @@ class MeteredTarget:
                 f"The target takes uint8 images of shape {wanted} and was given {got}: set data.size={self.size}."
             )
 
-    def _charge(self, asked: set[tuple[str, bytes, int]], purpose: Purpose) -> None:
+    def _charge(self, asked: set[bytes], purpose: Purpose, account: str, repeat: int) -> None:
         cap = self.budget.images if purpose == "attack" else self.budget.evaluation
-        got = self._got[purpose]
-        new = asked - got
-        if len(got) + len(new) > cap:
+        got, spent = self._got[purpose].setdefault((account, repeat), set()), self.spent(purpose)
+        if spent + len(asked - got) > cap:
             setting = "budget.images" if purpose == "attack" else "budget.evaluation"
             raise BudgetExceeded(
-                f"{len(asked)} images were to be asked about and {cap - len(got)} are left: raise {setting}={cap}."
+                f"{len(asked)} images were to be asked about and {cap - spent} are left: raise {setting}={cap}."
             )
-        got |= new
+        got |= asked

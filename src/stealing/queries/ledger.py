@@ -53,11 +53,8 @@ class Ledger:
         """
         key = (target, defense, account, codec)
         with self.database.transaction() as execute:
-            execute(
-                "INSERT INTO sources (target, defense, account, codec, size) VALUES (?, ?, ?, ?, ?) "
-                "ON CONFLICT DO NOTHING",
-                (*key, size),
-            )
+            made = "INSERT INTO sources (target, defense, account, codec, size) VALUES (?, ?, ?, ?, ?) "
+            execute(made + "ON CONFLICT DO NOTHING", (*key, size))
             found = "SELECT id, size FROM sources WHERE target = ? AND defense = ? AND account = ? AND codec = ?"
             [(number, known)] = execute(found, key)
         if known != size:
@@ -179,13 +176,16 @@ class Ledger:
                     adopted.append(Reservation(request, idempotency, [name for (name,) in names], images, now))
         return adopted
 
-    def store(self, source: Source, answered: Sequence[tuple[Reservation, Tensor]], version: str | None) -> None:
+    def store(self, source: Source, answered: Sequence[tuple[Reservation, Tensor]], version: str | None) -> set[int]:
         """Keep the answers (B, D) of these requests; one that another process adopted meanwhile is left to it.
+
+        Returns:
+            The requests that were kept.
 
         Raises:
             TargetError: of another width or version than those before; they are not kept.
         """
-        now = self.database.now()
+        now, stored = self.database.now(), set[int]()
         with self.database.transaction() as execute:
             for reservation, features_BD in answered:
                 _settle(execute, source, features_BD.shape[1], version)
@@ -205,12 +205,14 @@ class Ledger:
                     "WHERE queries.source = ? AND queries.digest = new.column1 AND queries.request = ?",
                     (precision, now, *values, source.id, reservation.request),
                 )
+                stored.add(reservation.request)
+        return stored
 
     def doubt(self, reservation: Reservation) -> None:
         """End the lease of a request that may have been answered or not: the next who wants it sends it again."""
         with self.database.transaction() as execute:
-            owned = (reservation.request, self.database.owner)
-            execute("UPDATE requests SET lease = 0 WHERE id = ? AND owner = ?", owned)
+            sql, mine = "UPDATE requests SET lease = 0 WHERE id = ? AND owner = ?", self.database.owner
+            execute(sql, (reservation.request, mine))
 
     def release(self, source: Source, reservation: Reservation, purpose: Purpose) -> None:
         """Take back the count of a request that was surely not served."""
@@ -291,13 +293,8 @@ def _settle(execute: Execute, source: Source, width: int, version: str | None) -
     [(known, before)] = execute("SELECT width, version FROM sources WHERE id = ?", (source.id,))
     if known is None:
         execute("UPDATE sources SET width = ?, version = ? WHERE id = ?", (width, version, source.id))
-    elif known != width:
+    elif (known, before) != (width, version):
         raise TargetError(
-            f"The target answers with {width} numbers an image and answered with {known} before: it is another "
-            "one now, what was bought is kept, and target.remote.version=<a new name> begins anew."
-        )
-    elif version != before:
-        raise TargetError(
-            f"The target says that it is version {version} and was {before} before: what was bought is kept, "
-            f"and target.remote.version={version} begins anew."
+            f"The target answers with {width} numbers an image as version {version}, and answered with {known} as "
+            f"{before} before: what was bought is kept, and another target.remote.version= begins anew."
         )

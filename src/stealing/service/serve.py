@@ -16,6 +16,7 @@ from stealing.service.accounts import Books
 from stealing.service.app import application
 from stealing.service.batching import Batcher
 from stealing.service.faults import Abrupt
+from stealing.service.patience import impatient
 from stealing.service.serving import Offer, Service
 
 
@@ -35,6 +36,7 @@ def serve(config: DictConfig) -> None:
         Abrupt(app) if service.faults else app,
         host=config.host,
         port=config.port,
+        http=impatient(config.limits.patience),
         log_level="warning",
         access_log=False,
         server_header=False,
