@@ -22,8 +22,8 @@ from torch import Tensor
 from stealing.artefacts import claim, write_whole
 
 DIGEST = np.dtype("S16")
-BLOCK = 4096
-"""Rows in memory while shards become one."""
+BLOCK = 512
+"""Rows that are looked up at a time: each brings the pages around it into memory."""
 
 LARGE = 2**24
 """Bytes of a shard from which on pages that were read are let go at once, so that memory does not fill with them."""
@@ -140,11 +140,13 @@ def _gathered(
 ) -> Features:
     """One row of one shard for each of B places, (B, D)."""
     out = np.empty((len(rows), features[0].shape[1]), precision)
-    for number in np.unique(shards):
-        of_it = shards == number
-        out[of_it] = features[number][rows[of_it]]
-        if features[number].nbytes > LARGE and isinstance(features[number].base, mmap):
-            features[number].base.madvise(MADV_DONTNEED)  # they stay in the system's cache of the file
+    for start in range(0, len(rows), BLOCK):
+        block = slice(start, start + BLOCK)
+        for number in np.unique(shards[block]):
+            of_it, shard = shards[block] == number, features[number]
+            out[block][of_it] = shard[rows[block][of_it]]
+            if shard.nbytes > LARGE and isinstance(shard.base, mmap):
+                shard.base.madvise(MADV_DONTNEED)  # what was read stays in the system's cache of the file
     return out
 
 
