@@ -98,7 +98,7 @@ def served(folder: Path, *overrides: str, encoder: Path | None = None) -> Iterat
     finally:
         process.terminate()
         process.wait(30)
-        books.database.close()
+        books.close()
 
 
 def wires(images_a_request: int = 16) -> dict[str, Any]:

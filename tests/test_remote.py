@@ -130,6 +130,14 @@ def test_retry_after_is_waited_for_and_the_key_stays_the_same(listening: Any, tm
     assert len(set(keys)) == 1 and moments[2] - moments[0] >= 0.8
 
 
+def test_a_service_that_wants_us_back_after_the_deadline_is_given_up_at_once(listening: Any, tmp_path: Path) -> None:
+    meter = door(remote(listening(lambda *_: (429, {"retry-after": "900"}, b"later")), wires()["raw"]), tmp_path)
+    start = time.monotonic()
+    with pytest.raises(TargetError, match="status 429: later"):
+        meter.ask(noise(3), "attacker/0", "attack")
+    assert time.monotonic() - start < 3 and meter._ledger.spent(meter.fingerprint, "attack") == 0
+
+
 @pytest.mark.parametrize(("status", "counted"), [(400, 0), (401, 0), (404, 0), (503, 0), (500, 5)])
 def test_only_what_may_have_been_served_stays_counted(
     status: int, counted: int, listening: Any, tmp_path: Path

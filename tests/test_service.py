@@ -272,6 +272,32 @@ def test_what_a_defense_remembers_is_stored_with_the_answers_or_not_at_all(tmp_p
     assert {account.name: account.billed for account in books.all()} == {"a": 20, "poor": 0}
 
 
+def test_keys_are_looked_up_while_a_batch_is_computed(tmp_path: Path) -> None:
+    import asyncio
+
+    books = Books(str(tmp_path / "books.sqlite"))
+    key = books.add("a", None, None, 0.0)
+
+    def slow(images: Tensor) -> Tensor:
+        time.sleep(1)
+        return images.float().mean((1, 2, 3))[:, None]
+
+    async def asked() -> float:
+        batcher = Batcher(slow, Chain({}), books, most=64, window=0, queue=100, threads=1)
+        running = asyncio.create_task(batcher.run())
+        answer = asyncio.create_task(batcher.answer(Job("a", None, b"", IMAGES, digests(IMAGES))))
+        await asyncio.sleep(0.3)
+        start = time.monotonic()
+        assert books.account(key)
+        seconds = time.monotonic() - start
+        await answer
+        running.cancel()
+        batcher.close()
+        return seconds
+
+    assert asyncio.run(asked()) < 0.3
+
+
 def test_requests_of_many_clients_become_one_batch_and_a_full_queue_says_when_to_come_again(tmp_path: Path) -> None:
     import asyncio
 

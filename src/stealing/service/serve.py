@@ -48,7 +48,7 @@ def serve(config: DictConfig) -> None:
     port, offer = socket.getsockname()[1], service.offer
     print(f"{offer.model}, version {offer.version}, on http://{config.host}:{port}", flush=True)
     uvicorn.Server(settings).run(sockets=[socket])
-    service.books.database.close()
+    service.books.close()
 
 
 def built(config: DictConfig) -> Service:

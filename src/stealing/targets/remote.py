@@ -132,7 +132,7 @@ class RemoteTarget:
             raise NotServed from absent
         policy = {"attempts": self.attempts, "timeout": self.deadline, "wait_initial": 0.05, "wait_max": 10.0}
         try:
-            for attempt in stamina.retry_context(on=_pause, **policy):  # type: ignore[arg-type]
+            for attempt in stamina.retry_context(on=lambda error: _pause(error, until), **policy):  # type: ignore[arg-type]
                 with attempt:
                     try:
                         reply = self._believed(self._sent(message, headers, images_uint8, until))
@@ -200,9 +200,9 @@ class RemoteTarget:
         return reply
 
 
-def _pause(error: Exception) -> bool | float:
-    """Whether, and after how many seconds if the service said so, to try again."""
-    if not isinstance(error, Again):
+def _pause(error: Exception, until: float) -> bool | float:
+    """Whether, and after how many seconds if the service said so, to try again; not where that is past the deadline."""
+    if not isinstance(error, Again) or time.monotonic() + (error.after or 0.0) > until:
         return False
     return True if error.after is None else error.after
 
