@@ -1,6 +1,6 @@
 """The books of a service: who may ask how much at which price, what was billed, and what was answered under which key.
 
-    python -m stealing.service.accounts add attacker/0 --quota 20000 --price 0.002
+    python -m stealing.service.accounts add attacker/0 --quota 30000 --price 0.002
     python -m stealing.service.accounts show
 
 A key is shown once, when it is made; the books hold its hash. Answers under an idempotency key, their bill and the
@@ -10,6 +10,7 @@ defense's memory of the account are written in one transaction.
 import argparse
 import hashlib
 import hmac
+import os
 import secrets
 import sys
 import time
@@ -152,7 +153,8 @@ def _hash(secret: str) -> bytes:
 def main() -> None:
     """Add an account, or show all."""
     parser = argparse.ArgumentParser(prog="python -m stealing.service.accounts", description="Accounts of a service.")
-    parser.add_argument("--books", default="work/service/books.sqlite", help="where they lie (%(default)s)")
+    default = f"{os.environ.get('STEALING_WORK', 'work')}/service/books.sqlite"
+    parser.add_argument("--books", default=default, help="where they lie (%(default)s)")
     commands = parser.add_subparsers(dest="command", required=True)
     adding = commands.add_parser("add", help="make an account and print its key, this once")
     adding.add_argument("name", help="such as attacker/0 or honest/cifar10")
