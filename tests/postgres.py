@@ -2,12 +2,14 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 def _program(name: str) -> str | None:
@@ -19,8 +21,6 @@ def why_not() -> str | None:
     """Why no server can be started here, or None."""
     if _program("initdb") is None or _program("postgres") is None:
         return "PostgreSQL's server is not installed here (Debian: postgresql)"
-    if os.geteuid() == 0 and shutil.which("runuser") is None:
-        return "PostgreSQL's server does not run as root, and there is no runuser here"
     return None
 
 
@@ -28,21 +28,18 @@ def why_not() -> str | None:
 def server() -> Iterator[str]:
     """Its URL, without a database's name: `database(url)` makes one."""
     folder = Path(tempfile.mkdtemp(prefix="pg"))  # a short path: a socket's is limited to 107 letters
-    before = []
-    if os.geteuid() == 0:
+    quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": folder}
+    if os.geteuid() == 0:  # as whom it refuses to run
         shutil.chown(folder, "postgres")
-        before = ["runuser", "-u", "postgres", "--"]
-    data, quiet = str(folder / "data"), {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    initdb, postgres = _program("initdb"), _program("postgres")
+        quiet["user"] = "postgres"
+    data, initdb, postgres = str(folder / "data"), _program("initdb"), _program("postgres")
     assert initdb and postgres
-    line = [*before, initdb, "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8"]
-    subprocess.run(line, check=True, cwd=folder, **quiet)
-    line = [*before, postgres, "-D", data, "-k", str(folder), "-c", "listen_addresses="]
-    process = subprocess.Popen(line, cwd=folder, **quiet)
+    subprocess.run([initdb, "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8"], check=True, **quiet)
+    process = subprocess.Popen([postgres, "-D", data, "-k", str(folder), "-c", "listen_addresses="], **quiet)
     try:
         yield f"postgresql://postgres@/{{}}?host={folder}"
     finally:
-        subprocess.run(["pkill", "-INT", "-P", str(process.pid)] if before else ["kill", "-INT", str(process.pid)])
+        process.send_signal(signal.SIGINT)
         process.wait(30)
         shutil.rmtree(folder)
 
