@@ -1,13 +1,16 @@
 """What a service does to its answers: features and who asked for them in, the features that leave the service out.
 
-Shape letters: B images asked, D feature width.
+A defense is a class with `answer`. One that remembers has `load` and `dump` too, and one that holds a secret or reads a
+file says so by `private`. Shape letters: B images asked, D feature width.
 """
 
 import base64
 import json
+import statistics
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -20,28 +23,55 @@ class Asked:
         account: who asks, such as `attacker/0` or `honest/cifar10`.
         digests: one content hash an image, so that the same image can get the same answer.
         images: uint8 (B, 3, H, W).
+        seconds: the moment, by a clock of the service's own.
     """
 
     account: str
     digests: list[bytes]
     images: Tensor
+    seconds: float = 0.0
 
 
 class Defense(Protocol):
-    """One way to make answers less useful to a thief; may raise `stealing.errors.Refused`.
-
-    What it remembers is of one account alone, and is kept by whoever keeps the answers, in the same transaction: `load`
-    comes before an answer and `dump` after it.
-    """
+    """One way to make answers less useful to a thief."""
 
     def answer(self, features_BD: Tensor, asked: Asked) -> Tensor:
-        """The features that leave the service, one row an image."""
+        """The features that leave the service, one row an image.
+
+        Raises:
+            stealing.errors.Refused: there is no answer for this account now, or ever.
+        """
+
+
+@runtime_checkable
+class Remembering(Protocol):
+    """A defense whose answer to an account depends on what that account asked before.
+
+    Its memory is of one account alone and is kept by whoever keeps the answers, in the same transaction: `load` comes
+    before an answer and `dump` after it. So answers do not depend on how images were cut into requests or on crashes.
+
+    Attributes:
+        remembers: False where its settings leave nothing to remember.
+    """
+
+    remembers: bool
 
     def load(self, account: str, memory: bytes | None) -> None:
         """Know of this account what was dumped, or nothing yet."""
 
     def dump(self, account: str) -> bytes:
-        """All that is known of this account; empty for a defense that remembers nothing."""
+        """All that is known of this account."""
+
+
+@runtime_checkable
+class Private(Protocol):
+    """A defense whose answers depend on more than its settings.
+
+    Attributes:
+        private: hash of the secret or file; part of the fingerprint, so that banks never mix.
+    """
+
+    private: str
 
 
 class Chain:
@@ -53,6 +83,21 @@ class Chain:
 
     def __init__(self, defenses: Mapping[str, Defense]) -> None:
         self.defenses = dict(defenses)
+        self._memories = {
+            name: defense
+            for name, defense in self.defenses.items()
+            if isinstance(defense, Remembering) and defense.remembers
+        }
+
+    @property
+    def remembers(self) -> bool:
+        """Whether an answer depends on the account's earlier ones."""
+        return bool(self._memories)
+
+    @property
+    def private(self) -> dict[str, str]:
+        """By name, what the settings do not say."""
+        return {name: defense.private for name, defense in self.defenses.items() if isinstance(defense, Private)}
 
     def answer(self, features_BD: Tensor, asked: Asked) -> Tensor:
         """Each defense sees what the one before it let through."""
@@ -60,13 +105,38 @@ class Chain:
             features_BD = defense.answer(features_BD, asked)
         return features_BD
 
+    def settle(self, features_BD: Tensor, asked: Asked, memory: bytes | None) -> tuple[Tensor, bytes]:
+        """The answer, and the account's memory after it, given the memory before it."""
+        self.load(asked.account, memory)
+        return self.answer(features_BD, asked), self.dump(asked.account)
+
     def load(self, account: str, memory: bytes | None) -> None:
-        """See `Defense`."""
+        """See `Remembering`."""
         parts: dict[str, str] = json.loads(memory) if memory else {}
-        for name, defense in self.defenses.items():
+        for name, defense in self._memories.items():
             defense.load(account, base64.b64decode(parts[name]) if name in parts else None)
 
     def dump(self, account: str) -> bytes:
-        """See `Defense`."""
-        parts = {name: base64.b64encode(defense.dump(account)).decode() for name, defense in self.defenses.items()}
-        return json.dumps(parts).encode() if any(parts.values()) else b""
+        """See `Remembering`; empty where nothing is remembered."""
+        parts = {name: base64.b64encode(defense.dump(account)).decode() for name, defense in self._memories.items()}
+        return json.dumps(parts).encode() if parts else b""
+
+
+def cost(chain: Chain, features_BD: Tensor, asked: Asked, repeats: int = 5) -> dict[str, float]:
+    """What a chain costs its owner.
+
+    Args:
+        chain: asked as a new account, again and again.
+        features_BD: undefended answers.
+        asked: the images they belong to.
+        repeats: of which the median counts.
+
+    Returns:
+        `milliseconds` an answer, and `bytes` of memory that the account has after this request.
+    """
+    seconds, memory = list[float](), b""
+    for _ in range(repeats):
+        start = time.perf_counter()
+        _, memory = chain.settle(features_BD, asked, None)
+        seconds.append(time.perf_counter() - start)
+    return {"milliseconds": 1000 * statistics.median(seconds) / len(features_BD), "bytes": float(len(memory))}
