@@ -18,6 +18,7 @@ from rich.console import Console
 from safetensors.numpy import save
 
 from stealing.artefacts import claim, key, read_done, write_done, write_whole
+from stealing.attacks.asking import scene_of
 from stealing.attacks.steal import VERSION as STEAL_VERSION
 from stealing.attacks.steal import Answers, stolen
 from stealing.config import STEPS, opened, plain
@@ -28,6 +29,7 @@ from stealing.plan import Scene, check_inputs, control_steps, open_scene, recipe
 from stealing.pretraining.pretrain import VERSION as PRETRAIN_VERSION
 from stealing.pretraining.pretrain import pretrained
 from stealing.provenance import peak_memory, provenance
+from stealing.queries.bank import Bank
 from stealing.queries.buying import Target
 from stealing.queries.door import Budget, MeteredTarget
 from stealing.queries.ledger import Ledger
@@ -35,18 +37,18 @@ from stealing.queries.selection import select
 from stealing.report.seeds import conclude, mean_sa
 from stealing.report.status import write_status
 from stealing.targets.contact import introduce
-from stealing.targets.local import LocalTarget
+from stealing.targets.local import LocalTarget, fingerprint
 from stealing.training.fit import Recorder, Settings
 from stealing.training.launch import as_child, together
 from stealing.training.ranks import first_goes_ahead, processes, rank, summed
-from stealing.verdict import Stolen, evaluate
+from stealing.verdict import Stolen, evaluate, protection, record
 
 ATTACKER = "attacker/0"
 
 MEANT = ("num_workers", "sync_dist", "mid-epoch", "IterableDataset", "logging interval", "LeafSpec")
 """Words of Lightning's warnings about what is so on purpose here, or its own business."""
 
-VERSIONS = {"pretrain": PRETRAIN_VERSION, "query": 1, "steal": STEAL_VERSION, "evaluate": 2}
+VERSIONS = {"pretrain": PRETRAIN_VERSION, "query": 1, "steal": STEAL_VERSION, "evaluate": 3}
 """Raised when the code of a step changes its results; part of every key below."""
 
 
@@ -60,6 +62,7 @@ class Run:
 
     def __init__(self, config: DictConfig, choices: dict[str, str]) -> None:
         self.config, self.choices = config, {g: c for g, c in choices.items() if not g.startswith("hydra/")}
+        self.choices["defense"] = "+".join(map(str, config.defense)) or "none"  # Hydra knows no name of a chain
         self.settings: Settings = opened(config.trainer)
         torch.set_num_threads(self.settings.threads)
         count = processes(self.settings.devices)
@@ -71,13 +74,15 @@ class Run:
         self.apart = 0.0  # answers of the target to one image from each other
         settled = plain(config)
         inputs = {
-            name: settled[name] for name in ("arch", "target_arch", "pretrain", "defense", "budget", "attack", "probe")
+            name: settled[name] for name in ("arch", "target_arch", "pretrain", "budget", "plan", "attack", "probe")
         }
         self.remote: Target | None = opened(config.target.remote) if config.target.remote else None
         named = self.remote.fingerprint if self.remote else config.target.path or config.target.seed
-        inputs |= {"target": named, "images": self.scene.checksums()}
+        self.chain = Chain(opened(config.defense))
+        self.defense = fingerprint(self.chain, plain(config.defense))
+        inputs |= {"defense": self.defense, "target": named, "images": self.scene.checksums()}
         self.group = key(versions=VERSIONS, numerics=self.settings.numerics, until=config.until, **inputs)
-        names = [str(choices[group]) for group in ("data", "target", "defense", "attack", "budget")]
+        names = [str(self.choices[group]) for group in ("data", "target", "defense", "plan", "attack", "budget")]
         self.folder = self.work / "runs" / f"{'-'.join(names)}-s{config.seed}-{self.group}"
         self.recorder: Recorder = opened(config.logger)(tags=self.choices)
 
@@ -103,20 +108,25 @@ class Run:
             self.book("pretrain", {"seconds": 0.0, "cpu_seconds": 0.0})
         self.made["target"] = folder
         encoder.to("cuda" if self.settings.accelerator == "gpu" else "cpu")
-        offered = LocalTarget(encoder, Chain(opened(config.defense)), key(defense=plain(config.defense)), size)
-        return offered, LocalTarget(encoder, Chain({}), key(defense={}), size)
+        name = key(encoder=encoder.fingerprint, **self.settings.numerics)
+        features = Bank(Path(config.paths.cache) / "undefended" / name, "undefended")
+        offered = LocalTarget(encoder, self.chain, self.defense, size, features)
+        return offered, LocalTarget(encoder, Chain({}), fingerprint(Chain({}), {}), size, features)
 
     def query(self, door: MeteredTarget) -> Answers:
         """Choose the images that the budget buys, and buy what is not banked yet."""
         wall, cpu = time.monotonic(), time.process_time()
         excluded = {digest for task in self.scene.digests.values() for digest in task}
-        images = select(self.scene.queries, self.config.budget.images, self.config.seed, excluded)
+        config, plan = self.config, opened(self.config.plan)
+        images = select(self.scene.queries, plan.images(config.budget.images), config.seed, excluded)
+        scene = scene_of(door, seed=config.seed, plan=key(**plain(config.plan)), queries=self.scene.queries.checksum)
         with first_goes_ahead():  # one process asks, all read
             if not door.is_known:
                 self.apart = introduce(door, ATTACKER)
-            features = door.ask(images.batch(slice(None)), ATTACKER, "attack")
+            images, features = plan.carry_out(door, images, scene, config.seed, config.attack.batch_size)
         self.book("query", {"seconds": time.monotonic() - wall, "cpu_seconds": summed(time.process_time() - cpu)})
-        return Answers(images, features, f"{door.fingerprint}/{door.defense_fingerprint}/{ATTACKER}")
+        asked = key(plan=plain(config.plan), scene=scene)
+        return Answers(images, features, f"{door.fingerprint}/{door.defense_fingerprint}/{asked}")
 
     def steal(self, answers: Answers) -> Stolen:
         """Train the surrogate on the answers, and the control on the same images without them."""
@@ -229,30 +239,17 @@ def _steps(this: Run, ledger: Ledger) -> None:
         if undefended is not None:
             same = undefended.defense_fingerprint == offered.defense_fingerprint
             doors["TA_clean"] = door if same else MeteredTarget(undefended, ledger, this.work / "banks", budget)
-        tasks, likeness, right, spent = evaluate(config, this.scene, doors, surrogate, control, answers)
+        tasks, overall, likeness, right, spent = evaluate(config, this.scene, doors, surrogate, control, answers)
         this.book("evaluate", spent)
         if rank() == 0:
             write_whole(this.folder / "right.safetensors", save(right))
             result = _result(this, door, answers)
-            result |= {"tasks": tasks, "fidelity": likeness, "protocol_hash": spent["protocol_hash"]}
+            result |= {"tasks": tasks, "overall": overall, "fidelity": likeness}
+            result |= {"protocol_hash": spent["protocol_hash"], "defense": None}
+            if undefended is not None:
+                result["defense"] = protection(this.chain, plain(config.defense), undefended, answers)
             write_whole(this.folder / "result.json", json.dumps(result, indent=1).encode())
-            _record(this, tasks)
-
-
-def _record(this: Run, tasks: dict[str, Any]) -> None:
-    """Show the accuracies beside the curves, under names that dashboards rely on."""
-    logger = this.recorder.open("evaluate", this.folder)
-    if logger is not None:
-        figures = {
-            f"eval/{task}/{head}/{name}": row[name]
-            for task, heads in tasks.items()
-            for head, row in heads.items()
-            if head != "role"
-            for name in ("TA", "SA", "recovered")
-            if row[name] is not None
-        }
-        logger.log_metrics(figures, step=0)
-        this.recorder.close()
+            record(this.recorder, this.folder, tasks)
 
 
 def _result(this: Run, door: MeteredTarget, answers: Answers) -> dict[str, Any]:

@@ -48,6 +48,11 @@ class Scene:
         return found | {"queries": self.queries.checksum}
 
 
+def images_of(config: DictConfig) -> int:
+    """How many images the budget is enough for under this plan."""
+    return int(opened(config.plan).images(int(config.budget.images)))
+
+
 def trains_target(config: DictConfig) -> bool:
     """Whether the target is one that this run pre-trains."""
     return config.target.path is None and config.target.remote is None
@@ -99,8 +104,13 @@ def check_inputs(config: DictConfig, scene: Scene) -> None:
 
 def _check_batches(config: DictConfig, scene: Scene) -> None:
     """Every fit has whole batches, as many as a step accumulates, and each can be shared by all processes."""
-    count, bought = processes(config.trainer.devices), int(config.budget.images)
+    count, bought = processes(config.trainer.devices), images_of(config)
     wanted, attack = int(config.pretrain.batch_size), int(config.attack.batch_size)
+    if attack > bought:
+        raise ConfigError(
+            f"attack.batch_size={attack} is more than the {bought} images that this plan asks about: lower it, or "
+            "raise budget.images."
+        )
     fits = [("attack", bought, attack), ("control", bought, min(wanted, bought))]
     if scene.pretrain is not None:
         fits.append(("target", len(scene.pretrain), min(wanted, len(scene.pretrain))))
@@ -135,8 +145,8 @@ def control_steps(config: DictConfig) -> int:
     """Steps of SimCLR on the queries that push as many images through the network as the attack does."""
     attack = plain(config.attack)
     passes = int(opened(config.attack.pairing).passes)
-    pushed = steps_of(attack, config.budget.images, opened(config.trainer)) * int(attack["batch_size"]) * passes
-    batch_size = min(int(config.pretrain.batch_size), int(config.budget.images))
+    pushed = steps_of(attack, images_of(config), opened(config.trainer)) * int(attack["batch_size"]) * passes
+    batch_size = min(int(config.pretrain.batch_size), images_of(config))
     return max(1, round(pushed / (2 * batch_size)))
 
 
@@ -149,7 +159,7 @@ def show_plan(config: DictConfig, scene: Scene, settings: Settings, console: Con
     batch = images.to(encoder.mean.device).float() / 255
     forward = _seconds(lambda: encode(encoder, images)) / len(images)
     training = _seconds(lambda: encoder(batch).square().mean().backward()) / len(images)
-    pushed = 2 * control_steps(config) * min(config.pretrain.batch_size, config.budget.images) * settings.accumulate
+    pushed = 2 * control_steps(config) * min(config.pretrain.batch_size, images_of(config)) * settings.accumulate
     parts = {
         "pretrain": 2 * config.pretrain.epochs * len(scene.pretrain) * training if scene.pretrain else 0.0,
         "query": config.budget.images * forward,

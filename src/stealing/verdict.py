@@ -12,17 +12,22 @@ from numpy.typing import NDArray
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
+from stealing.attacks.asking import scene_of
 from stealing.attacks.steal import Answers
 from stealing.config import opened, plain
 from stealing.data.images import Images
+from stealing.defenses.chain import Asked, Chain, cost
 from stealing.encoders import Encoder
 from stealing.evaluation import controls
 from stealing.evaluation.features import encode_all
 from stealing.evaluation.fidelity import fidelity
 from stealing.evaluation.protocol import Job, Judge, Protocol, Task
-from stealing.evaluation.statistics import summarise
+from stealing.evaluation.statistics import overall, summarise
 from stealing.plan import Scene
+from stealing.queries.buying import Target
+from stealing.queries.digests import digests
 from stealing.queries.door import MeteredTarget
+from stealing.training.fit import Recorder
 from stealing.training.ranks import first_goes_ahead, rank, summed, wait, world
 
 Right = dict[str, NDArray[np.bool_]]
@@ -49,7 +54,7 @@ def evaluate(
     surrogate: Stolen,
     control: Stolen,
     answers: Answers,
-) -> tuple[dict[str, Any], dict[str, float], Right, dict[str, Any]]:
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, float], Right, dict[str, Any]]:
     """Every task under every head. Several processes share the tasks; then the first reads what all have found.
 
     Args:
@@ -61,8 +66,8 @@ def evaluate(
         answers: what was bought.
 
     Returns:
-        `tasks` and `fidelity` of result.json; which test images each encoder got right, under `<task>/<head>/<name>`;
-        and the seconds spent, with the protocol's hash.
+        `tasks`, `overall` and `fidelity` of result.json; which test images each encoder got right, under
+        `<task>/<head>/<name>`; and the seconds spent, with the protocol's hash.
     """
     wall, cpu = time.monotonic(), time.process_time()
     protocol: Protocol = opened(config.probe)
@@ -98,12 +103,42 @@ def evaluate(
         "cpu_seconds": summed(time.process_time() - cpu),
         "protocol_hash": protocol.hash,
     }
-    return tasks, alike, right, spent
+    together = overall({task.name: _of(right, task.name) for task in scene.tasks}, protocol.resamples) if right else {}
+    return tasks, together, alike, right, spent
+
+
+def record(recorder: Recorder, folder: Path, tasks: dict[str, Any]) -> None:
+    """Show the accuracies beside the curves, under names that dashboards rely on."""
+    logger = recorder.open("evaluate", folder)
+    if logger is not None:
+        figures = {
+            f"eval/{task}/{head}/{name}": row[name]
+            for task, heads in tasks.items()
+            for head, row in heads.items()
+            if head != "role"
+            for name in ("TA", "SA", "recovered", "honest_loss")
+            if row[name] is not None
+        }
+        logger.log_metrics(figures, step=0)
+        recorder.close()
+
+
+def protection(chain: Chain, settings: dict[str, Any], undefended: Target, answers: Answers) -> dict[str, Any]:
+    """What the defense is and costs its owner, measured on the answers to one request."""
+    images = answers.images.batch(slice(0, undefended.images_a_request))
+    taken = cost(chain, undefended.answer(images, "cost"), Asked("cost", digests(images), images))
+    return {"name": "+".join(chain.defenses) or "none", "settings": settings, **taken}
 
 
 def _answers(source: MeteredTarget, task: Task) -> list[Tensor]:
-    account = f"honest/{task.name}"
-    return [source.ask(part.batch(slice(None)), account, "evaluation") for part in (task.train, task.test)]
+    """Train and test features; of what a defense refuses to answer, zeros: an honest customer has no more either."""
+    account = f"honest/{task.name}{scene_of(source, train=task.train.checksum, test=task.test.checksum)}"
+    features = []
+    for part in (task.train, task.test):
+        told, there = source.ask_what_is_answered(part.batch(slice(None)), account, "evaluation")
+        features.append(told.new_zeros(len(part), told.shape[1]))
+        features[-1][there] = told
+    return features
 
 
 def _judged(
@@ -131,9 +166,19 @@ def _judged(
             "agreement": float((first == copied).mean()),
             "agreement_ceiling": float((first == second).mean()),
         }
-    return figures, right, (jobs["TA"].test_MD, jobs["SA"].test_MD)
+    return figures, right, (jobs.get("TA_clean", jobs["TA"]).test_MD, jobs["SA"].test_MD)
 
 
 def _network(encoder: Encoder, device: str) -> Network:
     encoder.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return encoder.fingerprint, lambda images: encode_all(encoder, images)
+
+
+def _of(right: Right, task: str) -> dict[str, list[Right]]:
+    """One task's tables of right answers by head, of one seed."""
+    heads = dict[str, list[Right]]()
+    for place, rows in right.items():
+        named, head, name = place.split("/")
+        if named == task:
+            heads.setdefault(head, [{}])[0][name] = rows
+    return heads

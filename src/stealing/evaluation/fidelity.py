@@ -22,14 +22,18 @@ def fidelity(target_ND: Tensor, mapped_ND: Tensor, surrogate_NE: Tensor) -> dict
     Returns:
         `cosine`, the mean over images; `cosine_shuffled`, the same between different images, without which a cosine
         means nothing (features of rectified networks all point one way); `cosine_centred`, after each encoder's mean is
-        taken off; `cka`, linear centred kernel alignment of the surrogate's own features.
+        taken off; `cka`, linear centred kernel alignment of the surrogate's own features. The cosines are left out
+        where a defense changed the width of the answers, so that there is nothing to compare.
     """
+    alike = {"cka": cka(target_ND, surrogate_NE)}
+    if mapped_ND.shape != target_ND.shape:
+        return alike
     shuffled = mapped_ND[torch.randperm(len(mapped_ND), generator=generator("fidelity shuffle"))]
     return {
         "cosine": _mean_cosine(target_ND, mapped_ND),
         "cosine_centred": _mean_cosine(target_ND - target_ND.mean(0), mapped_ND - mapped_ND.mean(0)),
         "cosine_shuffled": _mean_cosine(target_ND, shuffled),
-        "cka": cka(target_ND, surrogate_NE),
+        **alike,
     }
 
 

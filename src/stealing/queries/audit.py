@@ -11,7 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from stealing.queries.ledger import Ledger, checksum
+from stealing.queries.ledger import Ledger
+from stealing.queries.tables import checksum
 
 PAGE = 2000
 """Rows in memory at a time."""

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -67,6 +67,26 @@ class Target(Protocol):
         """
 
 
+@runtime_checkable
+class Settling(Protocol):
+    """A target in this process whose answers depend on what the account asked before.
+
+    `answer` is what can be computed side by side; `settle` has the last word, within the transaction that stores it, so
+    that requests of an account follow each other and no crash comes between an answer and its memory.
+    """
+
+    remembers: bool
+
+    def settle(
+        self, features_BD: Tensor, images_uint8: Tensor, account: str, memory: bytes | None
+    ) -> tuple[Tensor, bytes]:
+        """The answers (B, D), and the account's memory after them.
+
+        Raises:
+            Refused: this account gets no answer any more.
+        """
+
+
 @dataclass(frozen=True)
 class Order:
     """What to buy and on which terms.
@@ -108,6 +128,7 @@ class _Purchase:
         self.doubtful: list[Reservation] = []
         self.stopping, self.bought = threading.Event(), dict[bytes, Tensor]()
         self.lease = target.deadline + MARGIN
+        self.settles = isinstance(target, Settling) and target.remembers
 
     def made(self) -> dict[bytes, Tensor]:
         free, theirs = self._sorted(list(self.order.places))
@@ -212,15 +233,24 @@ class _Purchase:
 
     def _store(self, answered: Sequence[tuple[Reservation, Tensor]]) -> None:
         try:
-            kept = self.ledger.store(self.order.source, answered, self.target.version)
+            settle = self._settled if self.settles else None
+            kept = self.ledger.store(self.order.source, answered, self.target.version, settle)
+        except Refused:
+            for reservation, _ in answered:
+                self.ledger.release(self.order.source, reservation, self.order.purpose)
+            raise
         except BaseException:
             for reservation, _ in answered:
                 self.ledger.doubt(reservation)
             raise
-        for reservation, features_BD in answered:
+        for reservation, _ in answered:
             if reservation.request in kept:
-                self.bought |= dict(zip(reservation.digests, features_BD, strict=True))
+                self.bought |= dict(zip(reservation.digests, kept[reservation.request], strict=True))
         self.bar.answered(len(self.bought), len(self.flying))
+
+    def _settled(self, features_BD: Tensor, reservation: Reservation, memory: bytes | None) -> tuple[Tensor, bytes]:
+        assert isinstance(self.target, Settling)
+        return self.target.settle(features_BD, reservation.images, self.order.account, memory)
 
     def _drain(self) -> None:
         """After an error or Ctrl-C, keep what is in flight; a second Ctrl-C leaves it in doubt."""

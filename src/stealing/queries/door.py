@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from stealing.artefacts import key
-from stealing.errors import BudgetExceeded, ConfigError, DataError
+from stealing.errors import BudgetExceeded, ConfigError, DataError, Refused
 from stealing.queries.bank import Bank
-from stealing.queries.buying import Order, Target, buy
+from stealing.queries.buying import Order, Settling, Target, buy
 from stealing.queries.digests import digests
 from stealing.queries.ledger import Ledger
 from stealing.queries.tables import Purpose, Source
@@ -75,6 +75,7 @@ class MeteredTarget:
             target.size,
         )
         self.is_known = target.is_known
+        self.remembers = isinstance(target, Settling) and target.remembers
         self._got: dict[Purpose, dict[tuple[str, int], set[bytes]]] = {"attack": {}, "evaluation": {}}
         self._opened: dict[str, tuple[Source, Bank]] = {}
         self.sent = 0  # images that really went to the target in this process
@@ -124,6 +125,26 @@ class MeteredTarget:
             page = missing[start : start + PAGE]
             bank.add(page, self._read(source, page, bought, repeat))
         return bank.read(names)
+
+    def ask_what_is_answered(
+        self, images_uint8: Tensor, account: str, purpose: Purpose, *, view: str = "raw", repeat: int = 0
+    ) -> tuple[Tensor, Tensor]:
+        """As `ask`, of a target that may stop answering: the answers that there are, and for which images, bool (B,).
+
+        Raises:
+            Refused: there is none.
+        """
+        try:
+            features = self.ask(images_uint8, account, purpose, view=view, repeat=repeat)
+            return features, torch.ones(len(images_uint8), dtype=torch.bool)
+        except Refused:
+            names, (source, _) = digests(images_uint8), self._source(account, repeat)
+            states = self._ledger.states(source, names, repeat)
+            there = torch.tensor([states.get(name, ("", 0))[0] == "stored" for name in names])
+            self._got[purpose][account, repeat] -= {name for name, is_ in zip(names, there, strict=True) if not is_}
+            if not there.any():
+                raise
+            return self.ask(images_uint8[there], account, purpose, view=view, repeat=repeat), there
 
     def _read(self, source: Source, names: list[bytes], bought: dict[bytes, Tensor], repeat: int) -> Tensor:
         """Answers (B, D), as they were just stored or, of other processes, from the ledger."""

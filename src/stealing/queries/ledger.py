@@ -7,7 +7,6 @@ idempotency key, or gives it up.
 Shape letters: B images, D feature width.
 """
 
-import hashlib
 import sqlite3
 import uuid
 from collections.abc import Iterator, Sequence
@@ -17,10 +16,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stealing.errors import BudgetExceeded, LedgerError, TargetError
+from stealing.errors import BudgetExceeded, LedgerError
 from stealing.queries.database import Execute, connect
 from stealing.queries.pace import Pace
-from stealing.queries.tables import SCHEMA, VERSION, Purpose, Reservation, Source
+from stealing.queries.tables import (
+    SCHEMA,
+    VERSION,
+    Purpose,
+    Reservation,
+    Settle,
+    Source,
+    agree,
+    charge,
+    checksum,
+    count,
+    marks,
+    recall,
+    remember,
+)
 
 PAGE = 500
 """Rows a statement."""
@@ -101,7 +114,7 @@ class Ledger:
         )
         now = self.database.now()
         rows = self.database.read(sql, (target, purpose))
-        return sum(count for owner, lease, count in rows if lease < now or not self.database.lives(owner))
+        return sum(images for owner, lease, images in rows if lease < now or not self.database.lives(owner))
 
     def states(self, source: Source, digests: Sequence[bytes], repeat: int) -> dict[bytes, tuple[str, int]]:
         """State and request of each of these images that the ledger knows."""
@@ -131,7 +144,7 @@ class Ledger:
                 for digests, images in batches:
                     sql = (
                         "SELECT digest FROM queries WHERE source = ? AND repeat = ? AND state <> 'failed' "
-                        f"AND digest IN ({_marks(digests)})"
+                        f"AND digest IN ({marks(digests)})"
                     )
                     taken = {row[0] for row in execute(sql, (source.id, repeat, *digests))}
                     free = [place for place, digest in enumerate(digests) if digest not in taken]
@@ -144,13 +157,13 @@ class Ledger:
                         "RETURNING id",
                         (source.id, idempotency, self.database.owner, start + lease, pixels.numpy().tobytes()),
                     )
-                    _count(execute, source, names, (repeat, view, purpose, "reserved", request, 1, price))
+                    count(execute, source, names, (repeat, view, purpose, "reserved", request, 1, price))
                     made.append(Reservation(request, idempotency, names, pixels, start))
-                _charge(execute, source.target, purpose, sum(len(each.digests) for each in made))
+                charge(execute, source.target, purpose, sum(len(each.digests) for each in made))
         except sqlite3.IntegrityError:
-            count, left = sum(len(each.digests) for each in made), self.left(source.target, purpose)
+            wanted, left = sum(len(each.digests) for each in made), self.left(source.target, purpose)
             raise BudgetExceeded(
-                f"{count} images were to be sent for {purpose} and {left:.0f} are left to all runs together."
+                f"{wanted} images were to be sent for {purpose} and {left:.0f} are left to all runs together."
             ) from None
         return made
 
@@ -176,21 +189,37 @@ class Ledger:
                     adopted.append(Reservation(request, idempotency, [name for (name,) in names], images, now))
         return adopted
 
-    def store(self, source: Source, answered: Sequence[tuple[Reservation, Tensor]], version: str | None) -> set[int]:
+    def store(
+        self,
+        source: Source,
+        answered: Sequence[tuple[Reservation, Tensor]],
+        version: str | None,
+        settle: Settle | None = None,
+    ) -> dict[int, Tensor]:
         """Keep the answers (B, D) of these requests; one that another process adopted meanwhile is left to it.
 
+        Args:
+            source: of the answers.
+            answered: requests with what the target said.
+            version: of the target.
+            settle: the last word of a target that remembers accounts; what it remembers is written with the answers.
+
         Returns:
-            The requests that were kept.
+            By request, the answers that were kept.
 
         Raises:
             TargetError: of another width or version than those before; they are not kept.
+            Refused: by `settle`; nothing is kept or remembered.
         """
-        now, stored = self.database.now(), set[int]()
+        now, stored = self.database.now(), dict[int, Tensor]()
         with self.database.transaction() as execute:
             for reservation, features_BD in answered:
-                _settle(execute, source, features_BD.shape[1], version)
                 if not self._end(execute, reservation):
                     continue
+                if settle is not None:
+                    features_BD, memory = settle(features_BD, reservation, recall(execute, source))
+                    remember(execute, source, memory)
+                agree(execute, source, features_BD.shape[1], version)
                 kept = features_BD if features_BD.dtype == torch.float16 else features_BD.float()
                 precision = str(kept.dtype).removeprefix("torch.")
                 rows = [row.tobytes() for row in kept.contiguous().numpy()]
@@ -205,7 +234,7 @@ class Ledger:
                     "WHERE queries.source = ? AND queries.digest = new.column1 AND queries.request = ?",
                     (precision, now, *values, source.id, reservation.request),
                 )
-                stored.add(reservation.request)
+                stored[reservation.request] = features_BD
         return stored
 
     def doubt(self, reservation: Reservation) -> None:
@@ -222,7 +251,7 @@ class Ledger:
             each = "UPDATE queries SET state = 'failed', cost = cost - cost / charged, charged = charged - 1 "
             execute(each + "WHERE request = ?", (reservation.request,))
             execute("DELETE FROM queries WHERE request = ? AND charged = 0", (reservation.request,))
-            _charge(execute, source.target, purpose, -len(reservation.digests))
+            charge(execute, source.target, purpose, -len(reservation.digests))
 
     def forfeit(self, reservation: Reservation) -> None:
         """Give up a request in doubt: it stays counted, and its images are free to be asked about anew."""
@@ -259,42 +288,4 @@ class Ledger:
     def _among(self, sql: str, before: tuple[object, ...], digests: Sequence[bytes]) -> Iterator[tuple[Any, ...]]:
         for start in range(0, len(digests), PAGE):
             page = digests[start : start + PAGE]
-            yield from self.database.read(sql.format(_marks(page)), (*before, *page))
-
-
-def checksum(answer: bytes) -> bytes:
-    """8 bytes of a stored answer."""
-    return hashlib.blake2b(answer, digest_size=8).digest()
-
-
-def _marks(values: Sequence[object]) -> str:
-    return ", ".join("?" * len(values))
-
-
-def _count(execute: Execute, source: Source, names: list[bytes], row: tuple[object, ...]) -> None:
-    """A row an image; one that was given up before is counted once more."""
-    marks = f"({_marks((source, names, *row))})"
-    execute(
-        "INSERT INTO queries (source, digest, repeat, view, purpose, state, request, charged, cost) "
-        f"VALUES {', '.join([marks] * len(names))} ON CONFLICT (source, digest, repeat) DO UPDATE SET "
-        "state = 'reserved', request = excluded.request, charged = queries.charged + 1, "
-        "cost = queries.cost + excluded.cost",
-        [value for name in names for value in (source.id, name, *row)],
-    )
-
-
-def _charge(execute: Execute, target: str, purpose: str, count: int) -> None:
-    execute("INSERT INTO budgets (target, purpose) VALUES (?, ?) ON CONFLICT DO NOTHING", (target, purpose))
-    execute("UPDATE budgets SET spent = spent + ? WHERE target = ? AND purpose = ?", (count, target, purpose))
-
-
-def _settle(execute: Execute, source: Source, width: int, version: str | None) -> None:
-    """The first answer says what all have to be like."""
-    [(known, before)] = execute("SELECT width, version FROM sources WHERE id = ?", (source.id,))
-    if known is None:
-        execute("UPDATE sources SET width = ?, version = ? WHERE id = ?", (width, version, source.id))
-    elif (known, before) != (width, version):
-        raise TargetError(
-            f"The target answers with {width} numbers an image as version {version}, and answered with {known} as "
-            f"{before} before: what was bought is kept, and another target.remote.version= begins anew."
-        )
+            yield from self.database.read(sql.format(marks(page)), (*before, *page))

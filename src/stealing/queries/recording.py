@@ -12,7 +12,8 @@ import torch
 from stealing.data.decoding import decode
 from stealing.errors import DataError
 from stealing.queries.digests import digests
-from stealing.queries.ledger import Ledger, checksum
+from stealing.queries.ledger import Ledger
+from stealing.queries.tables import checksum
 
 ACCOUNT = "recorded"
 

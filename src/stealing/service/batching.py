@@ -4,6 +4,7 @@ One thread computes; while it does, requests that arrive become the next batch.
 """
 
 import asyncio
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -137,10 +138,9 @@ class Batcher:
         """Defended, billed and kept."""
         try:
             memory = recall(execute, job.account)
-            self.defense.load(job.account, memory)
-            answer = self.defense.answer(features_BD, Asked(job.account, job.digests, job.images))
+            asked = Asked(job.account, job.digests, job.images, time.time())
+            answer, after = self.defense.settle(features_BD, asked, memory)
             book(execute, job.account, job.idempotency, job.body, answer)
-            after = self.defense.dump(job.account)
             if after != (memory or b""):
                 remember(execute, job.account, after)
             return answer

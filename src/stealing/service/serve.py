@@ -18,6 +18,7 @@ from stealing.service.batching import Batcher
 from stealing.service.faults import Abrupt
 from stealing.service.patience import impatient
 from stealing.service.serving import Offer, Service
+from stealing.targets.local import fingerprint
 
 
 def serve(config: DictConfig) -> None:
@@ -63,7 +64,8 @@ def built(config: DictConfig) -> Service:
         lambda images: encode(encoder, images), defense, books,
         most=BLOCK, window=config.window, queue=config.queue, threads=config.threads,
     )  # fmt: skip
-    version = key(encoder=encoder.fingerprint, defense=plain(config.defense))  # tells that it changed, not how
+    named = fingerprint(defense, plain(config.defense))
+    version = key(encoder=encoder.fingerprint, defense=named)  # tells that it changed, not how
     offer = Offer(config.model, version, int(card["size"]))
     faults = opened(config.faults) if config.faults else None
     return Service(offer, opened(config.limits), batcher, books, faults)

@@ -1,0 +1,125 @@
+"""The query plan: the images of an attack and the door in, one answer an image out, every question counted.
+
+Shape letters: N images, D feature width.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stealing.artefacts import key
+from stealing.attacks.recovery import completed, remapped
+from stealing.data.draws import Dice, generator
+from stealing.data.images import Images
+from stealing.data.views import Views
+from stealing.errors import ConfigError, TargetError
+from stealing.queries.door import MeteredTarget
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is asked about each image, by whom, and what one answer is made of.
+
+    Attributes:
+        repeats: how often the same image is asked about; the mean is taken, against fresh noise.
+        near: how many near copies of each image are asked about as well; the mean is taken, against rounding and noise
+            by content.
+        views: what a near copy is.
+        accounts: over how many the images are dealt, so that each has seen less.
+        shared: how many images all accounts ask about, so that their representations can be mapped to the first's.
+        rank: of the completion of truncated answers, or None for none.
+    """
+
+    repeats: int
+    near: int
+    views: Views
+    accounts: int
+    shared: int
+    rank: int | None
+
+    def images(self, budget: int) -> int:
+        """How many images this many queries are enough for.
+
+        Raises:
+            ConfigError: for none.
+        """
+        count = budget // (self.repeats * (1 + self.near)) - self.shared * (self.accounts - 1)
+        if count < max(1, self.shared):
+            raise ConfigError(
+                f"budget.images={budget} is not enough for {self.accounts} accounts that share {self.shared} images, "
+                f"{self.repeats * (1 + self.near)} queries each: raise it, or lower plan.shared."
+            )
+        return count
+
+    def carry_out(
+        self, door: MeteredTarget, images: Images, scene: str, seed: int, least: int
+    ) -> tuple[Images, Tensor]:
+        """The images that were answered and one answer to each; see `ask`.
+
+        Raises:
+            TargetError: fewer than `least`, as the target stopped answering.
+        """
+        features, answered = self.ask(door, images.batch(slice(None)), scene, seed)
+        if len(features) < least:
+            raise TargetError(
+                f"The target answered {len(features)} images before it stopped, fewer than attack.batch_size={least}: "
+                "that is the end of this theft, or lower attack.batch_size."
+            )
+        return images.part(np.flatnonzero(answered.numpy())) if len(features) < len(images) else images, features
+
+    def ask(self, door: MeteredTarget, images_uint8: Tensor, scene: str, seed: int) -> tuple[Tensor, Tensor]:
+        """Answers (M, D) to the M images that were answered, and which they are, bool (N,).
+
+        Args:
+            door: to the target.
+            images_uint8: (N, 3, size, size).
+            scene: names this attacker among those that a defense which remembers must not take for one.
+            seed: of the near copies.
+
+        Raises:
+            Refused: nothing was answered.
+        """
+        places = np.arange(len(images_uint8))
+        dealt = np.array_split(places[self.shared :], self.accounts)
+        told: Tensor | None = None
+        answered = torch.zeros(len(images_uint8), dtype=torch.bool)
+        for number, part in enumerate(dealt):
+            mine = np.concatenate([places[: self.shared], part])
+            account = f"attacker/{number}{scene}"
+            features, there = self._averaged(door, images_uint8[mine], account, seed)
+            kept = mine[there.numpy()]
+            if told is None:
+                first, firsts = features, kept
+                told = features.new_zeros(len(images_uint8), features.shape[1])
+            elif self.shared:
+                both, here, in_first = np.intersect1d(kept[kept < self.shared], firsts, return_indices=True)
+                features = remapped(features, features[here], first[in_first]) if len(both) else features
+            fresh = ~answered[kept]
+            told[kept[fresh.numpy()]], answered[kept] = features[fresh], True
+        assert told is not None
+        told = told[answered]
+        return (told if self.rank is None else completed(told, self.rank)), answered
+
+    def _averaged(self, door: MeteredTarget, images_uint8: Tensor, account: str, seed: int) -> tuple[Tensor, Tensor]:
+        """One account's means (M, D) over repeats and near copies, and which images were answered each time."""
+        total, there = None, torch.ones(len(images_uint8), dtype=torch.bool)
+        for copy in range(1 + self.near):
+            pictures = images_uint8
+            if copy:
+                dice = Dice(generator("near", seed, copy, account), len(images_uint8), slice(None))
+                pictures = (self.views(images_uint8.float() / 255, dice) * 255).round().to(torch.uint8)
+            for repeat in range(self.repeats):
+                view = f"near/{copy}" if copy else "raw"
+                features, now = door.ask_what_is_answered(pictures, account, "attack", view=view, repeat=repeat)
+                whole = features.new_zeros(len(pictures), features.shape[1])
+                whole[now] = features
+                total, there = whole if total is None else total + whole, there & now
+        assert total is not None
+        return total[there] / (self.repeats * (1 + self.near)), there
+
+
+def scene_of(door: MeteredTarget, **inputs: str | int) -> str:
+    """What tells this attacker from others: nothing where the target treats all alike, so that answers are shared."""
+    return f"/{key(**inputs)}" if door.remembers else ""

@@ -1,0 +1,56 @@
+"""Counter-moves to a defense, made of answers alone: what was truncated is completed, what was turned is turned back.
+
+Shape letters: N images, S images that both accounts asked about, D and E feature widths.
+"""
+
+import torch
+from torch import Tensor
+
+ROUNDS = 30
+"""Of filling in and truncating again; more change little."""
+
+RIDGE = 1e-2
+"""Of the map between two accounts' answers, of the mean variance of a feature."""
+
+
+def completed(answers_ND: Tensor, rank: int) -> Tensor:
+    """Fill in the zeros of truncated answers by a matrix of low rank, as features of many images have few directions.
+
+    An entry that was cut off is no greater than the least that was kept of its row, and no less than the least of all.
+
+    Args:
+        answers_ND: what top-k features let through.
+        rank: of the fit to the centred answers.
+
+    Source: iterated singular value thresholding of a fixed rank ("hard impute"; Mazumder et al. 2010, section 5).
+    """
+    known = answers_ND != 0
+    ceiling = answers_ND.masked_fill(~known, torch.inf).amin(1, keepdim=True).nan_to_num(posinf=0.0)
+    floor = answers_ND.min()
+    filled = torch.where(known, answers_ND, (ceiling + floor) / 2)
+    for _ in range(ROUNDS):
+        mean = filled.mean(0)
+        left, values, right = torch.linalg.svd(filled - mean, full_matrices=False)
+        fitted = (left[:, :rank] * values[:rank]) @ right[:rank] + mean
+        filled = torch.where(known, answers_ND, torch.minimum(fitted.clamp(min=floor), ceiling))
+    return filled
+
+
+def remapped(theirs_ND: Tensor, theirs_shared_SD: Tensor, mine_shared_SE: Tensor) -> Tensor:
+    """One account's answers (N, E) in another's representation, by a linear map learned on images that both asked.
+
+    Args:
+        theirs_ND: to be mapped.
+        theirs_shared_SD: the same account's answers to the shared images.
+        mine_shared_SE: the other account's answers to them.
+
+    Source: the sybil attack against B4B (arXiv:2310.08571, section 4.4), there 10,000 shared queries an account.
+    """
+    before, after = theirs_shared_SD.mean(0), mine_shared_SE.mean(0)
+    inputs = (theirs_shared_SD - before).double()
+    products = inputs.T @ inputs
+    penalty = RIDGE * products.diagonal().mean().clamp(min=1e-12)
+    ridge = products + penalty * torch.eye(len(products), dtype=torch.float64)
+    slope = torch.linalg.solve(ridge, inputs.T @ (mine_shared_SE - after).double())
+    mapped: Tensor = (theirs_ND - before).double() @ slope
+    return mapped.float() + after
