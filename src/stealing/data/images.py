@@ -62,18 +62,20 @@ class Images:
         return replace(self, rows=rows, checksum=digest.hexdigest())
 
 
-def take(images: Images, count: int, seed: int = 0, skip: int = 0) -> Images:
+def take(images: Images, count: int | None, seed: int = 0, skip: int = 0) -> Images:
     """The first `count` of a seeded permutation: nested, so a smaller count is a prefix of a larger one.
 
     Args:
         images: where from.
-        count: how many.
+        count: how many; None for the list as it is.
         seed: of the permutation.
         skip: leave out as many first, so that two parts of one list are disjoint.
 
     Raises:
         DataError: there are fewer than `skip + count` images.
     """
+    if count is None:
+        return images
     if skip + count > len(images):
         raise DataError(f"{images.name} has {len(images)} images and {skip + count} were asked for: lower the count.")
     return images.part(np.random.default_rng(seed).permutation(len(images))[skip : skip + count])

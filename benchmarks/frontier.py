@@ -1,0 +1,97 @@
+"""The frontier of defenses on real images: every cell of `conf/frontier.yaml` that is not in `results/frontier` yet.
+
+    python benchmarks/frontier.py                  goes on where it was stopped; writes table.txt and frontier.svg
+    python benchmarks/frontier.py --most 5         at most five more cells
+
+Needs `STEALING_DATA` and `pip install -e '.[report]'`. A cell takes about two minutes on two cores of an AMD EPYC.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+
+from stealing.artefacts import write_whole
+from stealing.config import check_choices
+from stealing.errors import StealingError
+from stealing.pipeline import run
+from stealing.report import frontier
+
+ROOT = Path(__file__).parents[1]
+FOLDER = ROOT / "results" / "frontier"
+
+
+def cells(chosen: Any) -> Iterator[tuple[str, dict[str, Any], list[str]]]:
+    """Name, description and overrides of each."""
+    for row in chosen.cells:
+        plan = row.get("plan", "once")
+        for strength in row.get("strengths", [""]):
+            for accounts in row.get("accounts", [0]):
+                for seed in row.get("seeds", chosen.seeds):
+                    settings = [f"defense.{part.removeprefix('defense.')}" for part in strength.split()]
+                    overrides = [f"defense={row.defense}", *settings, f"plan={plan}", f"seed={seed}"]
+                    overrides += [f"plan.accounts={accounts}"] if accounts else []
+                    named = plan + (f"-{accounts}" if accounts else "")
+                    short = " ".join(part.removeprefix("defense.").split(".", 1)[1] for part in settings)
+                    name = "_".join(f"{row.defense} {short} {named} s{seed}".translate(PLAIN).split())
+                    yield name, {"defense": row.defense, "strength": short, "plan": named, "seed": seed}, overrides
+
+
+PLAIN = str.maketrans({"[": " ", "]": " ", ",": "+", "=": "-"})
+
+
+def measured(overrides: list[str]) -> dict[str, Any]:
+    """The result of one cell."""
+    line = ["experiment=cifar10_frontier", *overrides]
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        config = compose("train", overrides=line, return_hydra_config=True)
+    HydraConfig.instance().set_config(config)
+    choices = dict(HydraConfig.get().runtime.choices)
+    OmegaConf.set_struct(config, False)
+    del config["hydra"]
+    OmegaConf.set_struct(config, True)
+    check_choices(config)
+    run(config, choices)
+    folders = (Path(config.paths.work) / "runs").glob("*/result.json")
+    newest = max(folders, key=lambda path: path.stat().st_mtime)
+    found: dict[str, Any] = json.loads(newest.read_text())
+    return found
+
+
+def main() -> None:
+    """Measure what is missing, then show everything."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--most", type=int, help="cells to measure now; without it, all that are missing")
+    most, failed = parser.parse_args().most, 0
+    chosen = OmegaConf.load(ROOT / "conf" / "frontier.yaml")
+    assert isinstance(chosen, DictConfig)
+    missing = [cell for cell in cells(chosen) if not (FOLDER / f"{cell[0]}.json").exists()]
+    for number, (name, cell, overrides) in enumerate(islice(missing, most), 1):
+        print(f"{number} of {len(missing)}: {' '.join(overrides)}", flush=True)
+        try:
+            result = measured(overrides)
+        except StealingError as error:
+            print(f"{name}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+            failed += 1
+            continue
+        write_whole(FOLDER / f"{name}.json", json.dumps({"cell": cell, **result}, indent=1).encode())
+    order = {name: place for place, (name, _, _) in enumerate(cells(chosen))}
+    files = sorted((path for path in FOLDER.glob("*.json") if path.stem in order), key=lambda path: order[path.stem])
+    found = frontier.points([json.loads(path.read_text()) for path in files])
+    with (FOLDER / "table.txt").open("w") as file:
+        frontier.show(found, Console(file=file, width=150))
+    frontier.show(found, Console(width=150))
+    frontier.draw(found, FOLDER / "frontier.svg")
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()

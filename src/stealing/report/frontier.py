@@ -1,0 +1,154 @@
+"""The frontier of defenses: results of one scene under many defenses in, what each costs and saves out.
+
+A *point* is a defense at one strength: what it costs the honest users, and what the strongest attack recovers.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from stealing.errors import DataError
+
+TAKES = 0.20
+"""Least share of `recovered` that a useful defense takes."""
+
+COSTS = 0.01
+"""Greatest upper 95 % bound of the honest loss of a useful defense."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One defense at one strength against the strongest attack that met it.
+
+    Attributes:
+        defense: its name.
+        strength: its settings, as typed.
+        plan: of the attack that recovered most.
+        loss: of the honest users, the mean over tasks, with its interval.
+        worst: the task that loses most, and how much.
+        recovered: with its interval.
+        taken: of what the strongest attack recovers without defense.
+        milliseconds, bytes: an answer's latency, an account's memory.
+        attacks: by plan, what each recovered.
+    """
+
+    defense: str
+    strength: str
+    plan: str
+    loss: float
+    loss_interval: tuple[float, float]
+    worst: tuple[str, float]
+    recovered: float
+    recovered_interval: tuple[float, float]
+    taken: float
+    milliseconds: float
+    bytes: float
+    attacks: dict[str, float]
+
+    @property
+    def useful(self) -> bool:
+        """Whether it takes enough from the thief and little enough from the honest."""
+        return self.taken >= TAKES and self.loss_interval[1] <= COSTS
+
+
+def points(results: list[dict[str, Any]], head: str = "linear") -> list[Point]:
+    """One point a defense and strength, in the order of their first result.
+
+    Args:
+        results: result.json of each cell, with `cell` saying which one it is.
+        head: of the accuracies.
+
+    Raises:
+        DataError: they are not of one scene and protocol, or none is undefended.
+    """
+    scenes = {(result["protocol_hash"], result["data"]["queries"], result["target_seed"]) for result in results}
+    if len(scenes) != 1:
+        raise DataError("The results of a frontier are of several protocols or data sets: keep those of one apart.")
+    cells = dict[tuple[str, str], list[dict[str, Any]]]()
+    for result in results:
+        cells.setdefault((result["cell"]["defense"], result["cell"]["strength"]), []).append(result)
+    undefended = [result for result in results if result["cell"]["defense"] == "none"]
+    if not undefended:
+        raise DataError("A frontier needs the cell without a defense: measure defense=none too.")
+    bare = max(float(result["overall"][head]["recovered"]) for result in undefended)
+    return [_point(name, strength, found, bare, head) for (name, strength), found in cells.items()]
+
+
+def _point(name: str, strength: str, results: list[dict[str, Any]], bare: float, head: str) -> Point:
+    best = max(results, key=lambda result: float(result["overall"][head]["recovered"]))
+    plain = next((result for result in results if result["cell"]["plan"] == "once"), best)
+    figures, costs, protection = best["overall"][head], plain["overall"][head], plain["defense"]
+    return Point(
+        name, strength, best["cell"]["plan"],
+        costs["honest_loss"], tuple(costs["intervals"]["honest_loss"]),
+        (costs["worst"]["task"], costs["worst"]["honest_loss"]),
+        figures["recovered"], tuple(figures["intervals"]["recovered"]), bare - figures["recovered"],
+        protection["milliseconds"], protection["bytes"],
+        {result["cell"]["plan"]: result["overall"][head]["recovered"] for result in results},
+    )  # fmt: skip
+
+
+def show(found: list[Point], console: Console) -> None:
+    """Print the points as a table."""
+    caption = (
+        "honest loss: TA_clean - TA in points, the mean over tasks. recovered: of the strongest attack tried, over\n"
+        f"the informative tasks together. useful: takes {100 * TAKES:.0f} points of it, and the upper bound of the\n"
+        f"honest loss is at most {100 * COSTS:.0f} point."
+    )
+    table = Table(caption=caption, caption_justify="left")
+    for column in ("defense", "honest loss [95 %]", "worst task", "recovered [95 %]", "attack", "takes", "ms", "bytes"):
+        table.add_column(column, no_wrap=True)
+    for point in found:
+        low, high = (100 * bound for bound in point.loss_interval)
+        least, most = point.recovered_interval
+        table.add_row(
+            f"{point.defense} {point.strength}".strip(),
+            f"{100 * point.loss:+.1f} [{low:+.1f}, {high:+.1f}]",
+            f"{100 * point.worst[1]:+.1f} {point.worst[0]}",
+            f"{point.recovered:.2f} [{least:.2f}, {most:.2f}]",
+            point.plan,
+            f"{100 * point.taken:.0f}" + (" useful" if point.useful else ""),
+            f"{point.milliseconds:.3f}",
+            f"{point.bytes:.0f}",
+        )
+    console.print(table)
+
+
+def draw(found: list[Point], path: Path) -> None:
+    """Write the picture, honest loss against what the strongest attack recovers, as SVG.
+
+    Raises:
+        DataError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib import rcParams
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise DataError("A picture needs matplotlib: pip install -e '.[report]'.") from None
+    rcParams["svg.hashsalt"] = "frontier"  # the same picture for the same points
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
+    bare = next(point for point in found if point.defense == "none").recovered
+    axes.fill_between([-1, 100 * COSTS], -1, bare - TAKES, color="#d8ead3", label="useful", zorder=0)
+    axes.axhline(bare, color="#777777", linestyle=":", linewidth=1, label="without defense")
+    markers = "osD^vP*X<>h"
+    for number, name in enumerate(dict.fromkeys(point.defense for point in found)):
+        mine = sorted((point for point in found if point.defense == name), key=lambda point: point.loss)
+        across = [100 * point.loss for point in mine]
+        up = [point.recovered for point in mine]
+        widths = [[100 * abs(point.loss - point.loss_interval[side]) for point in mine] for side in (0, 1)]
+        heights = [[abs(point.recovered - point.recovered_interval[side]) for point in mine] for side in (0, 1)]
+        axes.errorbar(
+            across, up, yerr=heights, xerr=widths, marker=markers[number % len(markers)], label=name,
+            linewidth=1, elinewidth=0.6, markersize=6, color=f"C{number}" if number < 10 else "black",
+        )  # fmt: skip
+    axes.set_xscale("symlog", linthresh=2)
+    axes.set_ylim(min(-0.1, *(point.recovered for point in found)) - 0.05, max(1.0, bare + 0.1))
+    axes.set_xlim(-1, 1.15 * max(2.0, *(100 * point.loss_interval[1] for point in found)))
+    axes.set_xlabel("honest loss: accuracy points that customers lose (mean over tasks)")
+    axes.set_ylabel("recovered by the strongest attack tried")
+    axes.legend(fontsize=8, loc="upper right", ncols=2)
+    figure.savefig(path, format="svg", metadata={"Date": None})

@@ -1,0 +1,158 @@
+"""Query plans: every question counted, several accounts kept apart, and what each counter-move wins back."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import choose
+from serving import Trivial, noise
+from torch import Tensor
+
+from stealing.attacks.asking import Plan, scene_of
+from stealing.attacks.recovery import completed, remapped
+from stealing.config import opened, plain
+from stealing.data.draws import generator
+from stealing.defenses.chain import Asked, Chain
+from stealing.encoders import Encoder
+from stealing.errors import ConfigError, Refused, TargetError
+from stealing.queries.door import Budget, MeteredTarget
+from stealing.queries.ledger import Ledger
+from stealing.targets.local import LocalTarget, fingerprint
+
+IMAGES = noise(120)
+
+
+def door(folder: Path, *overrides: str, chain: Any = None, images: int = 1000) -> MeteredTarget:
+    config = choose(*overrides).defense
+    defense = chain or Chain(opened(config))
+    encoder = Encoder(Trivial(16), [0.5] * 3, [0.25] * 3)
+    target = LocalTarget(encoder, defense, fingerprint(defense, plain(config)) + str(chain), 8)
+    return MeteredTarget(target, Ledger(str(folder / "ledger.sqlite")), folder / "banks", Budget(images, images))
+
+
+def plan(*overrides: str) -> Plan:
+    made: Plan = opened(choose(*overrides).plan)
+    return made
+
+
+def truth(images: Tensor = IMAGES) -> Tensor:
+    with torch.inference_mode():
+        return Encoder(Trivial(16), [0.5] * 3, [0.25] * 3)(images.float() / 255)
+
+
+def told(meter: MeteredTarget, how: Plan, count: int = 120) -> Tensor:
+    features, answered = how.ask(meter, IMAGES[:count], scene_of(meter, seed=0), 0)
+    assert answered.all()
+    return features
+
+
+def error(features: Tensor) -> float:
+    return float((features - truth()[: len(features)]).square().mean().sqrt())
+
+
+@pytest.mark.parametrize(
+    ("overrides", "images"),
+    [
+        (["plan=once"], 120),
+        (["plan=repeating"], 30),
+        (["plan=averaging"], 30),
+        (["plan=completion"], 120),
+        (["plan=sybil", "plan.shared=20"], 100),
+        (["plan=sybil", "plan.accounts=4", "plan.shared=10", "plan.repeats=1"], 90),
+    ],
+)
+def test_a_plan_asks_about_as_many_images_as_its_budget_pays_for(
+    overrides: list[str], images: int, tmp_path: Path
+) -> None:
+    how, meter = plan(*overrides), door(tmp_path, images=120)
+    assert how.images(120) == images
+    told(meter, how, images)
+    assert meter.spent("attack") == meter.sent == 120
+    with pytest.raises(ConfigError, match=r"budget\.images=1 "):
+        plan("plan=sybil").images(1)
+
+
+def test_repeated_questions_average_fresh_noise_away_and_not_noise_by_content(tmp_path: Path) -> None:
+    fresh = door(tmp_path, "defense=noise", "defense.noise.sigma=0.5", "defense.noise.fresh=true")
+    keyed = door(tmp_path, "defense=noise", "defense.noise.sigma=0.5")
+    once, often = plan("plan=once"), plan("plan=repeating", "plan.repeats=8")
+    assert error(told(fresh, often)) < 0.5 * error(told(fresh, once))
+    assert torch.allclose(told(keyed, often), told(keyed, once), atol=1e-5)
+
+
+def test_near_copies_average_noise_by_content_and_rounding_away(tmp_path: Path) -> None:
+    still = ("plan.views.crop=[1,1]", "plan.views.flip=0")
+    near = plan("plan=averaging", "plan.near=15", *still)
+    for overrides in (("defense=noise", "defense.noise.sigma=1"), ("defense=rounding", "defense.rounding.decimals=0")):
+        meter = door(tmp_path, *overrides, images=4000)
+        assert error(told(meter, near)) < 0.75 * error(told(meter, plan("plan=once")))
+
+
+def test_completion_wins_back_what_was_cut_off_features_of_low_rank() -> None:
+    left, right = torch.rand(400, 4, generator=generator("left")), torch.rand(4, 40, generator=generator("right"))
+    whole = left @ right
+    cut = torch.zeros_like(whole).scatter(1, (top := whole.topk(20, dim=1)).indices, top.values)
+    filled = completed(cut, 4)
+    assert torch.equal(filled[cut != 0], cut[cut != 0])
+    assert float((filled - whole).norm()) < 0.2 * float((cut - whole).norm())
+
+
+def test_a_map_learned_on_shared_images_undoes_what_two_accounts_were_told_differently(tmp_path: Path) -> None:
+    meter = door(tmp_path, "defense=transform", "defense.transform.kinds=[affine,shuffle]")
+    mapped = told(meter, plan("plan=sybil", "plan.accounts=3", "plan.shared=40"))
+    alone = door(tmp_path / "alone", "defense=transform", "defense.transform.kinds=[affine,shuffle]")
+    first = told(alone, plan("plan=once"))  # everything as the first account sees it
+    assert float((mapped - first).norm()) < 0.05 * float(first.norm())
+    mixed = told(meter, plan("plan=sybil", "plan.accounts=3", "plan.shared=0"))
+    assert float((mixed - first).norm()) > 0.5 * float(first.norm())
+    exact = remapped(first, first[:40], 2 * first[:40] + 1)
+    assert float((exact - 2 * first - 1).norm()) < 0.05 * float(first.norm())
+
+
+class Thrice:
+    """Answers each account three times, then never again."""
+
+    remembers = True
+
+    def __init__(self) -> None:
+        self.seen: dict[str, int] = {}
+
+    def answer(self, features_BD: Tensor, asked: Asked) -> Tensor:
+        if self.seen[asked.account] >= 3:
+            raise Refused("This account has asked enough.")
+        self.seen[asked.account] += 1
+        return features_BD + self.seen[asked.account]
+
+    def load(self, account: str, memory: bytes | None) -> None:
+        self.seen[account] = int(memory or 0)
+
+    def dump(self, account: str) -> bytes:
+        return str(self.seen[account]).encode()
+
+
+def test_who_is_stopped_keeps_what_was_answered_and_is_not_charged_for_the_rest(tmp_path: Path) -> None:
+    meter = door(tmp_path, chain=Chain({"thrice": Thrice()}))
+    meter._target.images_a_request = 20
+    features, answered = plan("plan=once").ask(meter, IMAGES, "", 0)
+    assert answered.tolist() == [True] * 60 + [False] * 60 and len(features) == 60
+    expected = truth()[:60] + torch.arange(1, 4).repeat_interleave(20)[:, None]
+    torch.testing.assert_close(features, expected)
+    assert meter.spent("attack") == meter._ledger.spent(meter.fingerprint, "attack") == 60
+    features, answered = plan("plan=sybil", "plan.shared=0").ask(meter, IMAGES, "/two", 0)
+    assert answered.sum() == 120, "two accounts get twice as much"
+    with pytest.raises(Refused):
+        meter.ask(noise(140)[130:], "attacker/0", "attack")
+
+
+def test_too_little_to_train_on_is_one_sentence(tmp_path: Path) -> None:
+    from stealing.data.images import Images
+
+    meter = door(tmp_path, chain=Chain({"thrice": Thrice()}))
+    meter._target.images_a_request = 20
+    images = Images("x", IMAGES.numpy(), None, 0, np.arange(120), "sum")
+    kept, features = plan("plan=once").carry_out(meter, images, "", 0, 60)
+    assert len(kept) == len(features) == 60
+    with pytest.raises(TargetError, match=r"answered 60 images before it stopped.*attack\.batch_size"):
+        plan("plan=once").carry_out(meter, images, "", 0, 61)
