@@ -16,7 +16,7 @@ from conftest import ROOT
 from serving import noise
 from torch import Tensor
 
-from stealing.errors import BudgetExceeded, DataError, LedgerError, TargetError
+from stealing.errors import BudgetExceeded, DataError, LedgerError, Refused, TargetError
 from stealing.queries.audit import export, faults, spendings
 from stealing.queries.digests import digests
 from stealing.queries.ledger import Ledger
@@ -257,3 +257,37 @@ def test_a_ledger_that_is_none_and_a_password_in_its_place_are_one_sentence(tmp_
         Ledger(str(tmp_path / "file"))
     with pytest.raises(LedgerError, match="PGPASSWORD"):
         Ledger("postgresql://me:secret@nowhere/x")
+
+
+def test_a_defense_that_remembers_answers_as_if_nobody_had_been_killed(tmp_path: Path) -> None:
+    answers = dict[str, list[Tensor]]()
+    for name, kills in (("killed", "16"), ("whole", "0")):
+        (tmp_path / name).mkdir()
+        line = [sys.executable, "tests/guarded.py", str(tmp_path / name), kills]
+        done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0 and int(done.stdout) >= int(kills), done.stderr
+        answers[name] = [torch.load(tmp_path / name / f"attacker-{number}.pt") for number in (0, 1)]
+        assert faults(Ledger(str(tmp_path / name / "ledger.sqlite"))) == []
+    for number in (0, 1):
+        assert torch.equal(answers["killed"][number], answers["whole"][number])
+    assert not torch.equal(*answers["whole"]), "each account has a memory of its own"
+
+
+def test_a_memory_is_written_with_its_answers_or_not_at_all(place: str) -> None:
+    ledger = Ledger(place)
+    first, second = reserve(ledger, slice(0, 5), slice(5, 10))
+    seen = list[bytes | None]()
+
+    def settle(answer: Tensor, _: Reservation, memory: bytes | None) -> tuple[Tensor, bytes]:
+        seen.append(memory)
+        if len(seen) == 2:
+            raise Refused("Enough.")
+        return answer + 1, b"%d" % len(seen)
+
+    kept = ledger.store(source(ledger), [(first, features(first))], None, settle)
+    assert torch.equal(kept[first.request], features(first) + 1)
+    with pytest.raises(Refused):
+        ledger.store(source(ledger), [(second, features(second))], None, settle)
+    ledger.store(source(ledger), [(second, features(second))], None, settle)
+    assert seen == [None, b"1", b"1"], "what was refused is not remembered"
+    assert torch.equal(ledger.read(source(ledger), NAMES[5:10], 0), features(second) + 1)

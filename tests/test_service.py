@@ -224,6 +224,8 @@ def test_metrics_count_requests_and_name_no_account(service: Served) -> None:
 class Counting:
     """A defense that remembers how often an account asked, and refuses the third time."""
 
+    remembers = True
+
     def __init__(self) -> None:
         self.counts: dict[str, int] = {}
 

@@ -103,7 +103,7 @@ def evaluate(
         "cpu_seconds": summed(time.process_time() - cpu),
         "protocol_hash": protocol.hash,
     }
-    together = overall({task.name: _of(right, task.name) for task in scene.tasks}, protocol.resamples) if right else {}
+    together = overall([right], protocol.resamples) if right else {}
     return tasks, together, alike, right, spent
 
 
@@ -172,13 +172,3 @@ def _judged(
 def _network(encoder: Encoder, device: str) -> Network:
     encoder.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return encoder.fingerprint, lambda images: encode_all(encoder, images)
-
-
-def _of(right: Right, task: str) -> dict[str, list[Right]]:
-    """One task's tables of right answers by head, of one seed."""
-    heads = dict[str, list[Right]]()
-    for place, rows in right.items():
-        named, head, name = place.split("/")
-        if named == task:
-            heads.setdefault(head, [{}])[0][name] = rows
-    return heads

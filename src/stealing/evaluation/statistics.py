@@ -52,11 +52,22 @@ def summarise(seeds: list[Right], *, resamples: int, seed: int = 0) -> dict[str,
     }
 
 
-def overall(tasks: dict[str, dict[str, list[Right]]], resamples: int, seed: int = 0) -> dict[str, object]:
+def by_head(tables: list[Right]) -> dict[str, dict[str, list[Right]]]:
+    """Tables of each seed, whose keys are `<task>/<head>/<name>`, by task and head."""
+    found = dict[str, dict[str, list[Right]]]()
+    for number, table in enumerate(tables):
+        for place, rows in table.items():
+            task, head, name = place.split("/")
+            seeds = found.setdefault(task, {}).setdefault(head, [{} for _ in tables])
+            seeds[number][name] = rows
+    return found
+
+
+def overall(tables: list[Right], resamples: int, seed: int = 0) -> dict[str, object]:
     """Of each head over all tasks: what the honest users lose, and what a thief recovers.
 
     Args:
-        tasks: by task and head, one table of right answers a seed.
+        tables: of each seed, as for `by_head`.
         resamples: R.
         seed: of the resampling.
 
@@ -65,7 +76,7 @@ def overall(tasks: dict[str, dict[str, list[Right]]], resamples: int, seed: int 
         SA - C over that of TA_clean - C, of the `informative` tasks alone, as the share of a small gap is noise; and
         their intervals. Empty where TA_clean is unknown.
     """
-    found = dict[str, object]()
+    found, tasks = dict[str, object](), by_head(tables)
     for head in next(iter(tasks.values())):
         losses, gains, gaps = [], [], []
         points: dict[str, float] = {}

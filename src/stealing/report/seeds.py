@@ -10,7 +10,7 @@ from rich.console import Console
 from safetensors.numpy import load_file
 
 from stealing.artefacts import write_whole
-from stealing.evaluation.statistics import summarise
+from stealing.evaluation.statistics import by_head, overall, summarise
 from stealing.report.table import show
 
 
@@ -23,25 +23,33 @@ def join(folders: Sequence[Path], resamples: int) -> dict[str, Any]:
     """
     results = [json.loads((folder / "result.json").read_text()) for folder in folders]
     tables = [load_file(folder / "right.safetensors") for folder in folders]
-    first, tasks = results[0], dict[str, Any]()
+    first, tasks, found = results[0], dict[str, Any](), by_head(tables)
     for task, heads in first["tasks"].items():
         tasks[task] = {"role": heads["role"]}
         for head in heads:
             if head == "role":
                 continue
-            start = f"{task}/{head}/"
-            seeds = [{n.removeprefix(start): r for n, r in table.items() if n.startswith(start)} for table in tables]
             rows = [result["tasks"][task][head] for result in results]
             means = {name: fmean(row[name] for row in rows) for name in ("agreement", "agreement_ceiling")}
-            tasks[task][head] = {**summarise(seeds, resamples=resamples), **means}
+            tasks[task][head] = {**summarise(found[task][head], resamples=resamples), **means}
+    together = overall(tables, resamples)
     likeness = {name: fmean(result["fidelity"][name] for result in results) for name in first["fidelity"]}
     shared = {
-        name: first[name] for name in ("schema", "choices", "group", "protocol_hash", "data", "hardware", "queries")
+        name: first[name]
+        for name in ("schema", "choices", "group", "protocol_hash", "data", "hardware", "queries", "defense")
     }
     seeds_ = [result["seed"] for result in results]
     runs = [folder.name for folder in folders]
     seconds = [result["seconds"] for result in results]
-    return {**shared, "seeds": seeds_, "runs": runs, "seconds": seconds, "tasks": tasks, "fidelity": likeness}
+    return {
+        **shared,
+        "seeds": seeds_,
+        "runs": runs,
+        "seconds": seconds,
+        "tasks": tasks,
+        "overall": together,
+        "fidelity": likeness,
+    }
 
 
 def mean_sa(folder: Path) -> float:
