@@ -1,6 +1,6 @@
 """The frontier of defenses on real images: every cell of `conf/frontier.yaml` that is not in `results/frontier` yet.
 
-    python benchmarks/frontier.py                  goes on where it was stopped; writes table.txt and frontier.svg
+    python benchmarks/frontier.py                  goes on where it was stopped; writes tables and a picture
     python benchmarks/frontier.py --most 5         at most five more cells
 
 Needs `STEALING_DATA` and `pip install -e '.[report]'`. A cell takes about two minutes on two cores of an AMD EPYC.
@@ -89,6 +89,7 @@ def main() -> None:
     with (FOLDER / "table.txt").open("w") as file:
         frontier.show(found, Console(file=file, width=150))
     frontier.show(found, Console(width=150))
+    write_whole(FOLDER / "table.md", frontier.markdown(found).encode())
     frontier.draw(found, FOLDER / "frontier.svg")
     sys.exit(1 if failed else 0)
 

@@ -24,11 +24,11 @@ SIZES = (20, 100, 400)
 def honest(count: int, seed: int = 0) -> Tensor:
     """One customer's images: around one place."""
     centre = torch.randn(D, generator=generator("centre", seed))
-    return centre + 0.5 * torch.randn(count, D, generator=generator("honest", seed))
+    return 1.5 * centre + torch.randn(count, D, generator=generator("honest", seed))
 
 
 def broad(count: int) -> Tensor:
-    return 3 * torch.randn(count, D, generator=generator("broad"))
+    return 5 * torch.randn(count, D, generator=generator("broad"))
 
 
 def near(count: int) -> Tensor:

@@ -91,6 +91,26 @@ def _point(name: str, strength: str, results: list[dict[str, Any]], bare: float,
     )  # fmt: skip
 
 
+def markdown(found: list[Point]) -> str:
+    """The points as a table for a page."""
+    lines = [
+        "| defense | honest loss, points [95 %] | recovered [95 %], by | takes | ms |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for point in found:
+        low, high = (100 * bound for bound in point.loss_interval)
+        least, most = point.recovered_interval
+        cells = [
+            f"{point.defense} {point.strength}".strip(),
+            f"{100 * point.loss:.1f} [{low:.1f}, {high:.1f}]",
+            f"{point.recovered:.2f} [{least:.2f}, {most:.2f}], {point.plan}",
+            f"{100 * point.taken:.0f}" + (", useful" if point.useful else ""),
+            f"{point.milliseconds:.3f}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
 def show(found: list[Point], console: Console) -> None:
     """Print the points as a table."""
     caption = (

@@ -1,0 +1,95 @@
+"""What the honest lose and a thief recovers, by hand; and the frontier that is drawn of it."""
+
+import json
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from rich.console import Console
+
+from stealing.errors import DataError
+from stealing.evaluation.protocol import CONTROLS
+from stealing.evaluation.statistics import overall, summarise
+from stealing.report.frontier import draw, markdown, points, show
+
+FILES = sorted((ROOT / "results" / "frontier").glob("*.json"))
+
+
+def right(shares: dict[str, float], seed: int = 0) -> dict[str, np.ndarray[Any, Any]]:
+    """Which of 1,000 test images each got right: the first so many of an order of its own."""
+    rng, found = np.random.default_rng(seed), {}
+    for name, share in shares.items():
+        found[name] = rng.permutation(1000) < round(1000 * share)
+    return found
+
+
+SHARES = {"TA": 0.7, "TA_clean": 0.8, "SA": 0.6, **dict.fromkeys(CONTROLS, 0.4)}
+
+
+def test_honest_loss_is_ta_clean_minus_ta_with_a_paired_interval() -> None:
+    found: Any = summarise([right(SHARES)], resamples=500)
+    assert found["honest_loss"] == pytest.approx(0.1)
+    low, high = found["intervals"]["honest_loss"]
+    assert low < 0.1 < high
+    same: Any = summarise([{**right(SHARES), "TA": right(SHARES)["TA_clean"]}], resamples=500)
+    assert same["honest_loss"] == 0 and same["intervals"]["honest_loss"] == [0, 0], "what both share cancels"
+    remote: Any = summarise([{n: r for n, r in right(SHARES).items() if n != "TA_clean"}], resamples=50)
+    assert remote["honest_loss"] is None
+
+
+def test_overall_is_the_mean_loss_and_the_pooled_recovery_of_informative_tasks() -> None:
+    weak = {**SHARES, "TA": 0.5, **dict.fromkeys(CONTROLS, 0.75)}  # the target hardly beats the controls
+    other = {**SHARES, "SA": 0.9, **dict.fromkeys(CONTROLS, 0.6)}
+    tasks = {"a": SHARES, "b": weak, "c": other}
+    table = {f"{task}/linear/{n}": r for task, shares in tasks.items() for n, r in right(shares).items()}
+    found: Any = overall([table], resamples=200)["linear"]
+    assert found["honest_loss"] == pytest.approx((0.1 + 0.3 + 0.1) / 3)
+    assert found["worst"] == {"task": "b", "honest_loss": pytest.approx(0.3)} and found["informative"] == ["a", "c"]
+    assert found["recovered"] == pytest.approx((0.2 + 0.3) / (0.4 + 0.2))
+    low, high = found["intervals"]["recovered"]
+    assert low < found["recovered"] < high
+
+
+def result(defense: str, loss: float, high: float, recovered: float, plan: str = "once") -> dict[str, Any]:
+    figures = {
+        "honest_loss": loss, "recovered": recovered, "worst": {"task": "x", "honest_loss": loss},
+        "intervals": {"honest_loss": [loss - 0.01, high], "recovered": [recovered - 0.1, recovered + 0.1]},
+    }  # fmt: skip
+    return {
+        "cell": {"defense": defense, "strength": "" if defense == "none" else "k=1", "plan": plan, "seed": 0},
+        "protocol_hash": "p", "data": {"queries": "q"}, "target_seed": 0, "overall": {"linear": figures},
+        "defense": {"milliseconds": 0.5, "bytes": 7.0},
+    }  # fmt: skip
+
+
+def test_a_defense_is_useful_where_the_strongest_attack_loses_much_and_the_honest_little() -> None:
+    cells = [
+        result("none", 0, 0, 0.9), result("good", 0.002, 0.009, 0.5), result("dear", 0.002, 0.011, 0.1),
+        result("beaten", 0, 0.001, 0.3), result("beaten", 0, 0.001, 0.8, "sybil"),
+    ]  # fmt: skip
+    found = {point.defense: point for point in points(cells)}
+    assert [name for name, point in found.items() if point.useful] == ["good"]
+    assert found["beaten"].plan == "sybil" and found["beaten"].taken == pytest.approx(0.1)
+    assert found["beaten"].attacks == {"once": 0.3, "sybil": 0.8}
+
+
+def test_a_frontier_mixes_no_protocols_and_needs_the_undefended_cell() -> None:
+    with pytest.raises(DataError, match="defense=none"):
+        points([result("good", 0, 0, 0.5)])
+    with pytest.raises(DataError, match="several protocols"):
+        points([result("none", 0, 0, 0.9), {**result("good", 0, 0, 0.5), "protocol_hash": "other"}])
+
+
+def test_the_stored_cells_make_the_stored_tables_and_picture(tmp_path: Path) -> None:
+    found = points([json.loads(path.read_text()) for path in FILES])
+    assert sorted(markdown(found).splitlines()) == sorted((FILES[0].parent / "table.md").read_text().splitlines())
+    assert set(markdown(found).splitlines()) <= set((ROOT / "README.md").read_text().splitlines())
+    page = StringIO()
+    show(found, Console(file=page, width=150))
+    assert all(f"{point.recovered:.2f} [" in page.getvalue() for point in found)
+    draw(found, tmp_path / "a.svg")
+    draw(found, tmp_path / "b.svg")
+    assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes() != b""
