@@ -11,7 +11,7 @@ from serving import Trivial, noise
 from torch import Tensor
 
 from stealing.attacks.asking import Plan, scene_of
-from stealing.attacks.recovery import completed, remapped
+from stealing.attacks.recovery import completed, remapped, standardised
 from stealing.config import opened, plain
 from stealing.data.draws import generator
 from stealing.defenses.chain import Asked, Chain
@@ -101,14 +101,27 @@ def test_completion_wins_back_what_was_cut_off_features_of_low_rank() -> None:
 
 def test_a_map_learned_on_shared_images_undoes_what_two_accounts_were_told_differently(tmp_path: Path) -> None:
     meter = door(tmp_path, "defense=transform", "defense.transform.kinds=[affine,shuffle]")
-    mapped = told(meter, plan("plan=sybil", "plan.accounts=3", "plan.shared=40"))
+    mapped = told(meter, plan("plan=sybil", "plan.accounts=3", "plan.shared=40", "plan.standardise=false"))
     alone = door(tmp_path / "alone", "defense=transform", "defense.transform.kinds=[affine,shuffle]")
     first = told(alone, plan("plan=once"))  # everything as the first account sees it
     assert float((mapped - first).norm()) < 0.05 * float(first.norm())
-    mixed = told(meter, plan("plan=sybil", "plan.accounts=3", "plan.shared=0"))
+    mixed = told(meter, plan("plan=sybil", "plan.accounts=3", "plan.shared=0", "plan.standardise=false"))
     assert float((mixed - first).norm()) > 0.5 * float(first.norm())
     exact = remapped(first, first[:40], 2 * first[:40] + 1)
     assert float((exact - 2 * first - 1).norm()) < 0.05 * float(first.norm())
+
+
+def test_standardised_answers_are_the_same_whatever_affine_map_an_account_was_given(tmp_path: Path) -> None:
+    clean = torch.relu(torch.randn(200, 16, generator=generator("standardised")))
+    clean[:, 3] = 0.7
+    drawn = torch.rand(2, 16, generator=generator("affine")) * 2 - 1
+    found = standardised(clean * drawn[0] + drawn[1])
+    torch.testing.assert_close(found, standardised(clean), atol=1e-3, rtol=1e-3)
+    alike = torch.corrcoef(torch.stack([found[:, 0], clean[:, 0]]))[0, 1]
+    assert alike > 0.999 and found[:, 3].eq(0).all() and found.amin() == 0
+    meter = door(tmp_path, "defense=transform", "defense.transform.kinds=[affine]")
+    bare = standardised(truth())
+    assert float((told(meter, plan("plan=standardising")) - bare).norm(dim=0).lt(1e-2).float().mean()) > 0.8
 
 
 class Thrice:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from stealing.artefacts import key
-from stealing.attacks.recovery import completed, remapped
+from stealing.attacks.recovery import completed, remapped, standardised
 from stealing.data.draws import Dice, generator
 from stealing.data.images import Images
 from stealing.data.views import Views
@@ -30,6 +30,7 @@ class Plan:
         accounts: over how many the images are dealt, so that each has seen less.
         shared: how many images all accounts ask about, so that their representations can be mapped to the first's.
         rank: of the completion of truncated answers, or None for none.
+        standardise: whether each feature's scale, sign and shift are taken out, against a representation of one's own.
     """
 
     repeats: int
@@ -38,6 +39,7 @@ class Plan:
     accounts: int
     shared: int
     rank: int | None
+    standardise: bool
 
     def images(self, budget: int) -> int:
         """How many images this many queries are enough for.
@@ -100,7 +102,8 @@ class Plan:
             told[kept[fresh.numpy()]], answered[kept] = features[fresh], True
         assert told is not None
         told = told[answered]
-        return (told if self.rank is None else completed(told, self.rank)), answered
+        told = told if self.rank is None else completed(told, self.rank)
+        return (standardised(told) if self.standardise else told), answered
 
     def _averaged(self, door: MeteredTarget, images_uint8: Tensor, account: str, seed: int) -> tuple[Tensor, Tensor]:
         """One account's means (M, D) over repeats and near copies, and which images were answered each time."""

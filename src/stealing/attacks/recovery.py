@@ -36,6 +36,25 @@ def completed(answers_ND: Tensor, rank: int) -> Tensor:
     return filled
 
 
+def standardised(answers_ND: Tensor) -> Tensor:
+    """Undo an affine map of each feature: from zero upwards, of unit deviation, its long tail up as after a ReLU.
+
+    Args:
+        answers_ND: of one account, each feature scaled, turned and shifted in a way that nobody told.
+
+    Returns:
+        (N, D), the same for every such map, but for a feature that is as skewed one way as the other; a constant
+        feature is zero.
+    """
+    centred = answers_ND.double() - answers_ND.double().mean(0)
+    deviation = centred.square().mean(0).sqrt()
+    # an affine map of a constant leaves rounding errors, which must not be blown up to unit deviation
+    varies = deviation > 1e-6 * answers_ND.abs().amax(0)
+    scores = torch.where(varies, centred / deviation, 0.0)
+    upright = scores * torch.where(scores.pow(3).mean(0) < 0, -1.0, 1.0)
+    return (upright - upright.amin(0)).float()
+
+
 def remapped(theirs_ND: Tensor, theirs_shared_SD: Tensor, mine_shared_SE: Tensor) -> Tensor:
     """One account's answers (N, E) in another's representation, by a linear map learned on images that both asked.
 
