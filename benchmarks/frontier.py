@@ -89,7 +89,7 @@ def main() -> None:
     with (FOLDER / "table.txt").open("w") as file:
         frontier.show(found, Console(file=file, width=150))
     frontier.show(found, Console(width=150))
-    write_whole(FOLDER / "table.md", frontier.markdown(found).encode())
+    write_whole(FOLDER / "table.md", frontier.markdown(frontier.cheapest(found)).encode())
     frontier.draw(found, FOLDER / "frontier.svg")
     sys.exit(1 if failed else 0)
 

@@ -154,6 +154,7 @@ def test_a_run_killed_at_every_named_point_ends_in_the_result_of_an_uninterrupte
     for times in ("seconds", "cpu_seconds"):
         assert first.pop(times).keys() == second.pop(times).keys()
     assert first.pop("date") <= second.pop("date")
+    assert {first["defense"].pop("milliseconds") >= 0, second["defense"].pop("milliseconds") >= 0} == {True}
     assert first == second
     assert first["queries"]["spent"] == 128
 

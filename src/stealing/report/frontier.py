@@ -91,6 +91,20 @@ def _point(name: str, strength: str, results: list[dict[str, Any]], bare: float,
     )  # fmt: skip
 
 
+def cheapest(found: list[Point]) -> list[Point]:
+    """Of each defense the cheapest strength that takes enough, or, if none does, the one that takes most.
+
+    Returns:
+        One point a defense, that without a defense first, the others by what they cost.
+    """
+    chosen = []
+    for name in dict.fromkeys(point.defense for point in found):
+        mine = [point for point in found if point.defense == name]
+        enough = [point for point in mine if point.taken >= TAKES]
+        chosen.append(min(enough, key=lambda p: p.loss) if enough else max(mine, key=lambda p: p.taken))
+    return sorted(chosen, key=lambda point: (point.defense != "none", point.loss))
+
+
 def markdown(found: list[Point]) -> str:
     """The points as a table for a page."""
     lines = [
