@@ -17,18 +17,23 @@ import httpx2
 import numpy as np
 import pytest
 import torch
+from conftest import choose
 from PIL import Image
-from serving import SIZE, Served, noise, save_trivial, served
+from serving import SIZE, Served, noise, remote, save_trivial, served, wires
 from torch import Tensor
 
+from stealing.config import opened, plain
 from stealing.defenses.chain import Asked, Chain
 from stealing.encoders import load_encoder
 from stealing.errors import Refused
 from stealing.queries.digests import digests
+from stealing.queries.door import Budget, MeteredTarget
+from stealing.queries.ledger import Ledger
 from stealing.service.accounts import Books
 from stealing.service.batching import Batcher, Job
 from stealing.service.errors import Denied
-from stealing.targets.local import LocalTarget
+from stealing.targets.local import LocalTarget, fingerprint
+from stealing.targets.remote import Credential
 from stealing.targets.wire import picture, unpack_answers
 
 IMAGES = noise(10)
@@ -272,6 +277,49 @@ def test_what_a_defense_remembers_is_stored_with_the_answers_or_not_at_all(tmp_p
     memory = dict(books.database.read("SELECT name, defense FROM accounts"))
     assert json.loads(memory["a"]) == {"c": base64.b64encode(b"2").decode()} and memory["poor"] is None
     assert {account.name: account.billed for account in books.all()} == {"a": 20, "poor": 0}
+
+
+def test_what_a_service_remembers_of_two_accounts_at_once_survives_its_kill(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    chosen = ["defense=b4b", "defense.b4b.beta=0.02", "defense.b4b.planes=8"]
+    images = {"attacker/0": noise(300), "honest/0": noise(300, seed=1)}
+    told = dict[str, Tensor]()
+
+    def ask(account: str, door: MeteredTarget) -> None:
+        told[account] = door.ask(images[account], account, "attack")
+
+    with served(tmp_path, f"port={port}", *chosen) as first:
+        monkeypatch.setenv("STEALING_KEY", first.key)
+        monkeypatch.setenv("HONEST_KEY", first.books.add("honest/0", None, None, 0.0))
+        credential = Credential("Authorization", "Bearer", "STEALING_KEY", "HONEST_KEY")
+        settings = {"credential": credential, "in_flight": 1, "attempts": 60, "deadline": 120.0}
+        asking = []
+        for number, account in enumerate(images):
+            target = remote(first.url, wires(8)["raw"], **settings)
+            ledger = Ledger(str(tmp_path / f"ledger{number}.sqlite"))
+            door = MeteredTarget(target, ledger, tmp_path / f"banks{number}", Budget(300, 300))
+            asking.append(threading.Thread(target=ask, args=(account, door), daemon=True))
+            asking[-1].start()
+        while min(first.billed(account) for account in images) < 64:
+            assert all(thread.is_alive() for thread in asking)
+        first.process.kill()
+        first.process.wait()
+        assert max(first.billed(account) for account in images) < 300
+    with served(tmp_path, f"port={port}", *chosen, encoder=tmp_path / "encoder.safetensors") as second:
+        for thread in asking:
+            thread.join()
+        assert [second.billed(account) for account in images] == [300, 300], "a replay is not billed"
+    config = choose(*chosen).defense
+    chain = Chain(opened(config))
+    encoder = load_encoder(tmp_path / "encoder.safetensors")[0]
+    for account in images:
+        here = LocalTarget(encoder, chain, fingerprint(chain, plain(config)), SIZE)
+        whole = MeteredTarget(here, Ledger(str(tmp_path / "whole.sqlite")), tmp_path / "whole", Budget(300, 300))
+        assert torch.equal(whole.ask(images[account], account, "attack"), told[account])
 
 
 def test_keys_are_looked_up_while_a_batch_is_computed(tmp_path: Path) -> None:
