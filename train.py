@@ -5,10 +5,12 @@ import sys
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from stealing.config import check_choices, refusals
 from stealing.errors import StealingError
+from stealing.report.sweep import summed_up
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
@@ -20,6 +22,8 @@ def main(config: DictConfig) -> float | None:
 
         return run(config, dict(HydraConfig.get().runtime.choices))
     except StealingError as error:
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            raise  # the other cells have their turn
         sys.exit(f"{type(error).__name__}: {error}")
     except KeyboardInterrupt:
         sys.exit("Stopped: what was done is kept, and the same command goes on from there.")
@@ -27,5 +31,5 @@ def main(config: DictConfig) -> float | None:
 
 if __name__ == "__main__":
     os.environ.setdefault("WANDB_RUN_GROUP", " ".join(sys.argv[1:])[:128])  # a sweep is one group, whatever starts it
-    with refusals():
+    with refusals(), summed_up():
         main()

@@ -50,6 +50,17 @@ def write_done(folder: Path, **facts: Any) -> dict[str, Any]:
     return facts
 
 
+def held(folder: Path) -> bool:
+    """Whether a live process is making this artefact."""
+    lock = FileLock(folder / ".lock", blocking=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        return True
+    lock.release()
+    return False
+
+
 @contextmanager
 def claim(folder: Path, *, patient: bool = False) -> Iterator[None]:
     """Hold an artefact while making it; the operating system lets go when the process dies.

@@ -11,7 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException
+from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -22,6 +24,25 @@ PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 """Lightning has more; these keep weights and saved features in float32."""
 
 STEPS = ("pretrain", "query", "steal", "evaluate")
+
+
+def cores_each(processes: int) -> int:
+    """Threads of one of so many processes of a run, where the launcher runs other cells of a sweep beside it.
+
+    A thread more than there are cores for slows all of them down, by far more than its share.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    beside = 1
+    if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
+        launcher = HydraConfig.get().launcher
+        if "submitit" in launcher._target_:
+            cores = min(cores, int(launcher.get("cpus_per_task") or cores))
+        jobs = int(launcher.get("n_jobs") or 1)
+        beside = jobs if jobs > 0 else cores
+    return max(1, cores // (beside * processes))
+
+
+OmegaConf.register_new_resolver("cores_each", cores_each, replace=True)
 
 
 def check_choices(config: DictConfig) -> None:

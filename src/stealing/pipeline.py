@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from safetensors.numpy import save
@@ -36,6 +37,7 @@ from stealing.queries.ledger import Ledger
 from stealing.queries.selection import select
 from stealing.report.seeds import conclude, mean_sa
 from stealing.report.status import write_status
+from stealing.report.sweep import enter
 from stealing.targets.contact import introduce
 from stealing.targets.local import LocalTarget, fingerprint
 from stealing.training.fit import Recorder, Settings
@@ -178,6 +180,8 @@ def run(config: DictConfig, choices: dict[str, str]) -> float | None:
         if rank() == 0:
             show_plan(config, this.scene, this.settings, console)
         return None
+    if rank() == 0 and HydraConfig.initialized():
+        enter(this.folder, HydraConfig.get().overrides.task)
     with claim(this.folder) if rank() == 0 else nullcontext():
         if read_done(this.folder) is None:
             if rank() == 0:
