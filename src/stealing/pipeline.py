@@ -243,17 +243,17 @@ def _steps(this: Run, ledger: Ledger) -> None:
         if undefended is not None:
             same = undefended.defense_fingerprint == offered.defense_fingerprint
             doors["TA_clean"] = door if same else MeteredTarget(undefended, ledger, this.work / "banks", budget)
-        tasks, overall, likeness, right, spent = evaluate(config, this.scene, doors, surrogate, control, answers)
+        figures, right, sample, spent = evaluate(config, this.scene, doors, surrogate, control, answers)
         this.book("evaluate", spent)
         if rank() == 0:
             write_whole(this.folder / "right.safetensors", save(right))
-            result = _result(this, door, answers)
-            result |= {"tasks": tasks, "overall": overall, "fidelity": likeness}
+            write_whole(this.folder / "sample.safetensors", save(sample))
+            result = {**_result(this, door, answers), **figures}
             result |= {"protocol_hash": spent["protocol_hash"], "defense": None}
             if undefended is not None:
                 result["defense"] = protection(this.chain, plain(config.defense), undefended, answers)
             write_whole(this.folder / "result.json", json.dumps(result, indent=1).encode())
-            record(this.recorder, this.folder, tasks)
+            record(this.recorder, this.folder, figures["tasks"])
 
 
 def _result(this: Run, door: MeteredTarget, answers: Answers) -> dict[str, Any]:
@@ -284,7 +284,7 @@ def _result(this: Run, door: MeteredTarget, answers: Answers) -> dict[str, Any]:
             "apart": this.apart,
         },
         "artefacts": {name: os.path.relpath(path, this.work) for name, path in made.items()},
-        "files": {"right": "right.safetensors"},
+        "files": {"right": "right.safetensors", "sample": "sample.safetensors"},
     }
 
 

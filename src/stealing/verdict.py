@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from stealing.attacks.asking import scene_of
 from stealing.attacks.steal import Answers
 from stealing.config import opened, plain
+from stealing.data.draws import generator
 from stealing.data.images import Images
 from stealing.defenses.chain import Asked, Chain, cost
 from stealing.encoders import Encoder
@@ -39,6 +40,10 @@ PAIRED = (("TA", 0), ("TA", 1), ("SA", 1))
 """Bootstrap samples of train for the agreement: two heads on the target, one on the surrogate, each on its own."""
 
 
+SAMPLED, SHOWN = 200, 36
+"""Test images and query images that a report has pictures of."""
+
+
 @dataclass(frozen=True)
 class Stolen:
     """An encoder made from query images, with its way into the target's space."""
@@ -54,7 +59,7 @@ def evaluate(
     surrogate: Stolen,
     control: Stolen,
     answers: Answers,
-) -> tuple[dict[str, Any], dict[str, Any], dict[str, float], Right, dict[str, Any]]:
+) -> tuple[dict[str, Any], Right, dict[str, NDArray[Any]], dict[str, Any]]:
     """Every task under every head. Several processes share the tasks; then the first reads what all have found.
 
     Args:
@@ -66,8 +71,8 @@ def evaluate(
         answers: what was bought.
 
     Returns:
-        `tasks`, `overall` and `fidelity` of result.json; which test images each encoder got right, under
-        `<task>/<head>/<name>`; and the seconds spent, with the protocol's hash.
+        `tasks`, `overall`, `fidelity` and `sample` of result.json; which test images each encoder got right, under
+        `<task>/<head>/<name>`; the sample; and the seconds spent, with the protocol's hash.
     """
     wall, cpu = time.monotonic(), time.process_time()
     protocol: Protocol = opened(config.probe)
@@ -90,11 +95,13 @@ def evaluate(
         for task in scene.tasks[rank() :: world()]:
             _judged(task, judge, sources, networks)  # remembered by the judge
         wait()
-    tasks, right = dict[str, Any](), Right()
+    tasks, right, sample = dict[str, Any](), Right(), dict[str, NDArray[Any]]()
     likeness: list[tuple[Tensor, Tensor, Tensor]] = []
     for task in scene.tasks if rank() == 0 else []:
-        tasks[task.name], correct, (target, copy) = _judged(task, judge, sources, networks)
+        tasks[task.name], correct, (target, copy), predicted = _judged(task, judge, sources, networks)
         right |= correct
+        if task is scene.tasks[0]:
+            sample = _sample(task.test, target, copy, answers.images) | predicted
         with torch.inference_mode():
             likeness.append((target, surrogate.adapter(copy), copy))
     alike = fidelity(*(torch.cat(column) for column in zip(*likeness, strict=True))) if likeness else {}
@@ -103,8 +110,24 @@ def evaluate(
         "cpu_seconds": summed(time.process_time() - cpu),
         "protocol_hash": protocol.hash,
     }
-    together = overall([right], protocol.resamples) if right else {}
-    return tasks, together, alike, right, spent
+    figures: dict[str, Any] = {"tasks": tasks, "fidelity": alike}
+    if right:
+        first = scene.tasks[0]
+        figures["overall"] = overall([right], protocol.resamples)
+        figures["sample"] = {"task": first.name, "classes": first.test.class_names}
+    return figures, right, sample, spent
+
+
+def _sample(test: Images, target_MD: Tensor, copy_MD: Tensor, queries: Images) -> dict[str, NDArray[Any]]:
+    """Some test images with their labels and features under both encoders, and some of the query images."""
+    places = torch.randperm(len(test), generator=generator("sample"))[:SAMPLED].numpy()
+    return {
+        "images": test.batch(places).numpy(),
+        "labels": test.targets()[places],
+        "target": target_MD[places].half().numpy(),
+        "surrogate": copy_MD[places].half().numpy(),
+        "queries": queries.batch(slice(SHOWN)).numpy(),
+    }
 
 
 def record(recorder: Recorder, folder: Path, tasks: dict[str, Any]) -> None:
@@ -143,8 +166,8 @@ def _answers(source: MeteredTarget, task: Task) -> list[Tensor]:
 
 def _judged(
     task: Task, judge: Judge, sources: dict[str, MeteredTarget], networks: dict[str, Network]
-) -> tuple[dict[str, Any], Right, tuple[Tensor, Tensor]]:
-    """One task's part of result.json, its part of `right`, and test features of the target and of the surrogate."""
+) -> tuple[dict[str, Any], Right, tuple[Tensor, Tensor], dict[str, NDArray[Any]]]:
+    """One task's part of result.json and of `right`; test features of target and surrogate, and what heads predict."""
     jobs = dict[str, Job]()
     for name in (*sources, *networks):
         if name in sources:
@@ -166,7 +189,8 @@ def _judged(
             "agreement": float((first == copied).mean()),
             "agreement_ceiling": float((first == second).mean()),
         }
-    return figures, right, (jobs.get("TA_clean", jobs["TA"]).test_MD, jobs["SA"].test_MD)
+    predicted = {f"predicted/{head}/{name}": found[name][head] for head in found["TA"] for name in ("TA", "SA")}
+    return figures, right, (jobs.get("TA_clean", jobs["TA"]).test_MD, jobs["SA"].test_MD), predicted
 
 
 def _network(encoder: Encoder, device: str) -> Network:

@@ -72,49 +72,79 @@ def overall(tables: list[Right], resamples: int, seed: int = 0) -> dict[str, obj
         seed: of the resampling.
 
     Returns:
-        By head: `honest_loss`, the mean over all tasks, and `worst`, the task that loses most; `recovered`, the sum of
-        SA - C over that of TA_clean - C, of the `informative` tasks alone, as the share of a small gap is noise; and
-        their intervals. Empty where TA_clean is unknown.
+        By head: `SA`, the mean over all tasks; `honest_loss`, likewise, and `worst`, the task that loses most;
+        `recovered`, the sum of SA - C over that of TA_clean - C, of the `informative` tasks alone, as the share of a
+        small gap is noise; and their intervals. Where TA_clean is unknown, all but SA are None or empty.
     """
     found, tasks = dict[str, object](), by_head(tables)
     for head in next(iter(tasks.values())):
-        losses, gains, gaps = [], [], []
-        points: dict[str, float] = {}
-        informative = []
+        clouds = dict[str, dict[str, NDArray[np.float64]]]()
         for number, (task, heads) in enumerate(tasks.items()):
             names = [name for name in ("TA", "TA_clean", "SA", *CONTROLS) if name in heads[head][0]]
-            if "TA_clean" not in names:
-                return {}
             table = np.stack([[right[name] for name in names] for right in heads[head]]).astype(np.float32)
             draws = _resampled(table, resamples, np.random.default_rng((seed, number))).astype(float)
-            cloud = dict(zip(names, np.vstack([table.mean((0, 2), dtype=np.float64), draws]).T, strict=True))
-            losses.append(cloud["TA_clean"] - cloud["TA"])
-            points[task] = float(losses[-1][0])
-            strongest = np.max([cloud[name] for name in CONTROLS], axis=0)
-            if cloud["TA_clean"][0] - strongest[0] >= INFORMATIVE:
-                informative.append(task)
-                gains.append(cloud["SA"] - strongest)
-                gaps.append(cloud["TA_clean"] - strongest)
-        loss = np.mean(losses, axis=0)
-        intervals = {"honest_loss": _interval(loss[1:])}
-        recovered = None
-        if informative:
-            share = np.sum(gains, axis=0) / np.sum(gaps, axis=0)
-            recovered, intervals["recovered"] = float(share[0]), _interval(share[1:])
-        worst = max(points, key=lambda task: points[task])
-        found[head] = {
-            "honest_loss": float(loss[0]), "worst": {"task": worst, "honest_loss": points[worst]},
-            "recovered": recovered, "informative": informative, "intervals": intervals,
-        }  # fmt: skip
+            rows = np.vstack([table.mean((0, 2), dtype=np.float64), draws]).T
+            clouds[task] = dict(zip(names, rows, strict=True))
+        stolen = np.mean([cloud["SA"] for cloud in clouds.values()], axis=0)
+        figures: dict[str, object] = {"SA": float(stolen[0]), "honest_loss": None, "worst": None, "recovered": None}
+        intervals = {"SA": _interval(stolen[1:])}
+        informative = list[str]()
+        if all("TA_clean" in cloud for cloud in clouds.values()):
+            losses = {task: cloud["TA_clean"] - cloud["TA"] for task, cloud in clouds.items()}
+            worst = max(losses, key=lambda task: float(losses[task][0]))
+            loss = np.mean(list(losses.values()), axis=0)
+            figures |= {"honest_loss": float(loss[0])}
+            figures |= {"worst": {"task": worst, "honest_loss": float(losses[worst][0])}}
+            intervals["honest_loss"] = _interval(loss[1:])
+            strongest = {task: np.max([cloud[name] for name in CONTROLS], axis=0) for task, cloud in clouds.items()}
+            gaps = {task: cloud["TA_clean"] - strongest[task] for task, cloud in clouds.items()}
+            informative = [task for task, gap in gaps.items() if gap[0] >= INFORMATIVE]
+            if informative:
+                gains = [clouds[task]["SA"] - strongest[task] for task in informative]
+                share = np.sum(gains, axis=0) / np.sum([gaps[task] for task in informative], axis=0)
+                figures["recovered"], intervals["recovered"] = float(share[0]), _interval(share[1:])
+        found[head] = {**figures, "informative": informative, "intervals": intervals}
     return found
 
 
-def _resampled(table_SNM: NDArray[np.float32], resamples: int, rng: np.random.Generator) -> NDArray[np.float32]:
-    """Mean accuracies (R, N) over resampled seeds and resampled images."""
+def paired(
+    first: list[Right], second: list[Right], head: str, *, resamples: int, seed: int = 0
+) -> tuple[float, tuple[float, float], float]:
+    """Whether one theft gets more than another from the same seeds and test images: SA of the first less the second's.
+
+    Args:
+        first, second: tables of each seed, as for `by_head`, of equal seeds in equal order.
+        head: of the accuracies.
+        resamples: R; seeds are resampled first where there are several, then test images, for both alike.
+        seed: of the resampling.
+
+    Returns:
+        The difference, a mean over tasks; its 95 % interval; and p, twice the share of resamples on the other side
+        of zero, never below 1 / (R + 1).
+    """
+    tasks = sorted({place.split("/")[0] for place in first[0]})
+    clouds = []
+    for number, task in enumerate(tasks):
+        rows = [[right[f"{task}/{head}/SA"] for right in pair] for pair in zip(first, second, strict=True)]
+        table = np.array(rows, np.float32)
+        # one stream of seeds for all tasks: a seed that is drawn is drawn for every task
+        draws = _resampled(table, resamples, np.random.default_rng((seed, number)), np.random.default_rng(seed))
+        means = np.vstack([table.mean((0, 2), dtype=np.float64), draws])
+        clouds.append(means[:, 0] - means[:, 1])
+    cloud = np.mean(clouds, axis=0)
+    aside = min((cloud[1:] <= 0).sum(), (cloud[1:] >= 0).sum())
+    low, high = _interval(cloud[1:])
+    return float(cloud[0]), (low, high), min(1.0, float(2 * aside + 1) / (resamples + 1))
+
+
+def _resampled(
+    table_SNM: NDArray[np.float32], resamples: int, rng: np.random.Generator, outer: np.random.Generator | None = None
+) -> NDArray[np.float32]:
+    """Mean accuracies (R, N) over resampled seeds, by a stream of their own where it is given, and resampled images."""
     seeds, _, images = table_SNM.shape
     out = []
     for _ in range(resamples):
-        chosen = table_SNM[rng.integers(seeds, size=seeds)].mean(0) if seeds > 1 else table_SNM[0]
+        chosen = table_SNM[(outer or rng).integers(seeds, size=seeds)].mean(0) if seeds > 1 else table_SNM[0]
         counts = np.bincount(rng.integers(images, size=images), minlength=images).astype(np.float32)
         out.append(chosen @ counts / images)
     return np.stack(out)
