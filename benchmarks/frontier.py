@@ -24,6 +24,7 @@ from stealing.config import check_choices
 from stealing.errors import StealingError
 from stealing.pipeline import run
 from stealing.report import frontier
+from stealing.report.picture import svg
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "results" / "frontier"
@@ -90,7 +91,7 @@ def main() -> None:
         frontier.show(found, Console(file=file, width=150))
     frontier.show(found, Console(width=150))
     write_whole(FOLDER / "table.md", frontier.markdown(frontier.cheapest(found)).encode())
-    frontier.draw(found, FOLDER / "frontier.svg")
+    write_whole(FOLDER / "frontier.svg", svg(frontier.draw(found), "frontier"))
     sys.exit(1 if failed else 0)
 
 

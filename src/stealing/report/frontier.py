@@ -4,13 +4,15 @@ A *point* is a defense at one strength: what it costs the honest users, and what
 """
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
 from stealing.errors import DataError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 TAKES = 0.20
 """Least share of `recovered` that a useful defense takes."""
@@ -49,6 +51,11 @@ class Point:
     attacks: dict[str, float]
 
     @property
+    def name(self) -> str:
+        """Of the defense, with its strength."""
+        return f"{self.defense} {self.strength}".strip()
+
+    @property
     def useful(self) -> bool:
         """Whether it takes enough from the thief and little enough from the honest."""
         return self.taken >= TAKES and self.loss_interval[1] <= COSTS
@@ -64,7 +71,7 @@ def points(results: list[dict[str, Any]], head: str = "linear") -> list[Point]:
     Raises:
         DataError: they are not of one scene and protocol, or none is undefended.
     """
-    scenes = {(result["protocol_hash"], result["data"]["queries"], result["target_seed"]) for result in results}
+    scenes = {(result["protocol_hash"], result["data"]["queries"]) for result in results}
     if len(scenes) != 1:
         raise DataError("The results of a frontier are of several protocols or data sets: keep those of one apart.")
     cells = dict[tuple[str, str], list[dict[str, Any]]]()
@@ -115,7 +122,7 @@ def markdown(found: list[Point]) -> str:
         low, high = (100 * bound for bound in point.loss_interval)
         least, most = point.recovered_interval
         cells = [
-            f"{point.defense} {point.strength}".strip(),
+            point.name,
             f"{100 * point.loss:.1f} [{low:.1f}, {high:.1f}]",
             f"{point.recovered:.2f} [{least:.2f}, {most:.2f}], {point.plan}",
             f"{100 * point.taken:.0f}" + (", useful" if point.useful else ""),
@@ -139,7 +146,7 @@ def show(found: list[Point], console: Console) -> None:
         low, high = (100 * bound for bound in point.loss_interval)
         least, most = point.recovered_interval
         table.add_row(
-            f"{point.defense} {point.strength}".strip(),
+            point.name,
             f"{100 * point.loss:+.1f} [{low:+.1f}, {high:+.1f}]",
             f"{100 * point.worst[1]:+.1f} {point.worst[0]}",
             f"{point.recovered:.2f} [{least:.2f}, {most:.2f}]",
@@ -151,18 +158,17 @@ def show(found: list[Point], console: Console) -> None:
     console.print(table)
 
 
-def draw(found: list[Point], path: Path) -> None:
-    """Write the picture, honest loss against what the strongest attack recovers, as SVG.
+def cell_of(result: dict[str, Any], choices: dict[str, str]) -> dict[str, Any]:
+    """A run's result with the cell of a frontier that it is, by its choices; a defense's strength follows its name."""
+    defense, _, strength = choices["defense"].partition(" ")
+    cell = {"defense": defense, "strength": strength, "plan": f"{choices['attack']}, {choices['plan']}"}
+    return {**result, "cell": cell}
 
-    Raises:
-        DataError: matplotlib is not installed.
-    """
-    try:
-        from matplotlib import rcParams
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise DataError("A picture needs matplotlib: pip install -e '.[report]'.") from None
-    rcParams["svg.hashsalt"] = "frontier"  # the same picture for the same points
+
+def draw(found: list[Point]) -> "Figure":
+    """The picture: honest loss against what the strongest attack recovers."""
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
     bare = next(point for point in found if point.defense == "none").recovered
@@ -185,4 +191,4 @@ def draw(found: list[Point], path: Path) -> None:
     axes.set_xlabel("honest loss: accuracy points that customers lose (mean over tasks)")
     axes.set_ylabel("recovered by the strongest attack tried")
     axes.legend(fontsize=8, loc="upper right", ncols=2)
-    figure.savefig(path, format="svg", metadata={"Date": None})
+    return figure

@@ -1,0 +1,178 @@
+"""The pictures of a report: settings in, each with an alternative text and the runs that it shows out."""
+
+from contextlib import suppress
+from csv import DictReader
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from stealing.errors import DataError
+from stealing.report import frontier
+from stealing.report.picture import COLOURS, MARKERS, Picture, names, svg
+from stealing.report.runs import VARIED, Setting
+from stealing.report.samples import agreement, neighbours, queries, sample_of, space
+
+
+def pictures(found: list[Setting], head: str) -> list[Picture]:
+    """All that can be drawn of these settings; what needs something that they lack is left out."""
+    shown = headline(found, head)
+    drawn: list[Picture | None] = [accuracies(shown, head), budgets(found, head)]
+    if any(setting.joined["queries"]["cost"] > 0 for setting in found):
+        drawn.append(budgets(found, head, priced=True))
+    if len({setting.choices["defense"] for setting in found}) > 1:
+        with suppress(DataError):  # no undefended setting to compare with
+            drawn.append(defenses(found, head))
+    drawn.append(curves(shown))
+    if (sample := sample_of(shown)) is not None:
+        task = shown.results[0]["sample"]["task"]
+        drawn += [queries(shown, sample), space(shown, sample, task), neighbours(shown, sample, task)]
+        drawn.append(agreement(shown, sample, task, head))
+    return [picture for picture in drawn if picture is not None]
+
+
+def headline(found: list[Setting], head: str) -> Setting:
+    """The theft that pictures of one setting show: the one that got most without a defense, or at all."""
+    bare = [setting for setting in found if not setting.defended] or found
+    return max(bare, key=lambda setting: (setting.overall(head) or {}).get("SA", 0.0))
+
+
+def accuracies(setting: Setting, head: str) -> Picture:
+    """TA, SA and C of each task."""
+    tasks = {task: heads[head] for task, heads in setting.joined["tasks"].items()}
+    figure = Figure(figsize=(7, 0.9 + 0.62 * len(tasks)), layout="constrained")
+    axes = figure.subplots()
+    series = [
+        ("target without defense, TA_clean", "TA_clean"),
+        ("target as offered, TA", "TA"),
+        ("surrogate, SA", "SA"),
+    ]
+    if not setting.defended:
+        series = series[1:]
+    for number, (label, name) in enumerate(series):
+        values = [row[name] for row in tasks.values()]
+        spans = [row["intervals"].get(name) for row in tasks.values()]
+        if None in values or None in spans:
+            continue
+        errors = np.abs(np.array(spans).T - np.array(values))
+        places = np.arange(len(tasks)) + 0.16 * (number - 1)
+        axes.errorbar(
+            values,
+            places,
+            xerr=errors,
+            fmt=MARKERS[number],
+            color=COLOURS[number],
+            label=label,
+            capsize=2,
+            markersize=6,
+        )
+    strongest = [max(row["controls"].values()) for row in tasks.values()]
+    axes.scatter(strongest, np.arange(len(tasks)) + 0.3, marker="|", s=160, color="black", label="best control, C")
+    axes.set_yticks(np.arange(len(tasks)), list(tasks))
+    axes.invert_yaxis()
+    axes.set_xlabel(f"test accuracy of a {head} head, with 95 % intervals")
+    axes.grid(axis="x", alpha=0.3)
+    axes.legend(fontsize=8, loc="best")
+    told = "; ".join(
+        f"{task}: TA {row['TA']:.3f}, SA {row['SA']:.3f}, C {control:.3f}"
+        for (task, row), control in zip(tasks.items(), strongest, strict=True)
+    )
+    return Picture(
+        "How good is the stolen encoder on each task?",
+        svg(figure, "accuracies"),
+        f"Accuracies by task of {setting.name}. {told}.",
+        f"{setting.name}. The copy is worth stealing where SA lies well to the right of C, which asked nothing.",
+        names([setting]),
+    )
+
+
+def budgets(found: list[Setting], head: str, *, priced: bool = False) -> Picture:
+    """What is recovered, or SA where that is unknown, against queries or money."""
+    recovered = all((setting.overall(head) or {}).get("recovered") is not None for setting in found)
+    name = "recovered" if recovered else "SA"
+    lines = dict[str, list[Setting]]()
+    for setting in found:
+        apart = [setting.choices[key] for key in VARIED if len({other.choices[key] for other in found}) > 1]
+        lines.setdefault(", ".join(apart) or setting.choices["attack"], []).append(setting)
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axes = figure.subplots()
+    words = []
+    for number, (label, line) in enumerate(lines.items()):
+        line.sort(key=lambda setting: setting.budget)
+        across = [float(s.joined["queries"]["cost"]) if priced else float(s.joined["queries"]["spent"]) for s in line]
+        rows = [setting.overall(head) or {} for setting in line]
+        values = [row[name] for row in rows]
+        errors = np.abs(np.array([row["intervals"][name] for row in rows]).T - np.array(values))
+        axes.errorbar(
+            across, values, yerr=errors, label=label, capsize=2, linewidth=1, markersize=6,
+            marker=MARKERS[number % len(MARKERS)], color=COLOURS[number % len(COLOURS)],
+        )  # fmt: skip
+        points = ", ".join(f"{x:g}: {y:.2f}" for x, y in zip(across, values, strict=True))
+        words.append(f"{label} ({points})")
+    axes.set_xlabel("money spent on queries" if priced else "queries")
+    axes.set_ylabel("recovered share" if recovered else "SA, mean over tasks")
+    if not priced and len({setting.budget for setting in found}) > 1:
+        axes.set_xscale("log")
+        ticks = sorted({setting.joined["queries"]["spent"] for setting in found})
+        axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+        axes.minorticks_off()
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    unit = "money" if priced else "queries"
+    return Picture(
+        f"How much is stolen for how much {unit}?" if priced else "How much is stolen with how many queries?",
+        svg(figure, f"budgets-{unit}"),
+        f"{'Recovered share' if recovered else 'SA'} against {unit}: {'; '.join(words)}.",
+        "Recovered: 0 is what the best control reaches without asking, 1 is the target itself; 95 % intervals."
+        if recovered
+        else "Mean SA over the tasks, with 95 % intervals; the recovered share is not known for all of these runs.",
+        names(found),
+    )
+
+
+def defenses(found: list[Setting], head: str) -> Picture:
+    """The frontier of defenses, at the greatest budget that all have."""
+    budget = max(setting.budget for setting in found if not setting.defended)
+    chosen = [setting for setting in found if setting.budget == budget]
+    points = frontier.points([frontier.cell_of(setting.joined, setting.choices) for setting in chosen], head)
+    told = "; ".join(
+        f"{point.defense} {point.strength}".strip()
+        + f": loss {100 * point.loss:.1f} points, recovered {point.recovered:.2f}"
+        for point in points
+    )
+    return Picture(
+        "Which defense takes more from the thief than from customers?",
+        svg(frontier.draw(points), "frontier"),
+        f"Honest loss against recovered share at {budget} queries: {told}.",
+        "Good is low and left: the thief recovers little, customers lose little. Shaded: a useful defense by our bar.",
+        names(chosen),
+    )
+
+
+def curves(setting: Setting) -> Picture | None:
+    """The training loss of the surrogate, by seed."""
+    figure = Figure(figsize=(7, 3), layout="constrained")
+    axes = figure.subplots()
+    last = []
+    for number, (folder, result) in enumerate(zip(setting.folders, setting.results, strict=True)):
+        path = folder.parent.parent / str(result["artefacts"].get("surrogate", "")) / "curves.csv"
+        if not path.is_file():
+            continue
+        with path.open() as file:
+            rows = [row for row in DictReader(file) if row.get("steal/loss")]
+        steps, losses = [int(row["step"]) for row in rows], [float(row["steal/loss"]) for row in rows]
+        if losses:
+            axes.plot(steps, losses, color=COLOURS[number % len(COLOURS)], label=f"seed {result['seed']}", linewidth=1)
+            last.append(f"seed {result['seed']} from {losses[0]:.3f} to {losses[-1]:.3f} in {steps[-1] + 1} steps")
+    if not last:
+        return None
+    axes.set_xlabel("step")
+    axes.set_ylabel("steal/loss")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    return Picture(
+        "Did the theft train to its end?",
+        svg(figure, "curves"),
+        f"Training loss of {setting.name}: {'; '.join(last)}.",
+        f"{setting.name}. A curve that still falls steeply at its end was cut short.",
+        names([setting]),
+    )

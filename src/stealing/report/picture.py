@@ -1,0 +1,53 @@
+"""One picture of a report: SVG with its title, an alternative text, and the runs that it shows.
+
+Colours are those of Okabe and Ito, which people with any kind of colour vision tell apart; markers differ too.
+"""
+
+import io
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from stealing.errors import DataError
+from stealing.report.runs import Setting
+
+try:
+    from matplotlib import rcParams
+    from matplotlib.figure import Figure
+except ImportError:
+    raise DataError("Pictures need matplotlib: pip install -e '.[report]'.") from None
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31")
+MARKERS = "osD^vP*X"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One figure of a page.
+
+    Attributes:
+        title: what question it answers.
+        svg: the picture, without anything that it would have to load.
+        alternative: says in words what is seen, with the figures.
+        caption: how to read it.
+        runs: folders that it is drawn from.
+    """
+
+    title: str
+    svg: bytes
+    alternative: str
+    caption: str
+    runs: list[str]
+
+
+def svg(figure: Figure, name: str) -> bytes:
+    """The same bytes for the same picture."""
+    rcParams["svg.hashsalt"] = name
+    rcParams["svg.image_inline"] = True
+    out = io.BytesIO()
+    figure.savefig(out, format="svg", metadata={"Date": None})
+    return out.getvalue()
+
+
+def names(found: Iterable[Setting], *, first: bool = False) -> list[str]:
+    """Of the runs that a picture shows."""
+    return [folder.name for setting in found for folder in (setting.folders[:1] if first else setting.folders)]
