@@ -80,6 +80,8 @@ def points(results: list[dict[str, Any]], head: str = "linear") -> list[Point]:
     undefended = [result for result in results if result["cell"]["defense"] == "none"]
     if not undefended:
         raise DataError("A frontier needs the cell without a defense: measure defense=none too.")
+    if any(result["overall"][head]["recovered"] is None for result in results):
+        raise DataError("A frontier needs a task on which the target beats all controls: add one to data.tasks.")
     bare = max(float(result["overall"][head]["recovered"]) for result in undefended)
     return [_point(name, strength, found, bare, head) for (name, strength), found in cells.items()]
 

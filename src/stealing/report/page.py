@@ -1,0 +1,72 @@
+"""One self-contained HTML page: settings and pictures in, a file that loads nothing out."""
+
+import base64
+from collections.abc import Sequence
+from typing import Any
+
+from stealing.errors import DataError
+from stealing.report.picture import Picture
+from stealing.report.summary import Sheet
+from stealing.report.sweep import Cell
+
+try:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+except ImportError:
+    raise DataError("A page needs Jinja2: pip install -e '.[report]'.") from None
+
+WORDS = {
+    "target": "the encoder that is offered: a picture goes in, a list of numbers, its features, comes out.",
+    "surrogate": "the copy that a thief trains on the target's answers.",
+    "query": "one picture that the target is asked about; each counts, and each may cost money.",
+    "TA, SA": "test accuracy of a small classifier on the target's and on the surrogate's features. TA_clean is TA "
+    "without a defense.",
+    "control, C": "the best accuracy that a thief gets without asking anything: from raw pixels, from the untrained "
+    "copy, or from training on the same pictures without the answers.",
+    "recovered": "(SA - C) / (TA_clean - C): 0 means that the answers were worth nothing, 1 that the copy is as good "
+    "as the target. Over the tasks on which the target beats C by at least 0.10 together.",
+    "honest loss": "TA_clean - TA: the accuracy that honest customers lose by a defense, in points of a hundred.",
+    "defense": "what the owner does to answers or to accounts to spoil a theft.",
+    "useful defense": "takes at least 20 points of what is recovered, and costs honest customers at most one point.",
+    "95 % interval": "in brackets: where the figure would lie in 95 of 100 repetitions with other test images, and "
+    "other seeds where there are several; other targets or tasks may lie elsewhere.",
+    "p": "how often a difference this large would come up if there were none; for all tests together after Holm.",
+}
+
+
+def page(
+    title: str,
+    subtitle: str,
+    verdict: Sequence[str],
+    sheets: Sequence[tuple[str, str, Sheet]],
+    pictures: Sequence[Picture],
+) -> str:
+    """The page as HTML.
+
+    Args:
+        title, subtitle: at its top.
+        verdict: paragraphs that answer the question, or none.
+        sheets: title, caption and table of each.
+        pictures: in their order.
+    """
+    tables = [
+        {"id": f"table-{number}", "title": name, "caption": caption, "sheet": sheet}
+        for number, (name, caption, sheet) in enumerate(sheets)
+    ]
+    figures: list[dict[str, Any]] = [
+        {
+            "id": f"figure-{number}", "title": one.title, "alternative": one.alternative, "caption": one.caption,
+            "runs": one.runs, "data": base64.b64encode(one.svg).decode(),
+        }
+        for number, one in enumerate(pictures)
+    ]  # fmt: skip
+    contents = [(part["id"], part["title"]) for part in [*tables, *figures]] + [("words", "What the words mean")]
+    environment = Environment(loader=PackageLoader("stealing.report", "."), autoescape=True, undefined=StrictUndefined)
+    return environment.get_template("page.html").render(
+        title=title, subtitle=subtitle, verdict=verdict, contents=contents, sheets=tables, pictures=figures,
+        words=WORDS.items(),
+    )  # fmt: skip
+
+
+def standing(cells: Sequence[Cell]) -> Sheet:
+    """Where the cells of a sweep stand."""
+    return Sheet(("cell", "state", "why"), [[" ".join(one.overrides), one.state, one.error] for one in cells], set())

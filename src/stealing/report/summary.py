@@ -1,0 +1,127 @@
+"""Tables of a report: settings in, one tidy table of all figures and a short one for people out."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import stdev
+from typing import Any
+
+import pyarrow as pa
+
+from stealing.report.runs import VARIED, Comparison, Setting
+
+FIGURES = ("TA", "TA_clean", "SA", "ratio", "recovered", "honest_loss", "agreement", "agreement_ceiling")
+BOUNDED = ("TA", "TA_clean", "SA", "recovered", "honest_loss")
+"""Figures of `result.json`, and those of them that have an interval."""
+
+LATEX = str.maketrans({sign: "\\" + sign for sign in "&%$#_{}"} | {"~": r"\textasciitilde{}", "±": r"$\pm$"})
+
+
+def tidy(found: Sequence[Setting]) -> pa.Table:
+    """One row a run, task and head; a figure that is not known is null.
+
+    Returns:
+        Columns `run`, `seed`, the choices, queries and costs, `task`, `role`, `head`, each of `FIGURES`, the bounds of
+        its 95 % interval as `<figure>_low` and `<figure>_high`, and each control.
+    """
+    rows = []
+    for setting in found:
+        for folder, result in zip(setting.folders, setting.results, strict=True):
+            asked = result["queries"]
+            shared = {"run": folder.name, "seed": result["seed"], **setting.choices, "budget": asked["budget"]}
+            shared |= {name: asked[name] for name in ("spent", "evaluation", "cost")}
+            for task, heads in result["tasks"].items():
+                for head, row in heads.items():
+                    if head == "role":
+                        continue
+                    figures = {name: row[name] for name in FIGURES}
+                    for name in BOUNDED:
+                        low, high = row["intervals"].get(name, (None, None))
+                        figures |= {f"{name}_low": low, f"{name}_high": high}
+                    controls = {f"control_{name}": value for name, value in row["controls"].items()}
+                    rows.append({**shared, "task": task, "role": heads["role"], "head": head, **figures, **controls})
+    return pa.Table.from_pylist(rows)
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A table for people: text cells, some of them the best of their kind.
+
+    Attributes:
+        columns: their names.
+        rows: as many cells each.
+        best: places (row, column) to show in bold.
+    """
+
+    columns: tuple[str, ...]
+    rows: list[list[str]]
+    best: set[tuple[int, int]]
+
+    def markdown(self) -> str:
+        """As a table of GitHub's Markdown."""
+        lines = ["| " + " | ".join(self.columns) + " |", "| " + " | ".join("---" for _ in self.columns) + " |"]
+        for number, row in enumerate(self.rows):
+            cells = [f"**{cell}**" if (number, place) in self.best else cell for place, cell in enumerate(row)]
+            lines.append("| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |")
+        return "\n".join(lines) + "\n"
+
+    def latex(self) -> str:
+        """As a `tabular` of the package booktabs."""
+        lines = [r"\begin{tabular}{" + "l" * len(self.columns) + "}", r"\toprule"]
+        lines += [" & ".join(name.translate(LATEX) for name in self.columns) + r" \\", r"\midrule"]
+        for number, row in enumerate(self.rows):
+            cells = [cell.translate(LATEX) for cell in row]
+            cells = [
+                rf"\textbf{{{cell}}}" if (number, place) in self.best else cell for place, cell in enumerate(cells)
+            ]
+            lines.append(" & ".join(cells) + r" \\")
+        return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
+
+
+def overview(found: Sequence[Setting], head: str) -> Sheet:
+    """One row a setting: what was asked and paid, SA, `recovered` and the honest loss, over all tasks.
+
+    Each figure is the mean over seeds, ± the standard deviation over seeds where there are several, [95 % interval].
+    In bold: the theft that got most of those with the same budget and defense, where there are several.
+    """
+    varied = [name for name in VARIED if len({setting.choices[name] for setting in found}) > 1] or ["attack"]
+    columns = (*varied, "queries", "cost", "seeds", "SA", "recovered", "honest loss, points")
+    rows, best, rivals = [], set[tuple[int, int]](), dict[tuple[str, int], list[tuple[float, int]]]()
+    for number, setting in enumerate(found):
+        asked, row = setting.joined["queries"], setting.overall(head) or {}
+        each = [(result["overall"] or {}).get(head, {}) for result in setting.results]
+        rows.append(
+            [
+                *(setting.choices[name] for name in varied), f"{asked['spent']:,}", f"{asked['cost']:.2f}",
+                str(len(setting.results)), _figure("SA", row, each), _figure("recovered", row, each),
+                _figure("honest_loss", row, each, 100) if setting.defended else "",
+            ]
+        )  # fmt: skip
+        rivals.setdefault((setting.choices["defense"], setting.budget), []).append((row.get("SA", 0.0), number))
+    for several in rivals.values():
+        if len(several) > 1:
+            number = max(several)[1]
+            best |= {(number, columns.index("SA")), (number, columns.index("recovered"))}
+    return Sheet(columns, rows, best)
+
+
+def _figure(name: str, row: dict[str, Any], each: list[dict[str, Any]], unit: int = 1) -> str:
+    if row.get(name) is None:
+        return "not known" if row.get("honest_loss") is None else "no informative task"
+    digits = 1 if unit == 100 else 2 if name == "recovered" else 3
+    low, high = row["intervals"][name]
+    values = [unit * found[name] for found in each if found.get(name) is not None]
+    spread = f" ± {stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{unit * row[name]:.{digits}f}{spread} [{unit * low:.{digits}f}, {unit * high:.{digits}f}]"
+
+
+def tests(compared: Sequence[Comparison]) -> Sheet:
+    """Paired tests, in bold where the difference is unlikely to be chance."""
+    rows = [
+        [
+            one.first, one.second, f"{one.budget:,}", str(one.seeds), f"{100 * one.difference:+.1f}",
+            f"[{100 * one.interval[0]:+.1f}, {100 * one.interval[1]:+.1f}]", f"{one.p:.3f}", f"{one.adjusted:.3f}",
+        ]
+        for one in compared
+    ]  # fmt: skip
+    columns = ("first", "second", "queries", "seeds", "SA, points", "95 %", "p", "p for all tests")
+    return Sheet(columns, rows, {(number, 4) for number, one in enumerate(compared) if one.adjusted < 0.05})
