@@ -114,7 +114,7 @@ def _figure(name: str, row: dict[str, Any], each: list[dict[str, Any]], unit: in
     return f"{unit * row[name]:.{digits}f}{spread} [{unit * low:.{digits}f}, {unit * high:.{digits}f}]"
 
 
-def tests(compared: Sequence[Comparison]) -> Sheet:
+def paired_tests(compared: Sequence[Comparison]) -> Sheet:
     """Paired tests, in bold where the difference is unlikely to be chance."""
     rows = [
         [

@@ -8,7 +8,7 @@ import pyarrow.parquet
 
 from stealing.artefacts import write_whole
 from stealing.report.runs import Setting, comparisons, found_in, settings
-from stealing.report.summary import overview, tests, tidy
+from stealing.report.summary import overview, paired_tests, tidy
 from stealing.report.sweep import cells
 
 OVERVIEW = (
@@ -45,7 +45,7 @@ def write(
 
     found = settings(found_in(paths))
     cells_ = [cell for path in paths if (path / "sweep.json").exists() for cell in cells(path)]
-    table, summary, compared = tidy(found), overview(found, head), tests(comparisons(found, head))
+    table, summary, compared = tidy(found), overview(found, head), paired_tests(comparisons(found, head))
     out.mkdir(parents=True, exist_ok=True)
     pyarrow.parquet.write_table(table, out / "runs.parquet")
     pyarrow.csv.write_csv(table, out / "runs.csv")

@@ -1,0 +1,176 @@
+"""A sweep: what failed, what is missing, what is killed; and the report that is made of it, in a real browser."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet
+import pytest
+from conftest import DEBUG, ROOT, Command, stored
+
+from stealing.config import cores_each
+from stealing.errors import DataError
+from stealing.report.runs import comparisons, found_in, settings
+from stealing.report.summary import overview, paired_tests, tidy
+from stealing.report.sweep import cells
+from stealing.report.write import write
+
+DATA = os.environ.get("STEALING_DATA", "")
+CELLS = ("-m", "experiment=cifar10_sweep", "trainer.threads=1", "attack=stolen_encoder,conventional",
+         "budget.images=128,256,512", "defense=none,topk", "seed=0,1", "budget.price=0.001")  # fmt: skip
+
+
+def status(work: Path) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, "-m", "stealing.report", "--status", str(work)]
+    return subprocess.run(line, cwd=ROOT, capture_output=True, text=True)
+
+
+def test_a_failed_cell_lets_the_others_finish_and_is_told_of_at_the_end(command: Command, tmp_path: Path) -> None:
+    failing = ("-m", *DEBUG, "attack.batch_size=200,32", "budget.images=64", "until=query")
+    done = command("train.py", *failing)
+    assert done.returncode == 1
+    assert "1 of 2 cells failed" in done.stderr and "Traceback" not in done.stderr
+    assert "set attack.batch_size=64 or a larger budget" in done.stderr
+    [sweep] = (tmp_path / "work" / "sweeps").iterdir()
+    assert [cell.state for cell in cells(sweep)] == ["failed", "done"]
+    told = status(tmp_path / "work")
+    assert told.returncode == 1 and "attack.batch_size=200" in told.stdout and "1 done, 1 failed." in told.stdout
+    [run] = (tmp_path / "work" / "runs").iterdir()
+    shutil.rmtree(run)
+    assert [cell.state for cell in cells(sweep)] == ["failed", "missing"]
+
+
+def test_a_sweep_that_is_stopped_says_what_is_interrupted_and_what_never_began(tmp_path: Path) -> None:
+    line = [sys.executable, "train.py", "-m", *DEBUG, "seed=0,1"]
+    process = subprocess.Popen(line, cwd=ROOT, env={**os.environ, "STEALING_WORK": str(tmp_path)})
+    while not list(tmp_path.glob("runs/*/status.json")):
+        time.sleep(0.02)
+    assert "1 running, 1 missing." in status(tmp_path).stdout
+    process.kill()
+    process.wait()
+    told = status(tmp_path)
+    assert told.returncode == 1 and "1 interrupted, 1 missing." in told.stdout, told.stdout
+
+
+def test_threads_are_what_the_machine_has_for_each_process() -> None:
+    cores = len(os.sched_getaffinity(0))
+    assert cores_each(1) == cores and cores_each(cores) == 1 and cores_each(10 * cores) == 1
+
+
+def sweep(work: Path, kills: int) -> list[dict[Path, int]]:
+    """Run the sweep to its end, its process group killed so often on the way; what was done at each end, and when."""
+    seen = []
+    for number in range(kills + 1):
+        env = {**os.environ, "STEALING_WORK": str(work), "OMP_NUM_THREADS": "1"}
+        with (work.parent / f"{work.name}.log").open("w") as log:
+            process = subprocess.Popen(
+                [sys.executable, "train.py", *CELLS], cwd=ROOT, env=env, stdout=log, stderr=log, start_new_session=True
+            )
+            while number < kills and process.poll() is None:
+                if len(list(work.glob("runs/*/done.json"))) >= 6 * number + 3:
+                    time.sleep(1.5 * number)  # another moment of a cell each time
+                    os.killpg(process.pid, signal.SIGKILL)
+                time.sleep(0.05)
+            process.wait()
+        seen.append({path: path.stat().st_mtime_ns for path in work.glob("runs/*/result.json")})
+    assert process.returncode == 0, (work.parent / f"{work.name}.log").read_text()[-2000:]
+    return seen
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The work folder of a sweep of 24 cells on real images that nothing interrupted."""
+    if not DATA:
+        pytest.skip("STEALING_DATA has no images")
+    work = tmp_path_factory.mktemp("swept") / "whole"
+    sweep(work, 0)
+    return work
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_sweep_killed_three_times_ends_as_one_that_was_not(swept: Path, tmp_path: Path) -> None:
+    seen = sweep(tmp_path / "killed", 3)
+    assert [len(done) for done in seen] == sorted({len(done) for done in seen}), "each start went on"
+    assert len(seen[0]) >= 3 and len(seen[-1]) == 24
+    for before in seen[:-1]:
+        assert before.items() <= seen[-1].items(), "a finished cell ran again"
+    whole, killed = (settings(found_in([work / "runs"])) for work in (swept, tmp_path / "killed"))
+    assert tidy(whole).equals(tidy(killed))
+    assert overview(whole, "linear") == overview(killed, "linear") and len(whole) == 12
+    assert paired_tests(comparisons(whole, "linear")) == paired_tests(comparisons(killed, "linear"))
+    assert stored(swept) == stored(tmp_path / "killed"), "billed"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Debian's Chromium, by Playwright."""
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("there is no chromium")
+    from playwright.sync_api import sync_playwright
+
+    alone = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update")
+    with sync_playwright() as play:
+        running = play.chromium.launch(executable_path=chromium, args=[*alone, "--disable-sync"])
+        yield running
+        running.close()
+
+
+def opened(browser: Any, page: Path, pictures: Path, width: int = 1000) -> Any:
+    """The page as a browser shows it: nothing loaded, nothing to complain of, a screenshot of each section."""
+    tab = browser.new_page(viewport={"width": width, "height": 900})
+    said, asked = [], []
+    tab.on("console", lambda message: said.append(message.text))
+    tab.on("pageerror", lambda error: said.append(str(error)))
+    tab.on("request", lambda request: asked.append(request.url))
+    tab.goto(page.as_uri())
+    assert said == [] and [url for url in asked if not url.startswith("data:")] == [page.as_uri()]
+    for picture in tab.query_selector_all("img"):
+        assert len(picture.get_attribute("alt")) > 40 and picture.evaluate("node => node.naturalWidth") > 0
+    for table in tab.query_selector_all("table"):
+        assert table.query_selector("caption") and table.query_selector("th[scope=col]")
+    assert tab.evaluate("document.documentElement.scrollWidth") <= width, "no sideways scrolling, on a phone either"
+    pictures.mkdir(exist_ok=True)
+    for section in tab.query_selector_all("section"):
+        section.screenshot(path=str(pictures / f"{width}-{section.get_attribute('id')}.png"))
+    return tab
+
+
+@pytest.mark.slow
+def test_the_page_of_a_sweep_is_readable_in_a_browser_and_on_a_phone(swept: Path, browser: Any, tmp_path: Path) -> None:
+    [folder] = (swept / "sweeps").iterdir()
+    page = write([folder], tmp_path / "report", "linear")
+    tab = opened(browser, page, tmp_path / "shots")
+    opened(browser, page, tmp_path / "shots", width=390)
+    titles = [node.inner_text() for node in tab.query_selector_all("h2")]
+    assert len(titles) == len(set(titles)) >= 10 and "What is missing?" not in titles
+    table = pyarrow.parquet.read_table(tmp_path / "report" / "runs.parquet")
+    assert table.num_rows == 24 * 4 * 2 and (tmp_path / "report" / "runs.csv").stat().st_size > 10_000
+    assert "\\toprule" in (tmp_path / "report" / "tables.tex").read_text()
+    named = set(re.findall(r"cifar10_tiny-\S+?-s\d-\w{16}", page.read_text()))
+    assert named == {run.name for run in (swept / "runs").iterdir() if run.is_dir()}, "each figure names its runs"
+
+
+@pytest.mark.slow
+def test_missing_cells_are_shown_as_missing_and_protocols_are_not_mixed(swept: Path, tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    shutil.copytree(swept, work)
+    [folder] = (work / "sweeps").iterdir()
+    for path in folder.glob("*.json"):  # a sweep's files name their runs by absolute paths
+        path.write_text(path.read_text().replace(str(swept), str(work)))
+    gone = sorted(path for path in (work / "runs").iterdir() if path.is_dir())[0]
+    shutil.rmtree(gone)
+    page = write([folder], tmp_path / "report", "linear").read_text()
+    assert "What is missing?" in page and page.count('class="missing">missing<') == 1
+    other = next(path for path in (work / "runs").glob("*/result.json"))
+    other.write_text(other.read_text().replace('"protocol_hash": "', '"protocol_hash": "0'))
+    with pytest.raises(DataError, match="judged by 2 protocols"):
+        settings(found_in([work / "runs"]))
