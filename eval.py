@@ -1,8 +1,9 @@
-"""Judge a finished run: its folder in; the table, and result.json under the chosen protocol, out."""
+"""Judge a run again, judge any encoder, or audit one: its choices in; tables, JSON or one page out."""
 
 import sys
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from stealing.config import check_choices, refusals, saved_choices
@@ -11,13 +12,24 @@ from stealing.errors import StealingError
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="eval")
 def main(config: DictConfig) -> None:
-    """Put the run's own choices together with this protocol, then do what is not done yet."""
+    """Check the choices, then do what is not done yet; torch is imported only once they are right."""
     try:
-        saved, choices = saved_choices(config)
-        check_choices(saved)
-        from stealing.pipeline import run  # torch is imported only once the choices are right
+        if "audit" in config:
+            check_choices(config)
+            from stealing.audit import audit
 
-        run(saved, choices)
+            audit(config, list(HydraConfig.get().overrides.task))
+        elif config.run is not None:
+            saved, choices = saved_choices(config)
+            check_choices(saved)
+            from stealing.pipeline import run
+
+            run(saved, choices)
+        else:
+            check_choices(config)
+            from stealing.judge import judge
+
+            judge(config, dict(HydraConfig.get().runtime.choices))
     except StealingError as error:
         sys.exit(f"{type(error).__name__}: {error}")
     except KeyboardInterrupt:

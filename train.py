@@ -19,8 +19,10 @@ def main(config: DictConfig) -> float | None:
     try:
         check_choices(config)
         from stealing.pipeline import run  # torch is imported only once the choices are right
+        from stealing.report.seeds import mean_sa
 
-        return run(config, dict(HydraConfig.get().runtime.choices))
+        folder = run(config, dict(HydraConfig.get().runtime.choices))
+        return mean_sa(folder) if folder and config.until == "evaluate" else None
     except StealingError as error:
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             raise  # the other cells have their turn

@@ -14,13 +14,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
-from hydra.core.hydra_config import HydraConfig
+from hydra import initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from stealing.artefacts import write_whole
-from stealing.config import check_choices
+from stealing.config import composed
 from stealing.errors import StealingError
 from stealing.pipeline import run
 from stealing.report import frontier
@@ -51,19 +50,10 @@ PLAIN = str.maketrans({"[": " ", "]": " ", ",": "+", "=": "-"})
 
 def measured(overrides: list[str]) -> dict[str, Any]:
     """The result of one cell."""
-    line = ["experiment=cifar10_frontier", *overrides]
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        config = compose("train", overrides=line, return_hydra_config=True)
-    HydraConfig.instance().set_config(config)
-    choices = dict(HydraConfig.get().runtime.choices)
-    OmegaConf.set_struct(config, False)
-    del config["hydra"]
-    OmegaConf.set_struct(config, True)
-    check_choices(config)
-    run(config, choices)
-    folders = (Path(config.paths.work) / "runs").glob("*/result.json")
-    newest = max(folders, key=lambda path: path.stat().st_mtime)
-    found: dict[str, Any] = json.loads(newest.read_text())
+        folder = run(*composed("train", ["experiment=cifar10_frontier", *overrides]))
+    assert folder is not None
+    found: dict[str, Any] = json.loads((folder / "result.json").read_text())
     return found
 
 

@@ -6,11 +6,12 @@ Every message names the override to type. Keys that do not exist are Hydra's own
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException
 from hydra.types import RunMode
@@ -89,7 +90,7 @@ def saved_choices(config: DictConfig) -> tuple[DictConfig, dict[str, str]]:
     Raises:
         ConfigError: `run` is not a run's folder.
     """
-    folder = Path("" if OmegaConf.is_missing(config, "run") else str(config.run))
+    folder = Path(str(config.run))
     if not (folder / "config.yaml").exists():
         raise ConfigError(f"run={folder} is not a run's folder: add run=<one of the folders in work/runs>.")
     saved = OmegaConf.load(folder / "config.yaml")
@@ -97,6 +98,22 @@ def saved_choices(config: DictConfig) -> tuple[DictConfig, dict[str, str]]:
     saved.probe, saved.until = config.probe, "evaluate"
     choices: dict[str, str] = json.loads((folder / "choices.json").read_text())
     return saved, choices
+
+
+def composed(name: str, overrides: Sequence[str]) -> tuple[DictConfig, dict[str, str]]:
+    """What a command with these overrides would run, checked, and its choices; inside Hydra, wherever its files are.
+
+    Raises:
+        StealingError: as `check_choices` does.
+    """
+    config = compose(name, overrides=list(overrides), return_hydra_config=True)
+    HydraConfig.instance().set_config(config)
+    choices = {str(group): str(choice) for group, choice in config.hydra.runtime.choices.items()}
+    OmegaConf.set_struct(config, False)
+    del config["hydra"]
+    OmegaConf.set_struct(config, True)
+    check_choices(config)
+    return config, choices
 
 
 @contextmanager

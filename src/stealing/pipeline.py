@@ -35,7 +35,7 @@ from stealing.queries.buying import Target
 from stealing.queries.door import Budget, MeteredTarget
 from stealing.queries.ledger import Ledger
 from stealing.queries.selection import select
-from stealing.report.seeds import conclude, mean_sa
+from stealing.report.seeds import conclude
 from stealing.report.status import write_status
 from stealing.report.sweep import enter
 from stealing.targets.contact import introduce
@@ -164,11 +164,11 @@ class Run:
         self.seconds[step], self.cpu_seconds[step] = float(spent["seconds"]), float(spent["cpu_seconds"])
 
 
-def run(config: DictConfig, choices: dict[str, str]) -> float | None:
+def run(config: DictConfig, choices: dict[str, str]) -> Path | None:
     """Do every step up to `until` that is not done yet, and show the table.
 
     Returns:
-        The mean SA over tasks and heads, for sweepers that search; None where nothing was evaluated.
+        The run's folder; None where it was only planned.
 
     Raises:
         StealingError: whatever a user can mend; the run's `status.json` says at which step.
@@ -195,7 +195,7 @@ def run(config: DictConfig, choices: dict[str, str]) -> float | None:
             conclude(this.folder, config.probe.resamples, console)
         spent = f"{time.process_time():.0f} CPU seconds, at most {peak_memory():.1f} GiB of memory"
         print(f"This command took {spent}.", file=sys.stderr)
-    return mean_sa(this.folder) if config.until == "evaluate" else None
+    return this.folder
 
 
 def take_part(folder: Path, number: int, count: int, port: int) -> None:

@@ -90,7 +90,7 @@ def evaluate(
     with first_goes_ahead():  # one process asks, all read
         for task in scene.tasks:
             for source in sources.values():
-                _answers(source, task)
+                answers_through(source, task)
     if world() > 1:
         for task in scene.tasks[rank() :: world()]:
             _judged(task, judge, sources, networks)  # remembered by the judge
@@ -153,7 +153,7 @@ def protection(chain: Chain, settings: dict[str, Any], undefended: Target, answe
     return {"name": "+".join(chain.defenses) or "none", "settings": settings, **taken}
 
 
-def _answers(source: MeteredTarget, task: Task) -> list[Tensor]:
+def answers_through(source: MeteredTarget, task: Task) -> list[Tensor]:
     """Train and test features; of what a defense refuses to answer, zeros: an honest customer has no more either."""
     account = f"honest/{task.name}{scene_of(source, train=task.train.checksum, test=task.test.checksum)}"
     features = []
@@ -172,7 +172,7 @@ def _judged(
     for name in (*sources, *networks):
         if name in sources:
             identity = f"{sources[name].fingerprint}/{sources[name].defense_fingerprint}"
-            train, test = _answers(sources[name], task)
+            train, test = answers_through(sources[name], task)
         else:
             identity, compute = networks[name]
             train, test = (judge.features(identity, part, compute) for part in (task.train, task.test))

@@ -52,6 +52,13 @@ def summarise(seeds: list[Right], *, resamples: int, seed: int = 0) -> dict[str,
     }
 
 
+def accuracy(right_M: NDArray[np.bool_], *, resamples: int, seed: int = 0) -> tuple[float, list[float]]:
+    """Share that is right, and its 95 % interval over test images."""
+    table = right_M.astype(np.float32)[None, None]
+    draws = _resampled(table, resamples, np.random.default_rng(seed))
+    return float(right_M.mean()), _interval(draws[:, 0].astype(float))
+
+
 def by_head(tables: list[Right]) -> dict[str, dict[str, list[Right]]]:
     """Tables of each seed, whose keys are `<task>/<head>/<name>`, by task and head."""
     found = dict[str, dict[str, list[Right]]]()
@@ -74,7 +81,8 @@ def overall(tables: list[Right], resamples: int, seed: int = 0) -> dict[str, obj
     Returns:
         By head: `SA`, the mean over all tasks; `honest_loss`, likewise, and `worst`, the task that loses most;
         `recovered`, the sum of SA - C over that of TA_clean - C, of the `informative` tasks alone, as the share of a
-        small gap is noise; and their intervals. Where TA_clean is unknown, all but SA are None or empty.
+        small gap is noise; `offered`, the same with TA, known for a remote target too; and their intervals. What is
+        not known is None.
     """
     found, tasks = dict[str, object](), by_head(tables)
     for head in next(iter(tasks.values())):
@@ -88,7 +96,8 @@ def overall(tables: list[Right], resamples: int, seed: int = 0) -> dict[str, obj
         stolen = np.mean([cloud["SA"] for cloud in clouds.values()], axis=0)
         figures: dict[str, object] = {"SA": float(stolen[0]), "honest_loss": None, "worst": None, "recovered": None}
         intervals = {"SA": _interval(stolen[1:])}
-        informative = list[str]()
+        figures["offered"], informative, span = _share(clouds, "TA")
+        intervals |= {"offered": span} if span else {}
         if all("TA_clean" in cloud for cloud in clouds.values()):
             losses = {task: cloud["TA_clean"] - cloud["TA"] for task, cloud in clouds.items()}
             worst = max(losses, key=lambda task: float(losses[task][0]))
@@ -96,15 +105,24 @@ def overall(tables: list[Right], resamples: int, seed: int = 0) -> dict[str, obj
             figures |= {"honest_loss": float(loss[0])}
             figures |= {"worst": {"task": worst, "honest_loss": float(losses[worst][0])}}
             intervals["honest_loss"] = _interval(loss[1:])
-            strongest = {task: np.max([cloud[name] for name in CONTROLS], axis=0) for task, cloud in clouds.items()}
-            gaps = {task: cloud["TA_clean"] - strongest[task] for task, cloud in clouds.items()}
-            informative = [task for task, gap in gaps.items() if gap[0] >= INFORMATIVE]
-            if informative:
-                gains = [clouds[task]["SA"] - strongest[task] for task in informative]
-                share = np.sum(gains, axis=0) / np.sum([gaps[task] for task in informative], axis=0)
-                figures["recovered"], intervals["recovered"] = float(share[0]), _interval(share[1:])
+            figures["recovered"], informative, span = _share(clouds, "TA_clean")
+            intervals |= {"recovered": span} if span else {}
         found[head] = {**figures, "informative": informative, "intervals": intervals}
     return found
+
+
+def _share(
+    clouds: dict[str, dict[str, NDArray[np.float64]]], reference: str
+) -> tuple[float | None, list[str], list[float] | None]:
+    """Of what the reference has over the controls, what the surrogate has; on which tasks; and its interval."""
+    strongest = {task: np.max([cloud[name] for name in CONTROLS], axis=0) for task, cloud in clouds.items()}
+    gaps = {task: cloud[reference] - strongest[task] for task, cloud in clouds.items()}
+    informative = [task for task, gap in gaps.items() if gap[0] >= INFORMATIVE]
+    if not informative:
+        return None, [], None
+    gains = [clouds[task]["SA"] - strongest[task] for task in informative]
+    share = np.sum(gains, axis=0) / np.sum([gaps[task] for task in informative], axis=0)
+    return float(share[0]), informative, _interval(share[1:])
 
 
 def paired(

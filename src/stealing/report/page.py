@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from stealing.errors import DataError
+from stealing.report.advice import Sentence
 from stealing.report.picture import Picture
 from stealing.report.summary import Sheet
 from stealing.report.sweep import Cell
@@ -36,7 +37,7 @@ WORDS = {
 def page(
     title: str,
     subtitle: str,
-    verdict: Sequence[str],
+    verdict: Sequence[Sentence],
     sheets: Sequence[tuple[str, str, Sheet]],
     pictures: Sequence[Picture],
 ) -> str:

@@ -7,6 +7,7 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from stealing.artefacts import write_whole
+from stealing.report.advice import Sentence
 from stealing.report.runs import Setting, comparisons, found_in, settings
 from stealing.report.summary import overview, paired_tests, tidy
 from stealing.report.sweep import cells
@@ -26,7 +27,7 @@ def write(
     out: Path,
     head: str,
     title: str = "How stealable is the encoder?",
-    verdict: Sequence[str] = (),
+    verdict: Sequence[Sentence] = (),
 ) -> Path:
     """Tables, pictures and the page of these runs; the page's path.
 

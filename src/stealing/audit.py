@@ -1,0 +1,116 @@
+"""Audit an encoder: attacks at a few budgets, then each defense against the best of them; one page with a verdict."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from omegaconf import DictConfig
+from rich.console import Console
+
+from stealing.config import composed
+from stealing.errors import ConfigError, StealingError
+from stealing.pipeline import run
+from stealing.plan import open_scene
+from stealing.report.advice import Sentence, advice, share
+from stealing.report.runs import settings
+from stealing.report.write import write
+
+HEAD = "linear"
+"""The classifier by which the verdict is found."""
+
+
+class Audit:
+    """One audit.
+
+    Args:
+        config: with the node `audit`.
+        overrides: as typed; those of `audit.` are the audit's own, all others are passed to each run.
+    """
+
+    def __init__(self, config: DictConfig, overrides: Sequence[str]) -> None:
+        self.config, self.audit = config, config.audit
+        self.overrides = [word for word in overrides if not word.startswith("audit.")]
+        self.folders = list[Path]()
+        self.failures = 0
+
+    def check(self) -> int:
+        """Images that the target will be asked about, if that is allowed.
+
+        Raises:
+            ConfigError: it is more than the limits; nothing has been asked yet.
+        """
+        scene = open_scene(self.config)
+        measured = len({digest for digests in scene.digests.values() for digest in digests})
+        asked = int(max(self.audit.budgets)) + measured
+        if asked > self.audit.queries:
+            raise ConfigError(
+                f"The audit asks about {max(self.audit.budgets)} images to attack and {measured} to measure: set "
+                f"audit.queries={asked} to allow that, or name smaller audit.budgets and tasks."
+            )
+        cost = asked * self.config.budget.price
+        if self.audit.money is not None and cost > self.audit.money:
+            raise ConfigError(
+                f"{asked} images cost {cost:.2f} at budget.price={self.config.budget.price}: set "
+                f"audit.money={cost:.2f} to allow that, or name smaller audit.budgets and tasks."
+            )
+        return asked
+
+    def steal(self, *choices: str) -> None:
+        """One theft; where it cannot be tried, say why and go on."""
+        print(f"audit: {' '.join(choices)}", file=sys.stderr, flush=True)
+        try:
+            config, chosen = composed("audit", [*self.overrides, *choices])
+            folder = run(config, chosen)
+            assert folder is not None
+            self.folders.append(folder)
+        except StealingError as error:
+            print(f"{' '.join(choices)}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+            self.failures += 1
+
+    def thefts(self) -> None:
+        """All of them: without a defense first, as that decides which attack meets the defenses."""
+        for budget in self.audit.budgets:
+            for attack in self.audit.attacks:
+                self.steal(f"attack={attack}", f"budget.images={budget}")
+        if self.config.target.remote is not None or not self.folders:
+            return  # a remote target's defenses are its own
+        found = [(got.value, one) for one in settings(self.folders) if (got := share(one, HEAD)) is not None]
+        if not found:
+            return
+        strongest = max(found, key=lambda entry: entry[0])[1]
+        for defense in self.audit.defenses:
+            for plan in defense.plans:
+                named = (f"attack={strongest.choices['attack']}", f"budget.images={max(self.audit.budgets)}")
+                self.steal(*named, f"defense={defense.name}", f"plan={plan}")
+
+    def verdict(self) -> list[Sentence]:
+        """In plain words.
+
+        Raises:
+            ConfigError: no theft could be tried.
+        """
+        if not self.folders:
+            raise ConfigError("No theft could be tried: mend what is said above, and run the same command again.")
+        return advice(settings(self.folders), HEAD, self.audit.enough, self.failures)
+
+
+def audit(config: DictConfig, overrides: Sequence[str]) -> Path:
+    """Run an audit, or finish one that was interrupted; the page's path.
+
+    Args:
+        config: composed from `audit.yaml`.
+        overrides: as typed.
+
+    Raises:
+        StealingError: whatever a user can mend.
+    """
+    this = Audit(config, overrides)
+    print(f"audit: at most {this.check():,} images are asked about.", file=sys.stderr, flush=True)
+    this.thefts()
+    verdict = this.verdict()
+    console = Console(width=max(100, Console().width))
+    for about, text in verdict:
+        console.print(f"[bold]{about}[/bold] {text}", highlight=False)
+    page = write(this.folders, Path(config.audit.out), HEAD, "How stealable is this encoder?", verdict)
+    console.print(f"Written: {page}", soft_wrap=True)
+    return page
