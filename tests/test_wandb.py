@@ -1,12 +1,15 @@
 """What wandb recorded, read back from its offline files."""
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import DEBUG, run_script
+from conftest import DEBUG, ROOT, run_script
 from wandb.proto.wandb_internal_pb2 import Record
 
 pytestmark = pytest.mark.slow
@@ -78,8 +81,40 @@ def test_each_run_is_finished_and_is_plotted_against_the_trainers_step(work: Pat
 
 def test_the_closing_figures_are_recorded_under_their_contracted_names(work: Path) -> None:
     for path in work.glob("runs/*/wandb/offline-run-*/*.wandb"):
-        [figures] = rows(path)
+        figures = {name: value for row in rows(path) for name, value in row.items()}
         result = json.loads((path.parents[2] / "result.json").read_text())
         for task, heads in result["tasks"].items():
             for head in ("linear", "knn"):
                 assert figures[f"eval/{task}/{head}/SA"] == pytest.approx(heads[head]["SA"])
+
+
+def test_what_was_asked_and_the_probes_results_are_shown_beside_the_figures(work: Path) -> None:
+    for path in work.glob("runs/*/wandb/offline-run-*/*.wandb"):
+        shown = {name: value for row in rows(path) for name, value in row.items()}
+        files = path.parent / "files"
+        assert len(list(files.glob("media/images/queries*.png"))) == 36
+        [table] = files.glob("media/table/probes*.json")
+        read = json.loads(table.read_text())
+        result = json.loads((path.parents[2] / "result.json").read_text())
+        assert read["columns"] == ["task", "head", "TA", "SA", "recovered", "honest_loss"]
+        for row in (dict(zip(read["columns"], data, strict=True)) for data in read["data"]):
+            assert row["SA"] == pytest.approx(result["tasks"][row["task"]][row["head"]]["SA"])
+        assert {"queries/count", "probes/nrows"} <= shown.keys()
+
+
+def test_a_report_is_charts_of_a_run_and_a_workspace_names_metrics_that_runs_have(work: Path, tmp_path: Path) -> None:
+    line = [sys.executable, "-m", "stealing.report.dashboard", str(work / "runs"), "--entity", "me"]
+    line += ["--out", str(tmp_path)]
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "WANDB_MODE": "offline"})
+    assert done.returncode == 0, done.stderr
+    [path] = tmp_path.glob("wandb/offline-run-*/*.wandb")
+    assert begun(path).job_type == "report"
+    [table] = path.parent.glob("files/media/table/report/runs*.json")
+    assert len(json.loads(table.read_text())["data"]) == 2 * 4 * 2, "two runs, four tasks, two heads"
+    view = json.loads((tmp_path / "workspace.json").read_text())
+    sections = view["spec"]["section"]["panelBankConfig"]["sections"]
+    panels = [panel["config"] for section in sections for panel in section["panels"]]
+    asked = {metric for config in panels for metric in config.get("metrics") or []}
+    logged = {name for path in work.glob("*/*/wandb/offline-run-*/*.wandb") for row in rows(path) for name in row}
+    assert {"steal/loss", "pretrain/loss"} <= asked & logged
+    assert {name for name in asked if name.endswith("/SA")} <= logged

@@ -253,7 +253,7 @@ def _steps(this: Run, ledger: Ledger) -> None:
             if undefended is not None:
                 result["defense"] = protection(this.chain, plain(config.defense), undefended, answers)
             write_whole(this.folder / "result.json", json.dumps(result, indent=1).encode())
-            record(this.recorder, this.folder, figures["tasks"])
+            record(this.recorder, this.folder, figures["tasks"], sample["queries"])
 
 
 def _result(this: Run, door: MeteredTarget, answers: Answers) -> dict[str, Any]:

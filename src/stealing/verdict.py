@@ -130,19 +130,26 @@ def _sample(test: Images, target_MD: Tensor, copy_MD: Tensor, queries: Images) -
     }
 
 
-def record(recorder: Recorder, folder: Path, tasks: dict[str, Any]) -> None:
-    """Show the accuracies beside the curves, under names that dashboards rely on."""
+def record(recorder: Recorder, folder: Path, tasks: dict[str, Any], queries: NDArray[np.uint8]) -> None:
+    """Show the accuracies, under names that dashboards rely on, and some of what was asked, beside the curves."""
     logger = recorder.open("evaluate", folder)
     if logger is not None:
-        figures = {
-            f"eval/{task}/{head}/{name}": row[name]
+        named = ("TA", "SA", "recovered", "honest_loss")
+        rows = [
+            {"task": task, "head": head, **{name: row[name] for name in named}}
             for task, heads in tasks.items()
             for head, row in heads.items()
             if head != "role"
-            for name in ("TA", "SA", "recovered", "honest_loss")
+        ]
+        figures = {
+            f"eval/{row['task']}/{row['head']}/{name}": row[name]
+            for row in rows
+            for name in named
             if row[name] is not None
         }
         logger.log_metrics(figures, step=0)
+        recorder.show("probes", rows)
+        recorder.show("queries", queries)
         recorder.close()
 
 

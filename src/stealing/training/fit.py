@@ -4,13 +4,15 @@ import csv
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import lightning as L
+import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import CSVLogger, Logger
 from lightning.pytorch.strategies import DDPStrategy
+from numpy.typing import NDArray
 
 from stealing.artefacts import write_whole
 from stealing.data.draws import TrainingImages
@@ -57,6 +59,10 @@ class Settings:
         return epochs * (batches // self.accumulate)
 
 
+Pictures: TypeAlias = NDArray[np.uint8]
+Rows: TypeAlias = list[dict[str, Any]]
+
+
 @dataclass(frozen=True)
 class Recorder:
     """Where the curves of a fit go besides its CSV file: a logger for each named fit, closed after it."""
@@ -66,6 +72,9 @@ class Recorder:
     def open(self, job: str, folder: Path) -> Logger | None:
         """A logger for one fit, or None."""
         return None
+
+    def show(self, name: str, shown: "Pictures | Rows") -> None:
+        """Pictures (N, 3, H, W), uint8, or the rows of a table, beside what `open` began."""
 
     def close(self) -> None:
         """End what `open` began, so that the next fit of this process starts its own."""

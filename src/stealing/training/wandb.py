@@ -5,12 +5,13 @@ import secrets
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import wandb
 from lightning.pytorch.loggers import Logger, WandbLogger
 
 from stealing.artefacts import write_whole
-from stealing.training.fit import Recorder
+from stealing.training.fit import Pictures, Recorder, Rows
 
 
 @cache
@@ -58,6 +59,15 @@ class WandbRecorder(Recorder):
         )
         begun.define_metric("*", step_metric="trainer/global_step")
         return WandbLogger(experiment=begun)
+
+    def show(self, name: str, shown: Pictures | Rows) -> None:
+        """As images that a browser pages through, or as a table that wandb can sort and plot."""
+        assert wandb.run is not None
+        if isinstance(shown, list):
+            made: Any = wandb.Table(columns=list(shown[0]), data=[list(row.values()) for row in shown])
+        else:
+            made = [wandb.Image(picture.transpose(1, 2, 0)) for picture in shown]
+        wandb.run.log({name: made})
 
     def close(self) -> None:
         """Finish the run, or the next fit of this process would be logged into it."""

@@ -1,0 +1,126 @@
+"""Weights & Biases: the curves of a report as charts of a run, and a workspace that compares runs, made by code.
+
+python -m stealing.report.dashboard work/runs                   charts of these runs, offline where nobody is logged in
+python -m stealing.report.dashboard work/runs --entity me       the workspace too, saved for this user or team
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import wandb
+
+from stealing.artefacts import write_whole
+from stealing.errors import ConfigError, StealingError
+from stealing.report import frontier
+from stealing.report.runs import VARIED, Setting, found_in, settings
+from stealing.report.summary import overview, tidy
+from stealing.training.wandb import mode
+
+
+def charts(found: Sequence[Setting], head: str) -> dict[str, Any]:
+    """The tables of a report, and its curves over budgets and defenses, as wandb's own objects."""
+    table, rows = overview(found, head), tidy(found).to_pylist()
+    made: dict[str, Any] = {
+        "report/settings": wandb.Table(columns=list(table.columns), data=table.rows),
+        "report/runs": wandb.Table(columns=list(rows[0]), data=[list(row.values()) for row in rows]),
+    }
+    lines = dict[str, list[tuple[float, float]]]()
+    for setting in found:
+        row = setting.overall(head) or {}
+        if row.get("recovered") is not None:
+            name = ", ".join(setting.choices[choice] for choice in VARIED)
+            lines.setdefault(name, []).append((float(setting.joined["queries"]["spent"]), row["recovered"]))
+    if lines:
+        across = [[x for x, _ in sorted(line)] for line in lines.values()]
+        up = [[y for _, y in sorted(line)] for line in lines.values()]
+        title = "recovered against queries"
+        made["report/budgets"] = wandb.plot.line_series(across, up, list(lines), title=title, xname="queries")
+    budget = max(setting.budget for setting in found)
+    cells = [frontier.cell_of(s.joined, s.choices) for s in found if s.budget == budget and s.overall(head)]
+    if lines and {cell["cell"]["defense"] for cell in cells} > {"none"}:
+        points = frontier.points(cells, head)
+        columns = ["defense", "honest loss, points", "recovered"]
+        data = [[point.name, 100 * point.loss, point.recovered] for point in points]
+        plane = wandb.Table(columns=[*columns], data=data)
+        made["report/frontier"] = wandb.plot.scatter(plane, columns[1], columns[2], title="the frontier of defenses")
+    return made
+
+
+def record(found: Sequence[Setting], head: str, project: str, folder: Path) -> Path:
+    """Log the charts as a run of the type `report`; where its files lie."""
+    folder.mkdir(parents=True, exist_ok=True)
+    quiet = wandb.Settings(init_timeout=15, silent=True)
+    run = wandb.init(project=project, job_type="report", dir=folder, mode=mode(), settings=quiet)  # type: ignore[arg-type]
+    run.log(charts(found, head))
+    place = Path(run.dir).parent
+    run.finish()
+    return place
+
+
+def workspace(found: Sequence[Setting], entity: str, project: str) -> Any:
+    """A workspace with the metrics that all runs log under the same names.
+
+    Raises:
+        ConfigError: wandb-workspaces is not installed.
+    """
+    try:
+        import wandb_workspaces.reports.v2 as panels
+        import wandb_workspaces.workspaces as spaces
+    except ImportError:
+        raise ConfigError("A workspace needs wandb-workspaces: pip install -e '.[dashboard]'.") from None
+    tasks = list(dict.fromkeys(task for setting in found for task in setting.joined["tasks"]))
+
+    def bars(name: str) -> list[Any]:
+        return [
+            panels.BarPlot(title=f"{task}, {head}: {name}", metrics=[f"eval/{task}/{head}/{name}"])
+            for task in tasks
+            for head in found[0].heads
+        ]
+
+    def line(metric: str) -> Any:
+        return panels.LinePlot(title=metric, x="trainer/global_step", y=[metric])
+
+    charts_ = [f"report/{name}" for name in ("budgets", "frontier", "settings", "runs")]
+    sections = [
+        spaces.Section("What was stolen", panels=bars("recovered"), is_open=True),
+        spaces.Section("Accuracies", panels=[*bars("SA"), *bars("TA")]),
+        spaces.Section("What honest customers lose", panels=bars("honest_loss")),
+        spaces.Section("Training", panels=[line(f"{step}/loss") for step in ("pretrain", "steal")], is_open=True),
+        spaces.Section("Reports", panels=[panels.MediaBrowser(media_keys=[name]) for name in charts_]),
+        spaces.Section("Queries", panels=[panels.MediaBrowser(media_keys=["queries"])]),
+    ]
+    return spaces.Workspace(entity=entity, project=project, name="How stealable?", sections=sections)
+
+
+def main() -> None:
+    """Log the charts; save the workspace where an entity is named."""
+    parser = argparse.ArgumentParser(prog="python -m stealing.report.dashboard", description=__doc__)
+    parser.add_argument(
+        "paths", nargs="*", type=Path, default=[Path("work/runs")], help="runs, folders of runs, or sweeps"
+    )
+    parser.add_argument("--project", default="stealing")
+    parser.add_argument("--entity", help="wandb user or team to save the workspace for; offline it is written as JSON")
+    parser.add_argument("--head", default="linear", help="classifier of the figures: linear, knn or mlp")
+    parser.add_argument("--out", type=Path, default=Path("work/report"))
+    chosen = parser.parse_args()
+    try:
+        found = settings(found_in(chosen.paths))
+        print(f"Written: {record(found, chosen.head, chosen.project, chosen.out)}")
+        if chosen.entity:
+            view = workspace(found, chosen.entity, chosen.project)
+            if mode() == "online":
+                view.save()
+                print(f"Saved: {view.url}")
+            else:
+                path = chosen.out / "workspace.json"
+                write_whole(path, view._to_model().model_dump_json(by_alias=True, indent=1).encode())
+                print(f"Written: {path}; the same command saves it once you are logged in to wandb.")
+    except StealingError as error:
+        sys.exit(f"{type(error).__name__}: {error}")
+
+
+if __name__ == "__main__":
+    main()
