@@ -4,10 +4,10 @@ import sys
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from stealing.config import check_choices, refusals, saved_choices
-from stealing.errors import StealingError
+from stealing.errors import ConfigError, StealingError
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="eval")
@@ -26,6 +26,10 @@ def main(config: DictConfig) -> None:
 
             run(saved, choices)
         else:
+            if OmegaConf.is_missing(config.target, "path"):
+                raise ConfigError(
+                    "Nothing to judge is named: add run=<a run's folder>, target.path=<a file> or target=."
+                )
             check_choices(config)
             from stealing.judge import judge
 

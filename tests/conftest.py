@@ -1,12 +1,14 @@
 """Shared by the tests: composed configurations, and the commands run as a user runs them."""
 
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -46,6 +48,21 @@ def run_script(
 def command(tmp_path: Path) -> Command:
     """`run_script` with a work folder of the test's own."""
     return partial(run_script, tmp_path / "work")
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """Debian's Chromium, by Playwright."""
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("there is no chromium")
+    from playwright.sync_api import sync_playwright
+
+    alone = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update")
+    with sync_playwright() as play:
+        running = play.chromium.launch(executable_path=chromium, args=[*alone, "--disable-sync"])
+        yield running
+        running.close()
 
 
 def stored(work: Path) -> int:

@@ -7,12 +7,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet
 import pytest
+from browsing import look
 from conftest import DEBUG, ROOT, Command, stored
 
 from stealing.config import cores_each
@@ -109,47 +109,12 @@ def test_a_sweep_killed_three_times_ends_as_one_that_was_not(swept: Path, tmp_pa
     assert stored(swept) == stored(tmp_path / "killed"), "billed"
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """Debian's Chromium, by Playwright."""
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        pytest.skip("there is no chromium")
-    from playwright.sync_api import sync_playwright
-
-    alone = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update")
-    with sync_playwright() as play:
-        running = play.chromium.launch(executable_path=chromium, args=[*alone, "--disable-sync"])
-        yield running
-        running.close()
-
-
-def opened(browser: Any, page: Path, pictures: Path, width: int = 1000) -> Any:
-    """The page as a browser shows it: nothing loaded, nothing to complain of, a screenshot of each section."""
-    tab = browser.new_page(viewport={"width": width, "height": 900})
-    said, asked = [], []
-    tab.on("console", lambda message: said.append(message.text))
-    tab.on("pageerror", lambda error: said.append(str(error)))
-    tab.on("request", lambda request: asked.append(request.url))
-    tab.goto(page.as_uri())
-    assert said == [] and [url for url in asked if not url.startswith("data:")] == [page.as_uri()]
-    for picture in tab.query_selector_all("img"):
-        assert len(picture.get_attribute("alt")) > 40 and picture.evaluate("node => node.naturalWidth") > 0
-    for table in tab.query_selector_all("table"):
-        assert table.query_selector("caption") and table.query_selector("th[scope=col]")
-    assert tab.evaluate("document.documentElement.scrollWidth") <= width, "no sideways scrolling, on a phone either"
-    pictures.mkdir(exist_ok=True)
-    for section in tab.query_selector_all("section"):
-        section.screenshot(path=str(pictures / f"{width}-{section.get_attribute('id')}.png"))
-    return tab
-
-
 @pytest.mark.slow
 def test_the_page_of_a_sweep_is_readable_in_a_browser_and_on_a_phone(swept: Path, browser: Any, tmp_path: Path) -> None:
     [folder] = (swept / "sweeps").iterdir()
     page = write([folder], tmp_path / "report", "linear")
-    tab = opened(browser, page, tmp_path / "shots")
-    opened(browser, page, tmp_path / "shots", width=390)
+    tab = look(browser, page, tmp_path / "shots")
+    look(browser, page, tmp_path / "shots", width=390)
     titles = [node.inner_text() for node in tab.query_selector_all("h2")]
     assert len(titles) == len(set(titles)) >= 10 and "What is missing?" not in titles
     table = pyarrow.parquet.read_table(tmp_path / "report" / "runs.parquet")

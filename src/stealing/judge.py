@@ -18,7 +18,7 @@ from stealing.errors import ConfigError
 from stealing.evaluation.protocol import Job, Judge, Protocol
 from stealing.evaluation.statistics import accuracy
 from stealing.pipeline import Run
-from stealing.plan import check_inputs
+from stealing.plan import check_tasks
 from stealing.queries.door import MeteredTarget
 from stealing.queries.ledger import Ledger
 from stealing.verdict import answers_through
@@ -53,7 +53,7 @@ def judge(config: DictConfig, choices: dict[str, str]) -> Path:
     """
     choose_tasks(config)
     this, began = Run(config, choices), time.monotonic()
-    check_inputs(config, this.scene)
+    check_tasks(config, this.scene)
     protocol: Protocol = opened(config.probe)
     referee, tasks = Judge(protocol, Path(config.paths.cache)), dict[str, Any]()
     with closing(Ledger(config.paths.ledger)) as ledger:

@@ -90,6 +90,15 @@ def check_inputs(config: DictConfig, scene: Scene) -> None:
             f"trainer.devices={config.trainer.devices} needs as many GPUs and torch sees {seen}: "
             + (f"set trainer.devices={seen}." if seen else "use trainer=cpu.")
         )
+    check_tasks(config, scene)
+
+
+def check_tasks(config: DictConfig, scene: Scene) -> None:
+    """The part of it that judging a target alone needs.
+
+    Raises:
+        ConfigError, DataError: with what to change.
+    """
     for task in scene.tasks:
         if task.role not in ROLES:
             raise ConfigError(f"data.tasks.{task.name}.role={task.role} is none of {', '.join(ROLES)}: choose one.")

@@ -1,0 +1,128 @@
+"""The verdict in words, by hand; an audit from the command to its page; and any encoder judged alone."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from browsing import look
+from conftest import Command
+from serving import served
+
+from stealing.report.advice import advice
+from stealing.report.runs import Setting
+
+TASKS = ("scene_texture", "plain_texture", "scene_kind", "plain_kind")
+SMALL = [f"data.tasks.{task}.{split}.count=300" for task in TASKS for split in ("train", "test")]
+TINY = ("target=zoo", "trainer.threads=1", "data.queries.count=500", "pretrain.batch_size=64", *SMALL)
+
+
+def setting(
+    budget: int, recovered: float | None, defense: str = "none", loss: float = 0.0, plan: str = "once"
+) -> Setting:
+    """A theft, by its figures."""
+    row: dict[str, Any] = {
+        "SA": 0.5,
+        "honest_loss": loss,
+        "recovered": recovered,
+        "offered": recovered,
+        "informative": [],
+    }
+    row["intervals"] = {"honest_loss": [loss - 0.005, loss + 0.005]}
+    if recovered is not None:
+        row["informative"] = ["a"]
+        row["intervals"] |= {name: [recovered - 0.05, recovered + 0.05] for name in ("recovered", "offered")}
+    joined = {
+        "overall": {"linear": row},
+        "tasks": {"a": {}},
+        "queries": {"budget": budget, "spent": budget, "cost": budget / 100},
+    }
+    choices = {"data": "x", "target": "x", "attack": "stolen_encoder", "defense": defense, "plan": plan}
+    return Setting(f"{defense} {plan} {budget}", choices, joined, [Path("r")], [{}], [])
+
+
+def said(*found: Setting, **options: Any) -> dict[str, str]:
+    return dict(advice(found, "linear", 0.5, **options))
+
+
+def test_a_verdict_names_each_price_the_cheapest_theft_and_what_may_be_lost() -> None:
+    told = said(setting(250, 0.3), setting(1000, 0.6), setting(2500, 0.9))
+    assert "250 pictures, for 2.50, gets 30% [25% to 35%]" in told["Easy to steal."]
+    assert "2,500 pictures, for 25.00, gets 90%" in told["Easy to steal."]
+    assert "1,000 pictures, for 10.00 and gets 60%" in told["The cheapest theft."]
+    assert "250 pictures for each account keeps these attacks below 50%" in told["What would lower the risk."]
+    assert "one seed" in told["How sure that is."] and "Defenses." not in told
+
+
+def test_a_defense_is_recommended_only_if_it_is_useful_against_the_strongest_plan() -> None:
+    bare = setting(1000, 0.9)
+    useful = said(bare, setting(1000, 0.4, "good", 0.002), setting(1000, 0.1, "dear", 0.05))
+    assert "good has the best trade and is worth its cost" in useful["Defenses."]
+    assert "Switch good on." in useful["What would lower the risk."]
+    beaten = said(bare, setting(1000, 0.4, "good", 0.002), setting(1000, 0.85, "good", 0.002, "sybil"))
+    assert "None of the 1 tried takes 20 points" in beaten["Defenses."] and "plan sybil" in beaten["Defenses."]
+    assert "Switch" not in beaten["What would lower the risk."]
+    dear = said(bare, setting(1000, 0.1, "dear", 0.05))
+    assert "None is worth its cost" in dear["Defenses."] and "lose 5.0 points" in dear["Defenses."]
+
+
+def test_where_no_task_can_tell_nothing_is_claimed() -> None:
+    told = said(setting(250, None), failures=2)
+    assert (
+        list(told) == ["Not decided.", "How sure that is."]
+        and "2 thefts could not be tried" in told["How sure that is."]
+    )
+
+
+@pytest.mark.parametrize(
+    ("limit", "sentence"), [("audit.queries=100", "set audit.queries="), ("audit.money=1", "audit.money=")]
+)
+def test_an_audit_asks_nothing_beyond_its_limits(limit: str, sentence: str, command: Command, tmp_path: Path) -> None:
+    done = command("eval.py", "--config-name", "audit", *TINY, "budget.price=0.01", limit)
+    assert done.returncode == 1 and f"set {limit.split('=')[0]}=" in done.stderr and len(done.stderr.splitlines()) == 1
+    assert not (tmp_path / "work" / "ledger.sqlite").exists()
+
+
+def test_any_encoder_is_judged_alone_and_through_the_door(command: Command, tmp_path: Path) -> None:
+    done = command("eval.py", *TINY, "tasks=[scene_texture,plain_kind]", "budget.price=0.5")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert list(told["tasks"]) == ["scene_texture", "plain_kind"] and told["queries"]["evaluation"] == 1200
+    assert told["queries"]["evaluation_cost"] == 600
+    row = told["tasks"]["plain_kind"]["linear"]
+    assert row["interval"][0] < row["accuracy"] < row["interval"][1] and row["accuracy"] > 0.25
+    worse = command("eval.py", *TINY, "tasks=[plain_kind]", "defense=topk", "defense.topk.k=1")
+    assert json.loads(worse.stdout)["tasks"]["plain_kind"]["linear"]["accuracy"] < row["accuracy"]
+    wrong = command("eval.py", *TINY, "tasks=[cats]")
+    assert wrong.returncode == 1 and "tasks=cats is none of this data set's" in wrong.stderr
+    nothing = command("eval.py")
+    assert nothing.returncode == 1 and "run=<folder>" in nothing.stderr and "target.path=" in nothing.stderr
+
+
+def test_an_endpoint_is_judged_like_the_encoder_behind_it(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = json.loads(command("eval.py", *TINY, "tasks=[plain_kind]").stdout)
+    with served(tmp_path, encoder=Path("assets/cifar10_narrow/encoder.safetensors").resolve()) as service:
+        choices = (*TINY, "target=service", f"target.remote.url={service.url}", "tasks=[plain_kind]")
+        done = command("eval.py", *choices, STEALING_KEY=service.key)
+        assert done.returncode == 0, done.stderr
+        assert service.billed() == 600
+    assert json.loads(done.stdout)["tasks"] == here["tasks"]
+
+
+@pytest.mark.slow
+def test_an_audit_ends_in_a_page_with_a_verdict(command: Command, browser: Any, tmp_path: Path) -> None:
+    line = ["eval.py", "--config-name", "audit", *TINY, "audit.budgets=[128,256]", "attack.steps=40"]
+    defenses = "{name:topk,plans:[once,completion]},{name:guard,plans:[once]}"
+    line += ["attack.batch_size=64", f"audit.defenses=[{defenses}]"]
+    done = command(*line)
+    assert done.returncode == 0, done.stderr
+    page = tmp_path / "work" / "audit" / "index.html"
+    tab = look(browser, page, tmp_path / "shots")
+    look(browser, page, tmp_path / "shots", width=390)
+    words = tab.query_selector("#verdict").inner_text()
+    assert all(part in words for part in ("The cheapest theft.", "Defenses.", "What would lower the risk.", "How sure"))
+    assert "1 thefts could not be tried" in words and "reference" in done.stderr, "the guard of another encoder"
+    again = command(*line)
+    assert "steal: step" not in again.stderr and again.stdout.splitlines()[-1] == done.stdout.splitlines()[-1]
