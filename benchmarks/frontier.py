@@ -10,20 +10,18 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator
-from itertools import islice
+from itertools import islice, product
 from pathlib import Path
 from typing import Any
 
 from hydra import initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
 
 from stealing.artefacts import write_whole
 from stealing.config import composed
 from stealing.errors import StealingError
 from stealing.pipeline import run
 from stealing.report import frontier
-from stealing.report.picture import svg
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "results" / "frontier"
@@ -33,16 +31,18 @@ def cells(chosen: Any) -> Iterator[tuple[str, dict[str, Any], list[str]]]:
     """Name, description and overrides of each."""
     for row in chosen.cells:
         plan = row.get("plan", "once")
-        for strength in row.get("strengths", [""]):
-            for accounts in row.get("accounts", [0]):
-                for seed in row.get("seeds", chosen.seeds):
-                    settings = [f"defense.{part.removeprefix('defense.')}" for part in strength.split()]
-                    overrides = [f"defense={row.defense}", *settings, f"plan={plan}", f"seed={seed}"]
-                    overrides += [f"plan.accounts={accounts}"] if accounts else []
-                    named = plan + (f"-{accounts}" if accounts else "")
-                    short = " ".join(part.removeprefix("defense.").split(".", 1)[1] for part in settings)
-                    name = "_".join(f"{row.defense} {short} {named} s{seed}".translate(PLAIN).split())
-                    yield name, {"defense": row.defense, "strength": short, "plan": named, "seed": seed}, overrides
+        for strength, accounts, seed, images in product(
+            row.get("strengths", [""]), row.get("accounts", [0]), row.get("seeds", [0]), row.get("images", [2500])
+        ):
+            settings = [f"defense.{part.removeprefix('defense.')}" for part in strength.split()]
+            overrides = [f"defense={row.defense}", *settings, f"plan={plan}", f"seed={seed}", f"budget.images={images}"]
+            overrides += [f"plan.accounts={accounts}"] if accounts else []
+            named = plan + (f"-{accounts}" if accounts else "")
+            short = " ".join(part.removeprefix("defense.").split(".", 1)[1] for part in settings)
+            asked = f" q{images}" if images != 2500 else ""
+            name = "_".join(f"{row.defense} {short} {named} s{seed}{asked}".translate(PLAIN).split())
+            cell = {"defense": row.defense, "strength": short, "plan": named, "seed": seed, "images": images}
+            yield name, cell, overrides
 
 
 PLAIN = str.maketrans({"[": " ", "]": " ", ",": "+", "=": "-"})
@@ -76,12 +76,9 @@ def main() -> None:
         write_whole(FOLDER / f"{name}.json", json.dumps({"cell": cell, **result}, indent=1).encode())
     order = {name: place for place, (name, _, _) in enumerate(cells(chosen))}
     files = sorted((path for path in FOLDER.glob("*.json") if path.stem in order), key=lambda path: order[path.stem])
-    found = frontier.points([json.loads(path.read_text()) for path in files])
-    with (FOLDER / "table.txt").open("w") as file:
-        frontier.show(found, Console(file=file, width=150))
-    frontier.show(found, Console(width=150))
-    write_whole(FOLDER / "table.md", frontier.markdown(frontier.cheapest(found)).encode())
-    write_whole(FOLDER / "frontier.svg", svg(frontier.draw(found), "frontier"))
+    results = [json.loads(path.read_text()) for path in files]
+    frontier.write(results, FOLDER)
+    print((FOLDER / "table.txt").read_text())
     sys.exit(1 if failed else 0)
 
 

@@ -4,11 +4,10 @@ from contextlib import suppress
 from csv import DictReader
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from stealing.errors import DataError
 from stealing.report import frontier
-from stealing.report.picture import COLOURS, MARKERS, Picture, names, svg
+from stealing.report.picture import COLOURS, MARKERS, Figure, Picture, names, svg
 from stealing.report.runs import VARIED, Setting
 from stealing.report.samples import agreement, neighbours, queries, sample_of, space
 

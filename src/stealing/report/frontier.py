@@ -4,15 +4,15 @@ A *point* is a defense at one strength: what it costs the honest users, and what
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from stealing.artefacts import write_whole
 from stealing.errors import DataError
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from stealing.report.picture import Figure, svg
 
 TAKES = 0.20
 """Least share of `recovered` that a useful defense takes."""
@@ -160,6 +160,27 @@ def show(found: list[Point], console: Console) -> None:
     console.print(table)
 
 
+def write(results: list[dict[str, Any]], folder: Path) -> list[Point]:
+    """Write a table of each seed and number of queries, and of the first of them a table for a page and the picture.
+
+    Returns:
+        The points of the first.
+    """
+    scenes = dict[tuple[int, int], list[dict[str, Any]]]()
+    for result in results:
+        cell = result["cell"]
+        scenes.setdefault((cell.get("images", result["queries"]["budget"]), cell["seed"]), []).append(result)
+    with (folder / "table.txt").open("w") as file:
+        for (images, seed), some in scenes.items():
+            print(f"{images:,} queries, seed {seed}", file=file)
+            if any(result["cell"]["defense"] == "none" for result in some):
+                show(points(some), Console(file=file, width=150))
+    first = points(next(iter(scenes.values())))
+    write_whole(folder / "table.md", markdown(cheapest(first)).encode())
+    write_whole(folder / "frontier.svg", svg(draw(first), "frontier"))
+    return first
+
+
 def cell_of(result: dict[str, Any], choices: dict[str, str]) -> dict[str, Any]:
     """A run's result with the cell of a frontier that it is, by its choices; a defense's strength follows its name."""
     defense, _, strength = choices["defense"].partition(" ")
@@ -167,10 +188,8 @@ def cell_of(result: dict[str, Any], choices: dict[str, str]) -> dict[str, Any]:
     return {**result, "cell": cell}
 
 
-def draw(found: list[Point]) -> "Figure":
+def draw(found: list[Point]) -> Figure:
     """The picture: honest loss against what the strongest attack recovers."""
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
     bare = next(point for point in found if point.defense == "none").recovered

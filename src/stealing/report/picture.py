@@ -12,7 +12,8 @@ from stealing.report.runs import Setting
 
 try:
     from matplotlib import rcParams
-    from matplotlib.figure import Figure
+    from matplotlib.axes import Axes as Axes
+    from matplotlib.figure import Figure as Figure
 except ImportError:
     raise DataError("Pictures need matplotlib: pip install -e '.[report]'.") from None
 

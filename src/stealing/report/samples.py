@@ -6,12 +6,10 @@ Shape letters: S images of the sample, D feature width, C classes.
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
-from stealing.report.picture import COLOURS, MARKERS, Picture, names, svg
+from stealing.report.picture import COLOURS, MARKERS, Axes, Figure, Picture, names, svg
 from stealing.report.runs import Setting
 
 NEIGHBOURS, PROBED = 4, 5
