@@ -49,7 +49,7 @@ def test_a_verdict_names_each_price_the_cheapest_theft_and_what_may_be_lost() ->
     told = said(setting(250, 0.3), setting(1000, 0.6), setting(2500, 0.9))
     assert "250 pictures, for 2.50, gets 30% [25% to 35%]" in told["Easy to steal."]
     assert "2,500 pictures, for 25.00, gets 90%" in told["Easy to steal."]
-    assert "1,000 pictures, for 10.00 and gets 60%" in told["The cheapest theft."]
+    assert "1,000 pictures, for 10.00, and gets 60%" in told["The cheapest theft."]
     assert "250 pictures for each account keeps these attacks below 50%" in told["What would lower the risk."]
     assert "one seed" in told["How sure that is."] and "Defenses." not in told
 
@@ -60,7 +60,10 @@ def test_a_defense_is_recommended_only_if_it_is_useful_against_the_strongest_pla
     assert "good has the best trade and is worth its cost" in useful["Defenses."]
     assert "Switch good on." in useful["What would lower the risk."]
     beaten = said(bare, setting(1000, 0.4, "good", 0.002), setting(1000, 0.85, "good", 0.002, "sybil"))
-    assert "None of the 1 tried takes 20 points" in beaten["Defenses."] and "plan sybil" in beaten["Defenses."]
+    assert (
+        "None of the 1 tried takes 20 points" in beaten["Defenses."]
+        and "(ask from several accounts)" in beaten["Defenses."]
+    )
     assert "Switch" not in beaten["What would lower the risk."]
     dear = said(bare, setting(1000, 0.1, "dear", 0.05))
     assert "None is worth its cost" in dear["Defenses."] and "lose 5.0 points" in dear["Defenses."]
@@ -114,7 +117,7 @@ def test_an_endpoint_is_judged_like_the_encoder_behind_it(
 @pytest.mark.slow
 def test_an_audit_ends_in_a_page_with_a_verdict(command: Command, browser: Any, tmp_path: Path) -> None:
     line = ["eval.py", "--config-name", "audit", *TINY, "audit.budgets=[128,256]", "attack.steps=40"]
-    defenses = "{name:topk,plans:[once,completion]},{name:guard,plans:[once]}"
+    defenses = "{name:topk,plans:[once,completion]},{name:b4b,plans:[sybil]}"
     line += ["attack.batch_size=64", f"audit.defenses=[{defenses}]"]
     done = command(*line)
     assert done.returncode == 0, done.stderr
@@ -123,6 +126,6 @@ def test_an_audit_ends_in_a_page_with_a_verdict(command: Command, browser: Any, 
     look(browser, page, tmp_path / "shots", width=390)
     words = tab.query_selector("#verdict").inner_text()
     assert all(part in words for part in ("The cheapest theft.", "Defenses.", "What would lower the risk.", "How sure"))
-    assert "1 thefts could not be tried" in words and "reference" in done.stderr, "the guard of another encoder"
+    assert "1 thefts could not be tried" in words and "lower plan.shared" in done.stderr
     again = command(*line)
     assert "steal: step" not in again.stderr and again.stdout.splitlines()[-1] == done.stdout.splitlines()[-1]

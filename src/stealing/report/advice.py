@@ -6,6 +6,27 @@ from dataclasses import dataclass
 from stealing.report.frontier import COSTS, TAKES
 from stealing.report.runs import Setting
 
+PLAIN = {
+    "stolen_encoder": "copies the answers to each picture and to changed views of it",
+    "conventional": "copies the answers to each picture",
+    "topk": "only the largest numbers of an answer are given",
+    "rounding": "answers are rounded",
+    "poisoning": "answers are turned a little so as to mislead a thief's training",
+    "additive": "a cheap form of poisoning",
+    "noise": "noise is added to answers",
+    "cosine": "answers are turned by a fixed angle",
+    "b4b": "accounts that see much get noise, and each account numbers of its own",
+    "transform": "each account gets numbers of its own",
+    "guard": "suspicious accounts are slowed or stopped",
+    "once": "ask about each picture once",
+    "averaging": "ask about near copies of each picture too, and average",
+    "repeating": "ask several times, and average",
+    "completion": "fill in what was cut off",
+    "standardising": "take scale, sign and shift out of each number",
+    "sybil": "ask from several accounts",
+}
+"""Names of attacks, defenses and plans, in plain words."""
+
 Sentence = tuple[str, str]
 """What it is about, and what it says."""
 
@@ -61,10 +82,7 @@ def advice(found: Sequence[Setting], head: str, enough: float, failures: int = 0
     worst = max(best.values(), key=lambda setting: shares[setting.name].value)
     top = shares[worst.name].value
     level = "Easy to steal." if top >= enough else "Partly stolen." if top >= TAKES else "Hardly stolen here."
-    prices = "; ".join(
-        f"asking about {setting.joined['queries']['spent']:,} pictures{_cost(setting)} gets {shares[setting.name]}"
-        for setting in best.values()
-    )
+    prices = "; ".join(f"asking about {_asked(setting)} gets {shares[setting.name]}" for setting in best.values())
     verdict = [
         (level, f"Of what the encoder is worth beyond what the same pictures give without asking it, {prices}."),
         ("The cheapest theft.", _cheapest(bare, shares, enough)),
@@ -78,23 +96,30 @@ def advice(found: Sequence[Setting], head: str, enough: float, failures: int = 0
     return [*verdict, _sureness(found, head, failures)]
 
 
-def _cost(setting: Setting) -> str:
-    cost = setting.joined["queries"]["cost"]
-    return f", for {cost:.2f}," if cost else ""
+def _said(name: str) -> str:
+    """A name with what it does."""
+    words = PLAIN.get(name.split()[0])
+    return f"{name} ({words})" if words else name
+
+
+def _asked(setting: Setting) -> str:
+    asked, cost = setting.joined["queries"]["spent"], setting.joined["queries"]["cost"]
+    return f"{asked:,} pictures" + (f", for {cost:.2f}," if cost else "")
 
 
 def _cheapest(bare: Sequence[Setting], shares: dict[str, Share], enough: float) -> str:
     thefts = [setting for setting in bare if shares[setting.name].value >= enough]
     if not thefts:
         return f"No attack tried got {enough:.0%}, which counts as success here."
-    first = min(
-        thefts, key=lambda setting: (setting.joined["queries"]["cost"], setting.budget, -shares[setting.name].value)
-    )
-    asked = first.joined["queries"]["spent"]
+    first = min(thefts, key=lambda one: (one.joined["queries"]["cost"], one.budget, -shares[one.name].value))
     return (
-        f"{first.choices['attack']} succeeds (at least {enough:.0%}) with {asked:,} pictures{_cost(first).rstrip(',')}"
-        f" and gets {shares[first.name]}; it was the cheapest of those tried."
+        f"{_said(first.choices['attack'])} succeeds (at least {enough:.0%}) with {_asked(first)} and gets "
+        f"{shares[first.name]}; it was the cheapest of those tried."
     )
+
+
+def _plan(setting: Setting) -> str:
+    return PLAIN.get(setting.choices["plan"], setting.choices["plan"])
 
 
 def _best_defense(
@@ -114,15 +139,15 @@ def _best_defense(
     useful = [entry for entry in told if entry[1] >= TAKES and entry[3] <= COSTS]
     if useful:
         name, taken, loss, high, setting = max(useful, key=lambda entry: entry[1])
-        lead = f"{name} has the best trade and is worth its cost"
+        lead = f"{_said(name)} has the best trade and is worth its cost"
     elif strong := [entry for entry in told if entry[1] >= TAKES]:
         name, taken, loss, high, setting = min(strong, key=lambda entry: entry[2])
-        lead = f"None is worth its cost. The cheapest that hurts the thief is {name}"
+        lead = f"None is worth its cost. The cheapest that hurts the thief is {_said(name)}"
     else:
         name, taken, loss, high, setting = max(told, key=lambda entry: entry[1])
-        lead = f"None of the {len(told)} tried takes {100 * TAKES:.0f} points from the thief. The best is {name}"
+        lead = f"None of the {len(told)} tried takes {100 * TAKES:.0f} points from the thief. The best is {_said(name)}"
     text = (
-        f"{lead}: the strongest answer to it that was tried (plan {setting.choices['plan']}) still gets "
+        f"{lead}: the strongest answer to it that was tried ({_plan(setting)}) still gets "
         f"{shares[setting.name]}, {100 * taken:.0f} points less, and customers' classifiers lose {100 * loss:.1f} "
         f"points of accuracy (at most {100 * high:.1f})."
     )
