@@ -20,7 +20,7 @@ def main(config: DictConfig) -> None:
 
             audit(config, list(HydraConfig.get().overrides.task))
         elif config.run is not None:
-            saved, choices = saved_choices(config)
+            saved, choices = saved_choices(config, list(HydraConfig.get().overrides.task))
             check_choices(saved)
             from stealing.pipeline import run
 

@@ -56,7 +56,7 @@ if __name__ == "__main__":
     while True:
         processes = [forked(account) for account in ACCOUNTS]
         if killed < KILLS:
-            time.sleep(random.uniform(0.02, 0.25))
+            time.sleep(random.uniform(0.02, 0.12))
             for process in processes:
                 os.kill(process, signal.SIGKILL)
                 killed += 1

@@ -84,12 +84,15 @@ def check_choices(config: DictConfig) -> None:
         )
 
 
-def saved_choices(config: DictConfig) -> tuple[DictConfig, dict[str, str]]:
+def saved_choices(config: DictConfig, overrides: Sequence[str]) -> tuple[DictConfig, dict[str, str]]:
     """The configuration and choices of the run that `eval.py` was given, under the protocol that it was given.
 
     Raises:
-        ConfigError: `run` is not a run's folder.
+        ConfigError: `run` is not a run's folder, or an override is not of the protocol.
     """
+    foreign = [word for word in overrides if not word.startswith(("run=", "probe"))]
+    if foreign:
+        raise ConfigError(f"A run keeps its own choices and only probe= can change: leave {' '.join(foreign)} out.")
     folder = Path(str(config.run))
     if not (folder / "config.yaml").exists():
         raise ConfigError(f"run={folder} is not a run's folder: add run=<one of the folders in work/runs>.")
