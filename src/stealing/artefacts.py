@@ -73,15 +73,15 @@ def claim(folder: Path, *, patient: bool = False) -> Iterator[None]:
         ClaimError: another live process holds it, and we do not wait.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock", blocking=False)
+    lock = FileLock(folder / ".lock")
     try:
-        lock.acquire()
+        lock.acquire(timeout=0.5)  # whoever only looks whether it is held holds it for a moment
     except Timeout:
         if not patient:
             message = f"{folder} is being made by another process: wait for it, or give this run other inputs."
             raise ClaimError(message) from None
         print(f"Waiting for {folder}, which another run is making.", file=sys.stderr, flush=True)
-        lock.acquire(blocking=True)
+        lock.acquire(timeout=-1)
     try:
         yield
     finally:

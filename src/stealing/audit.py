@@ -4,8 +4,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from hydra import compose
 from omegaconf import DictConfig
 from rich.console import Console
+from rich.text import Text
 
 from stealing.config import composed
 from stealing.errors import ConfigError, StealingError
@@ -17,6 +19,12 @@ from stealing.report.write import write
 
 HEAD = "linear"
 """The classifier by which the verdict is found."""
+
+OWN = ("attack", "defense", "plan", "plan_only", "until", "budget.images", "budget.evaluation", "run", "tasks")
+"""What an audit sets in each of its runs."""
+
+INTRODUCED = 3
+"""Images by which an unknown target is met before the first theft."""
 
 
 class Audit:
@@ -31,20 +39,29 @@ class Audit:
         self.config, self.audit = config, config.audit
         self.overrides = [word for word in overrides if not word.startswith("audit.")]
         self.folders = list[Path]()
-        self.failures = 0
+        self.failures = self.measured = 0
 
-    def check(self) -> int:
-        """Images that the target will be asked about, if that is allowed.
+    def check(self) -> str:
+        """What the target will be asked, if that is allowed; all choices are composed, so that none fails hours later.
 
         Raises:
-            ConfigError: it is more than the limits; nothing has been asked yet.
+            ConfigError: it is more than the limits, or a choice is the audit's own; nothing has been asked yet.
         """
-        scene = open_scene(self.config)
-        measured = len({digest for digests in scene.digests.values() for digest in digests})
-        asked = int(max(self.audit.budgets)) + measured
+        own = [word for word in self.overrides if word.split("=")[0].lstrip("+~") in OWN]
+        if own:
+            raise ConfigError(f"An audit chooses for itself: leave {' '.join(own)} out; see audit. in --cfg job.")
+        for attack in self.audit.attacks:
+            compose("audit", overrides=[*self.overrides, f"attack={attack}"])
+        for defense in self.audit.defenses:
+            for plan in defense.plans:
+                compose("audit", overrides=[*self.overrides, f"defense={defense.name}", f"plan={plan}"])
+        tasks = open_scene(self.config).digests.values()
+        self.measured = INTRODUCED + sum(len(set(digests)) for digests in tasks)
+        attacked = int(max(self.audit.budgets))
+        asked = attacked + self.measured
         if asked > self.audit.queries:
             raise ConfigError(
-                f"The audit asks about {max(self.audit.budgets)} images to attack and {measured} to measure: set "
+                f"The audit asks about {attacked} images to attack and {self.measured} to measure: set "
                 f"audit.queries={asked} to allow that, or name smaller audit.budgets and tasks."
             )
         cost = asked * self.config.budget.price
@@ -53,14 +70,17 @@ class Audit:
                 f"{asked} images cost {cost:.2f} at budget.price={self.config.budget.price}: set "
                 f"audit.money={cost:.2f} to allow that, or name smaller audit.budgets and tasks."
             )
-        return asked
+        return (
+            f"at most {attacked:,} images are asked about to attack and {self.measured:,} to measure, cost {cost:.2f}; "
+            "what was bought before costs nothing, and defenses are tried on the same answers."
+        )
 
     def steal(self, *choices: str) -> None:
         """One theft; where it cannot be tried, say why and go on."""
         print(f"audit: {' '.join(choices)}", file=sys.stderr, flush=True)
         try:
-            config, chosen = composed("audit", [*self.overrides, *choices])
-            folder = run(config, chosen)
+            limits = (f"budget.evaluation={self.measured}",)
+            folder = run(*composed("audit", [*self.overrides, *choices, *limits]))
             assert folder is not None
             self.folders.append(folder)
         except StealingError as error:
@@ -105,12 +125,12 @@ def audit(config: DictConfig, overrides: Sequence[str]) -> Path:
         StealingError: whatever a user can mend.
     """
     this = Audit(config, overrides)
-    print(f"audit: at most {this.check():,} images are asked about.", file=sys.stderr, flush=True)
+    print(f"audit: {this.check()}", file=sys.stderr, flush=True)
     this.thefts()
     verdict = this.verdict()
     console = Console(width=max(100, Console().width))
     for about, text in verdict:
-        console.print(f"[bold]{about}[/bold] {text}", highlight=False)
+        console.print(Text.assemble((about, "bold"), f" {text}"))
     page = write(this.folders, Path(config.audit.out), HEAD, "How stealable is this encoder?", verdict)
     console.print(f"Written: {page}", soft_wrap=True)
     return page

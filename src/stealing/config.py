@@ -98,6 +98,8 @@ def saved_choices(config: DictConfig, overrides: Sequence[str]) -> tuple[DictCon
         raise ConfigError(f"run={folder} is not a run's folder: add run=<one of the folders in work/runs>.")
     saved = OmegaConf.load(folder / "config.yaml")
     assert isinstance(saved, DictConfig)
+    if Path(saved.paths.work).resolve() != folder.resolve().parent.parent:
+        raise ConfigError(f"This run was made in {saved.paths.work} as seen from there: run eval.py from there.")
     saved.probe, saved.until = config.probe, "evaluate"
     choices: dict[str, str] = json.loads((folder / "choices.json").read_text())
     return saved, choices

@@ -31,6 +31,7 @@ def choose_tasks(config: DictConfig) -> None:
         ConfigError: the data set has no such task.
     """
     known = list(config.data.tasks)
+    config.tasks = [config.tasks] if isinstance(config.tasks, str) else config.tasks
     for name in config.tasks or ():
         if name not in known:
             raise ConfigError(f"tasks={name} is none of this data set's, {', '.join(known)}: choose some of them.")

@@ -90,7 +90,8 @@ def overall(tables: list[Right], resamples: int, seed: int = 0) -> dict[str, obj
         for number, (task, heads) in enumerate(tasks.items()):
             names = [name for name in ("TA", "TA_clean", "SA", *CONTROLS) if name in heads[head][0]]
             table = np.stack([[right[name] for name in names] for right in heads[head]]).astype(np.float32)
-            draws = _resampled(table, resamples, np.random.default_rng((seed, number))).astype(float)
+            outer = np.random.default_rng(seed)  # a seed that is drawn is drawn for every task
+            draws = _resampled(table, resamples, np.random.default_rng((seed, number)), outer).astype(float)
             rows = np.vstack([table.mean((0, 2), dtype=np.float64), draws]).T
             clouds[task] = dict(zip(names, rows, strict=True))
         stolen = np.mean([cloud["SA"] for cloud in clouds.values()], axis=0)
@@ -138,7 +139,7 @@ def paired(
 
     Returns:
         The difference, a mean over tasks; its 95 % interval; and p, twice the share of resamples on the other side
-        of zero, never below 1 / (R + 1).
+        of zero, never below 2 / (R + 1).
     """
     tasks = sorted({place.split("/")[0] for place in first[0]})
     clouds = []
@@ -152,7 +153,7 @@ def paired(
     cloud = np.mean(clouds, axis=0)
     aside = min((cloud[1:] <= 0).sum(), (cloud[1:] >= 0).sum())
     low, high = _interval(cloud[1:])
-    return float(cloud[0]), (low, high), min(1.0, float(2 * aside + 1) / (resamples + 1))
+    return float(cloud[0]), (low, high), min(1.0, 2 * float(aside + 1) / (resamples + 1))
 
 
 def _resampled(

@@ -90,15 +90,15 @@ def advice(found: Sequence[Setting], head: str, enough: float, failures: int = 0
     defended = [setting for setting in found if setting.defended and setting.name in shares]
     useful = None
     if defended:
-        text, useful = _best_defense(defended, shares, top, head)
+        text, useful = _best_defense(defended, bare, shares, head)
         verdict.append(("Defenses.", text))
-    verdict.append(("What would lower the risk.", _remedy(best, shares, enough, useful)))
+    verdict.append(("What would lower the risk.", _remedy(bare, shares, enough, useful)))
     return [*verdict, _sureness(found, head, failures)]
 
 
 def _said(name: str) -> str:
     """A name with what it does."""
-    words = PLAIN.get(name.split()[0])
+    words = PLAIN.get(name.split()[0].split("+")[0])
     return f"{name} ({words})" if words else name
 
 
@@ -123,9 +123,9 @@ def _plan(setting: Setting) -> str:
 
 
 def _best_defense(
-    defended: Sequence[Setting], shares: dict[str, Share], bare: float, head: str
+    defended: Sequence[Setting], bare: Sequence[Setting], shares: dict[str, Share], head: str
 ) -> tuple[str, str | None]:
-    """What is said, and the useful defense if there is one."""
+    """What is said, and the useful defense if there is one; each is compared with thefts of its own budget."""
     strongest = dict[str, Setting]()
     for setting in defended:
         name = setting.choices["defense"]
@@ -134,8 +134,12 @@ def _best_defense(
     told = []
     for name, setting in strongest.items():
         row = setting.overall(head) or {}
-        high = row["intervals"]["honest_loss"][1]
-        told.append((name, bare - shares[setting.name].value, row["honest_loss"], high, setting))
+        without = max((shares[s.name].value for s in bare if s.budget == setting.budget), default=None)
+        if without is not None and row.get("honest_loss") is not None:
+            high = row["intervals"]["honest_loss"][1]
+            told.append((name, without - shares[setting.name].value, row["honest_loss"], high, setting))
+    if not told:
+        return "What customers lose is not known, so no defense can be judged.", None
     useful = [entry for entry in told if entry[1] >= TAKES and entry[3] <= COSTS]
     if useful:
         name, taken, loss, high, setting = max(useful, key=lambda entry: entry[1])
@@ -146,17 +150,20 @@ def _best_defense(
     else:
         name, taken, loss, high, setting = max(told, key=lambda entry: entry[1])
         lead = f"None of the {len(told)} tried takes {100 * TAKES:.0f} points from the thief. The best is {_said(name)}"
+    less = f"{100 * taken:.0f} points less" if taken >= 0.005 else "no less"
     text = (
-        f"{lead}: the strongest answer to it that was tried ({_plan(setting)}) still gets "
-        f"{shares[setting.name]}, {100 * taken:.0f} points less, and customers' classifiers lose {100 * loss:.1f} "
-        f"points of accuracy (at most {100 * high:.1f})."
+        f"{lead}: the strongest answer to it that was tried ({_plan(setting)}) still gets {shares[setting.name]}, "
+        f"{less} than without it, and customers' classifiers lose {100 * loss:.1f} points of accuracy (97.5 % sure: no "
+        f"more than {100 * high:.1f})."
     )
-    return text, name if useful else None
+    return text, _said(name) if useful else None
 
 
-def _remedy(best: dict[int, Setting], shares: dict[str, Share], enough: float, useful: str | None) -> str:
-    safe = [budget for budget, setting in best.items() if shares[setting.name].high < enough]
-    said = [f"Switch {useful} on."] if useful else []
+def _remedy(bare: Sequence[Setting], shares: dict[str, Share], enough: float, useful: str | None) -> str:
+    budgets = sorted({setting.budget for setting in bare})
+    risky = [setting.budget for setting in bare if shares[setting.name].high >= enough]
+    safe = [budget for budget in budgets if budget < min(risky, default=budgets[-1] + 1)]
+    said = [f"Switch on {useful}."] if useful else []
     if safe:
         said.append(
             f"A cap of {max(safe):,} pictures for each account keeps these attacks below {enough:.0%}, as long as a "
@@ -164,10 +171,10 @@ def _remedy(best: dict[int, Setting], shares: dict[str, Share], enough: float, u
         )
     else:
         said.append(
-            f"A cap on pictures helps only well below {min(best):,} for each account, the least that was tried; "
-            "whoever opens several accounts goes around it."
+            f"No cap can be named: {budgets[0]:,} pictures, the least that was tried, may already be enough for "
+            f"{enough:.0%}; and whoever opens several accounts goes around any cap."
         )
-    said.append("Watch for accounts whose pictures are unlike your customers' or unusually varied (defense=guard).")
+    said.append("Watching accounts (defense=guard) was not tried: it finds thefts of many pictures, not of this few.")
     return " ".join(said)
 
 
@@ -177,7 +184,8 @@ def _sureness(found: Sequence[Setting], head: str, failures: int) -> Sentence:
     informative = sorted({task for row in rows for task in row.get("informative", [])})
     told = ", ".join(informative) or "none"
     said = [
-        "A lower bound on the risk: a thief with better pictures, more computing or a better attack gets more.",
+        "A lower bound on the risk: a thief with better pictures, more computing or a better attack gets more. Each "
+        "figure is of one theft for each seed, and another start of its training gives another.",
         f"The brackets hold the chance of test pictures{' and seeds' if seeds > 1 else '; one seed was run'}.",
         f"{len(informative)} of {len(found[0].joined['tasks'])} tasks could tell ({told}); other tasks may differ.",
     ]

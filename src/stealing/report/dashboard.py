@@ -7,14 +7,15 @@ python -m stealing.report.dashboard work/runs --entity me       the workspace to
 import argparse
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import wandb
 
 from stealing.artefacts import write_whole
-from stealing.errors import ConfigError, StealingError
-from stealing.report import frontier
+from stealing.errors import ConfigError, DataError, StealingError
+from stealing.report.figures import defended
 from stealing.report.runs import VARIED, Setting, found_in, settings
 from stealing.report.summary import overview, tidy
 from stealing.training.wandb import mode
@@ -38,12 +39,9 @@ def charts(found: Sequence[Setting], head: str) -> dict[str, Any]:
         up = [[y for _, y in sorted(line)] for line in lines.values()]
         title = "recovered against queries"
         made["report/budgets"] = wandb.plot.line_series(across, up, list(lines), title=title, xname="queries")
-    budget = max(setting.budget for setting in found)
-    cells = [frontier.cell_of(s.joined, s.choices) for s in found if s.budget == budget and s.overall(head)]
-    if lines and {cell["cell"]["defense"] for cell in cells} > {"none"}:
-        points = frontier.points(cells, head)
+    with suppress(DataError):  # no defense to compare, or no task that could tell
         columns = ["defense", "honest loss, points", "recovered"]
-        data = [[point.name, 100 * point.loss, point.recovered] for point in points]
+        data = [[point.name, 100 * point.loss, point.recovered] for point in defended(found, head)[0]]
         plane = wandb.Table(columns=[*columns], data=data)
         made["report/frontier"] = wandb.plot.scatter(plane, columns[1], columns[2], title="the frontier of defenses")
     return made
@@ -53,8 +51,9 @@ def record(found: Sequence[Setting], head: str, project: str, folder: Path) -> P
     """Log the charts as a run of the type `report`; where its files lie."""
     folder.mkdir(parents=True, exist_ok=True)
     quiet = wandb.Settings(init_timeout=15, silent=True)
+    made = charts(found, head)
     run = wandb.init(project=project, job_type="report", dir=folder, mode=mode(), settings=quiet)  # type: ignore[arg-type]
-    run.log(charts(found, head))
+    run.log(made)
     place = Path(run.dir).parent
     run.finish()
     return place

@@ -1,5 +1,6 @@
 """The pictures of a report: settings in, each with an alternative text and the runs that it shows out."""
 
+from collections.abc import Sequence
 from contextlib import suppress
 from csv import DictReader
 
@@ -18,9 +19,8 @@ def pictures(found: list[Setting], head: str) -> list[Picture]:
     drawn: list[Picture | None] = [accuracies(shown, head), budgets(found, head)]
     if any(setting.joined["queries"]["cost"] > 0 for setting in found):
         drawn.append(budgets(found, head, priced=True))
-    if len({setting.choices["defense"] for setting in found}) > 1:
-        with suppress(DataError):  # no undefended setting to compare with
-            drawn.append(defenses(found, head))
+    with suppress(DataError):  # there is no defense, nothing to compare it with, or no task that could tell
+        drawn.append(defenses(found, head))
     drawn.append(curves(shown))
     if (sample := sample_of(shown)) is not None:
         task = shown.results[0]["sample"]["task"]
@@ -29,7 +29,7 @@ def pictures(found: list[Setting], head: str) -> list[Picture]:
     return [picture for picture in drawn if picture is not None]
 
 
-def headline(found: list[Setting], head: str) -> Setting:
+def headline(found: Sequence[Setting], head: str) -> Setting:
     """The theft that pictures of one setting show: the one that got most without a defense, or at all."""
     bare = [setting for setting in found if not setting.defended] or found
     return max(bare, key=lambda setting: (setting.overall(head) or {}).get("SA", 0.0))
@@ -128,20 +128,31 @@ def budgets(found: list[Setting], head: str, *, priced: bool = False) -> Picture
     )
 
 
-def defenses(found: list[Setting], head: str) -> Picture:
-    """The frontier of defenses, at the greatest budget that all have."""
-    budget = max(setting.budget for setting in found if not setting.defended)
-    chosen = [setting for setting in found if setting.budget == budget]
-    points = frontier.points([frontier.cell_of(setting.joined, setting.choices) for setting in chosen], head)
+def defended(found: Sequence[Setting], head: str) -> tuple[list[frontier.Point], list[Setting]]:
+    """The frontier of defenses, at the greatest budget that was tried with and without one, and its settings.
+
+    Raises:
+        DataError: there is none, or no task that could tell.
+    """
+    scene = headline(found, head).scene
+    alike = [setting for setting in found if setting.scene == scene]
+    without, with_ = ({setting.budget for setting in alike if setting.defended is state} for state in (False, True))
+    if not without & with_:
+        raise DataError("No budget was tried both with and without a defense: add defense=none at the same budget.")
+    chosen = [setting for setting in alike if setting.budget == max(without & with_)]
+    return frontier.points([frontier.cell_of(setting.joined, setting.choices) for setting in chosen], head), chosen
+
+
+def defenses(found: Sequence[Setting], head: str) -> Picture:
+    """What each defense costs the honest and takes from the thief; raises as `defended` does."""
+    points, chosen = defended(found, head)
     told = "; ".join(
-        f"{point.defense} {point.strength}".strip()
-        + f": loss {100 * point.loss:.1f} points, recovered {point.recovered:.2f}"
-        for point in points
+        f"{point.name}: loss {100 * point.loss:.1f} points, recovered {point.recovered:.2f}" for point in points
     )
     return Picture(
         "Which defense takes more from the thief than from customers?",
         svg(frontier.draw(points), "frontier"),
-        f"Honest loss against recovered share at {budget} queries: {told}.",
+        f"Honest loss against recovered share at {chosen[0].budget} queries: {told}.",
         "Good is low and left: the thief recovers little, customers lose little. Shaded: a useful defense by our bar.",
         names(chosen),
     )

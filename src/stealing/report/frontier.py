@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from stealing.artefacts import write_whole
 from stealing.errors import DataError
-from stealing.report.picture import Figure, svg
+from stealing.report.picture import COLOURS, MARKERS, Figure, svg
 
 TAKES = 0.20
 """Least share of `recovered` that a useful defense takes."""
@@ -88,7 +89,7 @@ def points(results: list[dict[str, Any]], head: str = "linear") -> list[Point]:
 
 def _point(name: str, strength: str, results: list[dict[str, Any]], bare: float, head: str) -> Point:
     best = max(results, key=lambda result: float(result["overall"][head]["recovered"]))
-    plain = next((result for result in results if result["cell"]["plan"] == "once"), best)
+    plain = next((result for result in results if result["cell"]["plan"].endswith("once")), best)
     figures, costs, protection = best["overall"][head], plain["overall"][head], plain["defense"]
     return Point(
         name, strength, best["cell"]["plan"],
@@ -148,7 +149,7 @@ def show(found: list[Point], console: Console) -> None:
         low, high = (100 * bound for bound in point.loss_interval)
         least, most = point.recovered_interval
         table.add_row(
-            point.name,
+            escape(point.name),
             f"{100 * point.loss:+.1f} [{low:+.1f}, {high:+.1f}]",
             f"{100 * point.worst[1]:+.1f} {point.worst[0]}",
             f"{point.recovered:.2f} [{least:.2f}, {most:.2f}]",
@@ -195,7 +196,6 @@ def draw(found: list[Point]) -> Figure:
     bare = next(point for point in found if point.defense == "none").recovered
     axes.fill_between([-1, 100 * COSTS], -1, bare - TAKES, color="#d8ead3", label="useful", zorder=0)
     axes.axhline(bare, color="#777777", linestyle=":", linewidth=1, label="without defense")
-    markers = "osD^vP*X<>h"
     for number, name in enumerate(dict.fromkeys(point.defense for point in found)):
         mine = sorted((point for point in found if point.defense == name), key=lambda point: point.loss)
         across = [100 * point.loss for point in mine]
@@ -203,8 +203,8 @@ def draw(found: list[Point]) -> Figure:
         widths = [[100 * abs(point.loss - point.loss_interval[side]) for point in mine] for side in (0, 1)]
         heights = [[abs(point.recovered - point.recovered_interval[side]) for point in mine] for side in (0, 1)]
         axes.errorbar(
-            across, up, yerr=heights, xerr=widths, marker=markers[number % len(markers)], label=name,
-            linewidth=1, elinewidth=0.6, markersize=6, color=f"C{number}" if number < 10 else "black",
+            across, up, yerr=heights, xerr=widths, label=name, marker=MARKERS[(number + number // 8) % len(MARKERS)],
+            linewidth=1, elinewidth=0.6, markersize=6, color=COLOURS[number % len(COLOURS)],
         )  # fmt: skip
     axes.set_xscale("symlog", linthresh=2)
     axes.set_ylim(min(-0.1, *(point.recovered for point in found)) - 0.05, max(1.0, bare + 0.1))

@@ -28,8 +28,8 @@ WORDS = {
     "honest loss": "TA_clean - TA: the accuracy that honest customers lose by a defense, in points of a hundred.",
     "defense": "what the owner does to answers or to accounts to spoil a theft.",
     "useful defense": "takes at least 20 points of what is recovered, and costs honest customers at most one point.",
-    "95 % interval": "in brackets: where the figure would lie in 95 of 100 repetitions with other test images, and "
-    "other seeds where there are several; other targets or tasks may lie elsewhere.",
+    "95 % interval": "in brackets: how far the figure moves in 95 of 100 draws of the same number of test images, and "
+    "of seeds where there are several (two say little); other targets or tasks may lie elsewhere.",
     "p": "how often a difference this large would come up if there were none; for all tests together after Holm.",
 }
 

@@ -2,12 +2,13 @@
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from omegaconf import OmegaConf
 from safetensors.numpy import load_file
 
 from stealing.errors import DataError
@@ -18,8 +19,11 @@ from stealing.report.sweep import cells
 RESAMPLES = 1000
 """Of every interval and test of a report."""
 
-VARIED = ("data", "target", "attack", "defense", "plan")
-"""Choices that tell settings apart, besides the budget."""
+VARIED = ("data", "target", "target_arch", "pretrain", "arch", "attack", "defense", "plan")
+"""Parts of a configuration that tell settings apart, besides the budget."""
+
+TRIED = ("attack", "defense", "plan")
+"""Those of them that settings are compared in, where all others are alike."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,7 @@ class Setting:
 
     Attributes:
         name: what tells it apart from the others of the report.
-        choices: the option of each of `VARIED`, a defense with its strength.
+        choices: the option of each of `VARIED`, with what it has other than another setting of that option.
         joined: one result over all seeds; see `join`.
         folders: of the runs, by seed.
         results: their `result.json`.
@@ -50,7 +54,12 @@ class Setting:
     @property
     def defended(self) -> bool:
         """Whether there was a defense that we know of."""
-        return self.choices["defense"] not in ("none", "unknown")
+        return self.choices["defense"] != "none"
+
+    @property
+    def scene(self) -> tuple[str, ...]:
+        """All that is not tried out: settings of one scene can be compared."""
+        return tuple(self.choices[name] for name in VARIED if name not in TRIED)
 
     def overall(self, head: str) -> dict[str, Any] | None:
         """Honest loss and recovered over all tasks, or None for a target whose undefended features are unknown."""
@@ -70,15 +79,14 @@ def found_in(paths: Sequence[Path]) -> list[Path]:
         DataError: there is none.
     """
     found = list[Path]()
-    for path in paths:
+    for path in map(Path.resolve, paths):
         if (path / "sweep.json").exists():
-            found += [cell.run for cell in cells(path) if cell.run and cell.state == "done"]
+            found += [cell.run for cell in cells(path) if cell.run and (cell.run / "result.json").exists()]
         else:
             found += [file.parent for file in sorted({*path.glob("result.json"), *path.glob("*/result.json")})]
     if not found:
-        raise DataError(
-            f"{' '.join(map(str, paths))} holds no finished run: name work/runs, a run's or a sweep's folder."
-        )
+        named = " ".join(map(str, paths))
+        raise DataError(f"{named} holds no judged run: name work/runs, a run's or a sweep's folder.")
     return list(dict.fromkeys(found))
 
 
@@ -86,7 +94,7 @@ def settings(folders: Sequence[Path]) -> list[Setting]:
     """Runs by all but their seed, in the order of attack, defense, plan and budget.
 
     Raises:
-        DataError: they were judged by several protocols.
+        DataError: they were judged by several protocols, or two are of the same choices and seed.
     """
     results = [json.loads((folder / "result.json").read_text()) for folder in folders]
     protocols = Counter(result["protocol_hash"] for result in results)
@@ -96,17 +104,16 @@ def settings(folders: Sequence[Path]) -> list[Setting]:
             f"The runs were judged by {len(protocols)} protocols ({told}), whose figures cannot be compared: name the "
             "runs of one, or judge the others again by python eval.py run=<folder>."
         )
-    groups = dict[str, list[tuple[Path, dict[str, Any]]]]()
+    groups = dict[str, dict[int, tuple[Path, dict[str, Any]]]]()
     for folder, result in zip(folders, results, strict=True):
-        groups.setdefault(result["group"], []).append((folder, result))
-    strengths = _strengths(results)
+        twice = groups.setdefault(result["group"], {}).setdefault(result["seed"], (folder, result))[0]
+        if twice != folder:
+            raise DataError(f"{twice} and {folder} are of the same choices and seed: name one of them.")
+    chosen = _choices({group: next(iter(runs.values()))[0] for group, runs in groups.items()})
     made = []
-    for runs in groups.values():
-        runs.sort(key=lambda run: int(run[1]["seed"]))
-        first = runs[0][1]
-        choices = {name: str(first["choices"].get(name, "")) for name in VARIED}
-        choices["defense"] = strengths[first["group"]]
-        made.append((choices, join([folder for folder, _ in runs], RESAMPLES), runs))
+    for group, seeds in groups.items():
+        runs = [seeds[seed] for seed in sorted(seeds)]
+        made.append((chosen[group], join([folder for folder, _ in runs], RESAMPLES), runs))
     varied = [name for name in VARIED if len({choices[name] for choices, _, _ in made}) > 1] or ["attack"]
     several = len({joined["queries"]["budget"] for _, joined, _ in made}) > 1
     found = []
@@ -118,25 +125,37 @@ def settings(folders: Sequence[Path]) -> list[Setting]:
     return sorted(found, key=lambda setting: (*(setting.choices[name] for name in VARIED), setting.budget))
 
 
-def _strengths(results: list[dict[str, Any]]) -> dict[str, str]:
-    """Of each group the name of its defense, with those settings in which it differs from others of that name."""
-    flat = dict[str, tuple[str, dict[str, str]]]()
-    for result in results:
-        defense = result["defense"] or {"name": "unknown", "settings": {}}
-        flat[result["group"]] = (
-            defense["name"],
-            {
-                f"{name} {'[' + ','.join(map(str, value)) + ']' if isinstance(value, list) else value}": ""
-                for part in defense["settings"].values()
-                for name, value in part.items()
-            },
-        )
-    named = {}
-    for group, (name, parts) in flat.items():
-        others = [other for label, other in flat.values() if label == name]
-        own = [part for part in parts if not all(part in other for other in others)]
-        named[group] = " ".join([name, *own])
-    return named
+def _choices(folders: dict[str, Path]) -> dict[str, dict[str, str]]:
+    """Of each group the option of each of `VARIED`, with those settings in which it differs from others of that option.
+
+    Args:
+        folders: of one run of each group.
+    """
+    options, leaves = dict[str, dict[str, str]](), dict[str, dict[str, set[str]]]()
+    for group, folder in folders.items():
+        named = json.loads((folder / "choices.json").read_text())
+        config = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
+        assert isinstance(config, dict)
+        options[group] = {name: str(named.get(f"arch@{name}", named.get(name, ""))) for name in VARIED}
+        leaves[group] = {name: set(_flat(config.get(name), "")) for name in VARIED}
+        leaves[group]["data"] = set()  # where images lie is no difference, and which they are is in the checksums
+    chosen = dict[str, dict[str, str]]()
+    for group, parts in options.items():
+        chosen[group] = {}
+        for name, option in parts.items():
+            alike = [leaves[other][name] for other in options if options[other][name] == option]
+            own = leaves[group][name].difference(alike[0].intersection(*alike[1:]))
+            chosen[group][name] = " ".join([option, *sorted(own)])
+    return chosen
+
+
+def _flat(node: Any, name: str) -> Iterator[str]:
+    """Each setting as its own name and its value."""
+    if isinstance(node, dict):
+        for key, value in node.items():
+            yield from _flat(value, str(key))
+    elif node is not None:
+        yield f"{name}={node}".replace(" ", "")
 
 
 @dataclass(frozen=True)
@@ -164,18 +183,21 @@ class Comparison:
 
 def comparisons(found: Sequence[Setting], head: str) -> list[Comparison]:
     """Every two settings that differ in attack, defense or plan alone and share seeds and test images."""
-    tests = []
+    tests, pairs = [], []
     for first, second in combinations(found, 2):
         apart = [name for name in VARIED if first.choices[name] != second.choices[name]]
         alike = {name for name in first.joined["data"] if name.endswith("/test")}
         same = all(first.joined["data"][name] == second.joined["data"].get(name) for name in alike)
-        if len(apart) != 1 or apart[0] in ("data", "target") or first.budget != second.budget or not same:
+        if len(apart) != 1 or apart[0] not in TRIED or first.budget != second.budget or not same:
             continue
         both = sorted(set(first.joined["seeds"]) & set(second.joined["seeds"]))
         if both:
             pair = [[one.right[one.joined["seeds"].index(seed)] for seed in both] for one in (first, second)]
-            told = paired(pair[0], pair[1], head, resamples=RESAMPLES)
-            tests.append((first.name, second.name, first.budget, len(both), *told))
+            pairs.append((first, second, len(both), pair))
+    resamples = max(RESAMPLES, 60 * len(pairs))  # or the least p, times their number, could not be small
+    for first, second, count, pair in pairs:
+        told = paired(pair[0], pair[1], head, resamples=resamples)
+        tests.append((first.name, second.name, first.budget, count, *told))
     order = sorted(range(len(tests)), key=lambda place: tests[place][-1])
     adjusted, greatest = dict[int, float](), 0.0
     for rank, place in enumerate(order):

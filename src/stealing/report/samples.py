@@ -52,7 +52,7 @@ def space(setting: Setting, sample: Sample, task: str) -> Picture:
     for axes, points, title in zip(figure.subplots(1, 2), (target, copy), ("target", "surrogate"), strict=True):
         for number, label in enumerate(np.unique(labels)):
             axes.scatter(
-                *points[labels == label].T, s=14, marker=MARKERS[number % len(MARKERS)],
+                *points[labels == label].T, s=14, marker=MARKERS[(number + number // len(COLOURS)) % len(MARKERS)],
                 color=COLOURS[number % len(COLOURS)], linewidths=0,
             )  # fmt: skip
         axes.set_title(title, fontsize=10)

@@ -35,14 +35,14 @@ def join(folders: Sequence[Path], resamples: int) -> dict[str, Any]:
     together = overall(tables, resamples)
     likeness = {name: fmean(result["fidelity"][name] for result in results) for name in first["fidelity"]}
     shared = {
-        name: first[name]
-        for name in ("schema", "choices", "group", "protocol_hash", "data", "hardware", "queries", "defense")
+        name: first[name] for name in ("schema", "choices", "group", "protocol_hash", "data", "hardware", "queries")
     }
     seeds_ = [result["seed"] for result in results]
     runs = [folder.name for folder in folders]
     seconds = [result["seconds"] for result in results]
     return {
         **shared,
+        "defense": first.get("defense"),
         "seeds": seeds_,
         "runs": runs,
         "seconds": seconds,

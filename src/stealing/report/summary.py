@@ -85,10 +85,10 @@ def overview(found: Sequence[Setting], head: str) -> Sheet:
     """
     varied = [name for name in VARIED if len({setting.choices[name] for setting in found}) > 1] or ["attack"]
     columns = (*varied, "queries", "cost", "seeds", "SA", "recovered", "honest loss, points")
-    rows, best, rivals = [], set[tuple[int, int]](), dict[tuple[str, int], list[tuple[float, int]]]()
+    rows, best, rivals = [], set[tuple[int, int]](), dict[tuple[str, ...], list[tuple[float, int]]]()
     for number, setting in enumerate(found):
         asked, row = setting.joined["queries"], setting.overall(head) or {}
-        each = [(result["overall"] or {}).get(head, {}) for result in setting.results]
+        each = [result.get("overall", {}).get(head, {}) for result in setting.results]
         rows.append(
             [
                 *(setting.choices[name] for name in varied), f"{asked['spent']:,}", f"{asked['cost']:.2f}",
@@ -96,11 +96,13 @@ def overview(found: Sequence[Setting], head: str) -> Sheet:
                 _figure("honest_loss", row, each, 100) if setting.defended else "",
             ]
         )  # fmt: skip
-        rivals.setdefault((setting.choices["defense"], setting.budget), []).append((row.get("SA", 0.0), number))
-    for several in rivals.values():
+        place = (*setting.scene, setting.choices["defense"], str(setting.budget))
+        for name in ("SA", "recovered"):
+            if row.get(name) is not None:
+                rivals.setdefault((name, *place), []).append((row[name], number))
+    for key, several in rivals.items():
         if len(several) > 1:
-            number = max(several)[1]
-            best |= {(number, columns.index("SA")), (number, columns.index("recovered"))}
+            best.add((max(several)[1], columns.index(key[0])))
     return Sheet(columns, rows, best)
 
 
@@ -124,4 +126,5 @@ def paired_tests(compared: Sequence[Comparison]) -> Sheet:
         for one in compared
     ]  # fmt: skip
     columns = ("first", "second", "queries", "seeds", "SA, points", "95 %", "p", "p for all tests")
-    return Sheet(columns, rows, {(number, 4) for number, one in enumerate(compared) if one.adjusted < 0.05})
+    sure = {(number, 4) for number, one in enumerate(compared) if one.adjusted < 0.05 and one.seeds > 1}
+    return Sheet(columns, rows, sure)

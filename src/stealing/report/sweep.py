@@ -7,6 +7,7 @@ that what never began is known to be missing; beside it is a file for each cell 
 import json
 import os
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,10 +20,11 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from stealing.artefacts import held, key, write_whole
-from stealing.errors import StealingError
+from stealing.errors import ClaimError, StealingError
 
 VARIABLE = "STEALING_SWEEP"
 """Environment variable with the sweep's folder: whatever launches a cell, it inherits this."""
@@ -52,25 +54,30 @@ class Record(Callback):
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Name all cells, where the sweeper knows them beforehand."""
-        words = list(config.hydra.overrides.task)
-        planned: list[list[str]] | None = None
+        if config.plan_only:
+            return
+        words, planned = list(config.hydra.overrides.task), None
         if config.hydra.sweeper._target_.endswith("BasicSweeper"):
-            parsed = OverridesParser.create().parse_overrides(words)
-            [planned] = BasicSweeper.split_arguments(parsed, None)
+            params = [f"{name}={value}" for name, value in (config.hydra.sweeper.params or {}).items()]
+            [planned] = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides([*params, *words]), None)
         folder = Path(config.paths.work).absolute() / "sweeps" / key(overrides=sorted(words))
-        write_whole(folder / "sweep.json", json.dumps({"overrides": words, "cells": planned}, indent=1).encode())
+        told = {"overrides": words, "cells": planned, "began": time.time()}
+        write_whole(folder / "sweep.json", json.dumps(told, indent=1).encode())
         os.environ[VARIABLE] = str(folder)
 
     def on_job_start(self, config: DictConfig, **_: Any) -> None:
-        """This cell begins."""
+        """This cell begins, perhaps again."""
         if place := _place(config.hydra.overrides.task):
-            write_whole(place, json.dumps({"overrides": list(config.hydra.overrides.task)}).encode())
+            known = {"run": json.loads(place.read_text()).get("run")} if place.exists() else {}
+            write_whole(place, json.dumps({"overrides": list(config.hydra.overrides.task), **known}).encode())
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
         """This cell failed, perhaps before it had a folder to say so in."""
         place = _place(config.hydra.overrides.task)
         if place and job_return.status == JobStatus.FAILED:
             error = job_return._return_value
+            if isinstance(error, ClaimError):
+                return  # the same sweep, started twice: the other one says how this cell ends
             said = f"{type(error).__name__}: {' '.join(str(error).split())}"
             write_whole(place, json.dumps({**json.loads(place.read_text()), "error": said}).encode())
             print(f"{' '.join(config.hydra.overrides.task)}: {said}", file=sys.stderr, flush=True)
@@ -84,7 +91,8 @@ def _place(overrides: Any) -> Path | None:
 def enter(run: Path, overrides: Any) -> None:
     """Tell the sweep that this process works for, if any, in which folder its cell is."""
     if place := _place(overrides):
-        write_whole(place, json.dumps({"overrides": list(overrides), "run": str(run.absolute())}).encode())
+        near = os.path.relpath(run.absolute(), place.parent)  # so that a work folder can be moved
+        write_whole(place, json.dumps({"overrides": list(overrides), "run": near}).encode())
 
 
 def cells(sweep: Path) -> list[Cell]:
@@ -94,19 +102,22 @@ def cells(sweep: Path) -> list[Cell]:
         StealingError: the folder is not one of a sweep.
     """
     try:
-        planned = json.loads((sweep / "sweep.json").read_text())["cells"]
+        told = json.loads((sweep / "sweep.json").read_text())
     except FileNotFoundError:
         raise StealingError(f"{sweep} is not a sweep's folder: name one of those in work/sweeps.") from None
-    begun = {path.stem: json.loads(path.read_text()) for path in sweep.glob("*.json") if path.name != "sweep.json"}
-    if planned is None:
-        planned = [found["overrides"] for found in begun.values()]
-    return [_cell(overrides, begun.get(key(cell=overrides))) for overrides in planned]
+    files = [path for path in sweep.glob("*.json") if path.name != "sweep.json"]
+    begun = {path.stem: json.loads(path.read_text()) for path in files}
+    planned = told["cells"]
+    if planned is None:  # a search draws its cells: those of its last start
+        fresh = sorted((path for path in files if path.stat().st_mtime >= told["began"]), key=os.path.getmtime)
+        planned = [begun[path.stem]["overrides"] for path in fresh]
+    return [_cell(overrides, begun.get(key(cell=overrides)), sweep) for overrides in planned]
 
 
-def _cell(overrides: list[str], begun: dict[str, Any] | None) -> Cell:
+def _cell(overrides: list[str], begun: dict[str, Any] | None, sweep: Path) -> Cell:
     if begun is None:
         return Cell(tuple(overrides), "missing", None, "")
-    run = Path(begun["run"]) if "run" in begun else None
+    run = (sweep / begun["run"]).resolve() if begun.get("run") else None
     if begun.get("error"):
         return Cell(tuple(overrides), "failed", run, begun["error"])
     status = run / "status.json" if run else None
@@ -124,13 +135,13 @@ def show(found: list[Cell], console: Console) -> None:
     varied = [name for name in names if len({cell.get(name) for cell in split}) > 1]
     rows, across = varied[:-1], varied[-1:]
     columns = list(dict.fromkeys(cell.get(name, "") for cell in split for name in across)) or ["state"]
-    table = Table(*rows, *(f"{across[0]}={column}" if across else column for column in columns))
+    table = Table(*rows, *(escape(f"{across[0]}={column}") if across else column for column in columns))
     lines = dict[tuple[str, ...], dict[str, str]]()
     for cell, words in zip(found, split, strict=True):
         line = lines.setdefault(tuple(words.get(name, "") for name in rows), {})
         line[words.get(across[0], "") if across else "state"] = f"[{COLOURS[cell.state]}]{cell.state}[/]"
     for head, line in lines.items():
-        table.add_row(*head, *(line.get(column, "") for column in columns))
+        table.add_row(*map(escape, head), *(line.get(column, "") for column in columns))
     console.print(table)
     counted = {state: sum(cell.state == state for cell in found) for state in COLOURS}
     console.print(", ".join(f"{count} {state}" for state, count in counted.items() if count) + ".")
@@ -142,13 +153,16 @@ def show(found: list[Cell], console: Console) -> None:
 @contextmanager
 def summed_up() -> Iterator[None]:
     """Around a command: after a sweep, show where its cells stand; if any failed, the exit code is 1."""
+    error: Exception | None = None
     try:
         yield
-    except StealingError:  # of the first cell that failed, raised again by Hydra when all had their turn
-        if VARIABLE not in os.environ:
-            raise
-    if VARIABLE in os.environ:
-        found = cells(Path(os.environ[VARIABLE]))
+    except Exception as raised:  # of the first cell that failed, raised again by Hydra when all had their turn
+        error = raised
+    found = cells(Path(os.environ[VARIABLE])) if VARIABLE in os.environ else []
+    if found:
         show(found, Console(stderr=True, width=max(124, Console().width)))
-        if failed := sum(cell.state == "failed" for cell in found):
-            sys.exit(f"{failed} of {len(found)} cells failed: mend what they say; the same command does these alone.")
+    failed = sum(cell.state == "failed" for cell in found)
+    if error is not None and not (failed and isinstance(error, StealingError)):
+        raise error
+    if failed:
+        sys.exit(f"{failed} of {len(found)} cells failed: mend what they say; the same command does these alone.")

@@ -7,6 +7,7 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from stealing.artefacts import write_whole
+from stealing.errors import DataError
 from stealing.report.advice import Sentence
 from stealing.report.runs import Setting, comparisons, found_in, settings
 from stealing.report.summary import overview, paired_tests, tidy
@@ -18,7 +19,8 @@ OVERVIEW = (
 )
 TESTS = (
     "SA of the first less that of the second, a mean over tasks, on the same seeds and test images. In bold: p for all "
-    "tests together below 0.05."
+    "tests together below 0.05. With one seed only test images vary, so that a difference may be of one training's "
+    "luck: not bold. Two seeds are few."
 )
 
 
@@ -45,9 +47,13 @@ def write(
     from stealing.report.page import page, standing
 
     found = settings(found_in(paths))
+    if any(head not in setting.heads for setting in found):
+        raise DataError(f"--head {head} was not trained in all of these runs: choose {', '.join(found[0].heads)}.")
     cells_ = [cell for path in paths if (path / "sweep.json").exists() for cell in cells(path)]
     table, summary, compared = tidy(found), overview(found, head), paired_tests(comparisons(found, head))
     out.mkdir(parents=True, exist_ok=True)
+    for old in out.glob("figure-*.svg"):
+        old.unlink()
     pyarrow.parquet.write_table(table, out / "runs.parquet")
     pyarrow.csv.write_csv(table, out / "runs.csv")
     sheets = [("What was stolen, for how much?", OVERVIEW, summary)]
@@ -75,6 +81,6 @@ def about(found: Sequence[Setting], head: str) -> str:
     when = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
     return (
         f"{len(results)} runs in {len(found)} settings, {head} heads, protocol {first['protocol_hash']}; {when}, "
-        f"{where}, stealing {first['versions']['stealing']} at {first['commit']}. Data, target and seeds are in each "
-        "run's result.json."
+        f"the first on {where}, stealing {first['versions']['stealing']} at {first['commit']}. Data, target and seeds "
+        "are in each run's result.json."
     )
