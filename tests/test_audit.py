@@ -58,7 +58,7 @@ def test_a_defense_is_recommended_only_if_it_is_useful_against_the_strongest_pla
     bare = setting(1000, 0.9)
     useful = said(bare, setting(1000, 0.4, "good", 0.002), setting(1000, 0.1, "dear", 0.05))
     assert "good has the best trade and is worth its cost" in useful["Defenses."]
-    assert "Switch good on." in useful["What would lower the risk."]
+    assert "Switch on good." in useful["What would lower the risk."]
     beaten = said(bare, setting(1000, 0.4, "good", 0.002), setting(1000, 0.85, "good", 0.002, "sybil"))
     assert (
         "None of the 1 tried takes 20 points" in beaten["Defenses."]
@@ -99,7 +99,7 @@ def test_any_encoder_is_judged_alone_and_through_the_door(command: Command, tmp_
     wrong = command("eval.py", *TINY, "tasks=[cats]")
     assert wrong.returncode == 1 and "tasks=cats is none of this data set's" in wrong.stderr
     nothing = command("eval.py")
-    assert nothing.returncode == 1 and "run=<folder>" in nothing.stderr and "target.path=" in nothing.stderr
+    assert nothing.returncode == 1 and "run=" in nothing.stderr and "target.path=" in nothing.stderr
 
 
 def test_an_endpoint_is_judged_like_the_encoder_behind_it(
