@@ -115,7 +115,7 @@ def budgets(found: list[Setting], head: str, *, priced: bool = False) -> Picture
         axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
         axes.minorticks_off()
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
+    figure.legend(fontsize=8, loc="outside upper center", ncols=2)
     unit = "money" if priced else "queries"
     return Picture(
         f"How much is stolen for how much {unit}?" if priced else "How much is stolen with how many queries?",
