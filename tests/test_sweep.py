@@ -139,3 +139,23 @@ def test_missing_cells_are_shown_as_missing_and_protocols_are_not_mixed(swept: P
     other.write_text(other.read_text().replace('"protocol_hash": "', '"protocol_hash": "0'))
     with pytest.raises(DataError, match="judged by 2 protocols"):
         settings(found_in([work / "runs"]))
+
+
+def test_a_sweep_that_an_experiment_asks_for_is_planned_too_and_its_settings_are_told_apart(
+    command: Command, tmp_path: Path
+) -> None:
+    mine = tmp_path / "conf" / "experiment" / "twice.yaml"
+    mine.parent.mkdir(parents=True)
+    mine.write_text(
+        "# @package _global_\ndefaults: [debug]\nhydra: {mode: MULTIRUN, sweeper: {params: {attack.steps: '5,10'}}}\n"
+    )
+    choices = ("experiment=twice", "trainer.threads=1", "seed=0,1", "defense=topk")
+    done = command("train.py", "--config-dir", str(mine.parents[1]), "-m", *choices)
+    assert done.returncode == 0, done.stderr
+    [sweep] = (tmp_path / "work" / "sweeps").iterdir()
+    assert [cell.state for cell in cells(sweep)] == ["done"] * 4
+    found = settings(found_in([sweep, tmp_path / "work" / "runs"]))
+    assert [setting.name for setting in found] == ["stolen_encoder steps=10", "stolen_encoder steps=5"]
+    assert [setting.joined["seeds"] for setting in found] == [[0, 1]] * 2, "each run counts once"
+    [test] = comparisons(found, "linear")
+    assert test.seeds == 2 and test.p >= 2 / 1001
