@@ -102,6 +102,7 @@ def test_any_encoder_is_judged_alone_and_through_the_door(command: Command, tmp_
     assert nothing.returncode == 1 and "run=" in nothing.stderr and "target.path=" in nothing.stderr
 
 
+@pytest.mark.slow
 def test_an_endpoint_is_judged_like_the_encoder_behind_it(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

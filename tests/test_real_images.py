@@ -82,6 +82,7 @@ def test_the_stored_target_keeps_the_accuracy_of_its_card(scene: Scene, cache: P
 
 
 @pytest.mark.skipif(not TARGET.exists(), reason="no stored target in this clone")
+@pytest.mark.slow
 def test_a_short_theft_on_real_images_beats_an_untrained_surrogate(
     command: Command, cache: Path, tmp_path: Path
 ) -> None:

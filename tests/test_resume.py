@@ -141,6 +141,7 @@ POINTS = {
 }
 
 
+@pytest.mark.slow
 def test_a_run_killed_at_every_named_point_ends_in_the_result_of_an_uninterrupted_one(
     command: Command, tmp_path: Path
 ) -> None:

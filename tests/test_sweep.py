@@ -141,6 +141,7 @@ def test_missing_cells_are_shown_as_missing_and_protocols_are_not_mixed(swept: P
         settings(found_in([work / "runs"]))
 
 
+@pytest.mark.slow
 def test_a_sweep_that_an_experiment_asks_for_is_planned_too_and_its_settings_are_told_apart(
     command: Command, tmp_path: Path
 ) -> None:

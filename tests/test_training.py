@@ -112,6 +112,7 @@ def test_bfloat16_trains_float32_weights_to_nearly_the_same_place(make: Any, tmp
     assert moved(half, full) < 0.5 * moved(full, start)
 
 
+@pytest.mark.slow
 def test_compiling_changes_neither_names_nor_weights_beyond_rounding(tmp_path: Path) -> None:
     plain, compiled = (trained(surrogate(), tmp_path / str(on), steps=3, compile=on) for on in (False, True))
     assert plain.keys() == compiled.keys()
