@@ -208,8 +208,12 @@ def draw(found: list[Point]) -> Figure:
         )  # fmt: skip
     axes.set_xscale("symlog", linthresh=2)
     axes.set_ylim(min(-0.1, *(point.recovered for point in found)) - 0.05, max(1.0, bare + 0.1))
-    axes.set_xlim(-1, 1.15 * max(2.0, *(100 * point.loss_interval[1] for point in found)))
+    most = 1.15 * max(2.0, *(100 * point.loss_interval[1] for point in found))
+    axes.set_xlim(-1, most)
+    ticks = [tick for tick in (0, 1, 2, 5, 10, 20, 50) if tick < most]
+    axes.set_xticks(ticks, [str(tick) for tick in ticks])
+    axes.minorticks_off()
     axes.set_xlabel("honest loss: accuracy points that customers lose (mean over tasks)")
     axes.set_ylabel("recovered by the strongest attack tried")
-    axes.legend(fontsize=8, loc="upper right", ncols=2)
+    figure.legend(fontsize=8, loc="outside right upper")
     return figure
