@@ -14,12 +14,15 @@ from stealing.attacks.asking import Plan, scene_of
 from stealing.attacks.recovery import completed, remapped, standardised
 from stealing.config import opened, plain
 from stealing.data.draws import generator
+from stealing.data.images import Images
 from stealing.defenses.chain import Asked, Chain
 from stealing.encoders import Encoder
 from stealing.errors import ConfigError, Refused, TargetError
+from stealing.evaluation.protocol import Task
 from stealing.queries.door import Budget, MeteredTarget
 from stealing.queries.ledger import Ledger
 from stealing.targets.local import LocalTarget, fingerprint
+from stealing.verdict import answers_through
 
 IMAGES = noise(120)
 
@@ -159,9 +162,20 @@ def test_who_is_stopped_keeps_what_was_answered_and_is_not_charged_for_the_rest(
         meter.ask(noise(140)[130:], "attacker/0", "attack")
 
 
-def test_too_little_to_train_on_is_one_sentence(tmp_path: Path) -> None:
-    from stealing.data.images import Images
+def test_an_honest_customer_who_is_stopped_has_zeros_from_there_on(tmp_path: Path) -> None:
+    meter = door(tmp_path, chain=Chain({"thrice": Thrice()}))
+    meter._target.images_a_request = 20
+    labels = np.zeros(120, np.int64)
 
+    def part(rows: slice) -> Images:
+        return Images("noise", IMAGES.numpy(), labels, 1, np.arange(120)[rows], f"noise{rows}")
+
+    train, test = answers_through(meter, Task("shop", "unseen", part(slice(80)), part(slice(80, 120))))
+    assert train[:60].abs().amin(1).gt(0).all() and train[60:].eq(0).all(), "answered three times, then never again"
+    assert test.shape == (40, 16) and test.eq(0).all()
+
+
+def test_too_little_to_train_on_is_one_sentence(tmp_path: Path) -> None:
     meter = door(tmp_path, chain=Chain({"thrice": Thrice()}))
     meter._target.images_a_request = 20
     images = Images("x", IMAGES.numpy(), None, 0, np.arange(120), "sum")

@@ -19,6 +19,7 @@ from stealing.data.draws import generator
 from stealing.data.images import Images
 from stealing.defenses.chain import Asked, Chain, cost
 from stealing.encoders import Encoder
+from stealing.errors import Refused
 from stealing.evaluation import controls
 from stealing.evaluation.features import encode_all
 from stealing.evaluation.fidelity import fidelity
@@ -161,13 +162,29 @@ def protection(chain: Chain, settings: dict[str, Any], undefended: Target, answe
 
 
 def answers_through(source: MeteredTarget, task: Task) -> list[Tensor]:
-    """Train and test features; of what a defense refuses to answer, zeros: an honest customer has no more either."""
+    """Train and test features; of what a defense refuses to answer, zeros: an honest customer has no more either.
+
+    Raises:
+        Refused: nothing of this task was answered.
+    """
     account = f"honest/{task.name}{scene_of(source, train=task.train.checksum, test=task.test.checksum)}"
-    features = []
+    told = list[tuple[Tensor, Tensor] | None]()
+    refused: Refused | None = None
     for part in (task.train, task.test):
-        told, there = source.ask_what_is_answered(part.batch(slice(None)), account, "evaluation")
-        features.append(told.new_zeros(len(part), told.shape[1]))
-        features[-1][there] = told
+        try:
+            told.append(source.ask_what_is_answered(part.batch(slice(None)), account, "evaluation"))
+        except Refused as error:  # stopped before the first image of this part
+            told.append(None)
+            refused = error
+    widths = [answer[0].shape[1] for answer in told if answer is not None]
+    if not widths:
+        assert refused is not None
+        raise refused
+    features = []
+    for part, answer in zip((task.train, task.test), told, strict=True):
+        features.append(torch.zeros(len(part), widths[0]))
+        if answer is not None:
+            features[-1][answer[1]] = answer[0]
     return features
 
 
