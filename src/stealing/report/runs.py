@@ -81,9 +81,10 @@ def found_in(paths: Sequence[Path]) -> list[Path]:
     found = list[Path]()
     for path in map(Path.resolve, paths):
         if (path / "sweep.json").exists():
-            found += [cell.run for cell in cells(path) if cell.run and (cell.run / "result.json").exists()]
+            found += [cell.run for cell in cells(path) if cell.run]
         else:
-            found += [file.parent for file in sorted({*path.glob("result.json"), *path.glob("*/result.json")})]
+            found += [file.parent for file in sorted({*path.glob("done.json"), *path.glob("*/done.json")})]
+    found = [run for run in found if (run / "done.json").exists() and (run / "result.json").exists()]
     if not found:
         named = " ".join(map(str, paths))
         raise DataError(f"{named} holds no judged run: name work/runs, a run's or a sweep's folder.")
