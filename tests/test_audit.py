@@ -130,3 +130,18 @@ def test_an_audit_ends_in_a_page_with_a_verdict(command: Command, browser: Any, 
     assert "1 thefts could not be tried" in words and "lower plan.shared" in done.stderr
     again = command(*line)
     assert "steal: step" not in again.stderr and again.stdout.splitlines()[-1] == done.stdout.splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_an_endpoint_is_audited_by_what_it_offers_and_bills_what_was_announced(
+    command: Command, tmp_path: Path
+) -> None:
+    with served(tmp_path, encoder=Path("assets/cifar10_narrow/encoder.safetensors").resolve()) as service:
+        line = ["eval.py", "--config-name", "audit", *TINY, "target=service", f"target.remote.url={service.url}"]
+        line += ["audit.budgets=[64,128]", "attack.steps=30", "attack.batch_size=64", "budget.price=0.01"]
+        done = command(*line, STEALING_KEY=service.key)
+        assert done.returncode == 0, done.stderr
+        assert "at most 128 images are asked about to attack and 2,403 to measure, cost 25.31" in done.stderr
+        assert service.billed() == 128 + 2403
+    assert "How sure that is." in done.stdout and "Defenses." not in done.stdout
+    assert "of what the service offers" in done.stdout.replace("\n", " ") or "Not decided." in done.stdout
