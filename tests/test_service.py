@@ -279,6 +279,9 @@ def test_what_a_defense_remembers_is_stored_with_the_answers_or_not_at_all(tmp_p
     assert {account.name: account.billed for account in books.all()} == {"a": 20, "poor": 0}
 
 
+COUNT = 2000  # far more than are answered before anyone looks
+
+
 def test_what_a_service_remembers_of_two_accounts_at_once_survives_its_kill(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -286,7 +289,7 @@ def test_what_a_service_remembers_of_two_accounts_at_once_survives_its_kill(
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     chosen = ["defense=b4b", "defense.b4b.beta=0.02", "defense.b4b.planes=8"]
-    images = {"attacker/0": noise(300), "honest/0": noise(300, seed=1)}
+    images = {"attacker/0": noise(COUNT), "honest/0": noise(COUNT, seed=1)}
     told = dict[str, Tensor]()
 
     def ask(account: str, door: MeteredTarget) -> None:
@@ -301,24 +304,24 @@ def test_what_a_service_remembers_of_two_accounts_at_once_survives_its_kill(
         for number, account in enumerate(images):
             target = remote(first.url, wires(8)["raw"], **settings)
             ledger = Ledger(str(tmp_path / f"ledger{number}.sqlite"))
-            door = MeteredTarget(target, ledger, tmp_path / f"banks{number}", Budget(300, 300))
+            door = MeteredTarget(target, ledger, tmp_path / f"banks{number}", Budget(COUNT, COUNT))
             asking.append(threading.Thread(target=ask, args=(account, door), daemon=True))
             asking[-1].start()
         while min(first.billed(account) for account in images) < 64:
             assert all(thread.is_alive() for thread in asking)
         first.process.kill()
         first.process.wait()
-        assert max(first.billed(account) for account in images) < 300
+        assert max(first.billed(account) for account in images) < COUNT
     with served(tmp_path, f"port={port}", *chosen, encoder=tmp_path / "encoder.safetensors") as second:
         for thread in asking:
             thread.join()
-        assert [second.billed(account) for account in images] == [300, 300], "a replay is not billed"
+        assert [second.billed(account) for account in images] == [COUNT, COUNT], "a replay is not billed"
     config = choose(*chosen).defense
     chain = Chain(opened(config))
     encoder = load_encoder(tmp_path / "encoder.safetensors")[0]
     for account in images:
         here = LocalTarget(encoder, chain, fingerprint(chain, plain(config)), SIZE)
-        whole = MeteredTarget(here, Ledger(str(tmp_path / "whole.sqlite")), tmp_path / "whole", Budget(300, 300))
+        whole = MeteredTarget(here, Ledger(str(tmp_path / "whole.sqlite")), tmp_path / "whole", Budget(COUNT, COUNT))
         assert torch.equal(whole.ask(images[account], account, "attack"), told[account])
 
 
