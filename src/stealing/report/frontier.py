@@ -111,7 +111,7 @@ def cheapest(found: list[Point]) -> list[Point]:
     for name in dict.fromkeys(point.defense for point in found):
         mine = [point for point in found if point.defense == name]
         enough = [point for point in mine if point.taken >= TAKES]
-        chosen.append(min(enough, key=lambda p: p.loss) if enough else max(mine, key=lambda p: p.taken))
+        chosen.append(min(enough, key=lambda p: p.loss) if enough else max(mine, key=lambda p: (p.taken, -p.loss)))
     return sorted(chosen, key=lambda point: (point.defense != "none", point.loss))
 
 
