@@ -25,7 +25,7 @@ from stealing.queries.ledger import Ledger
 from stealing.targets.local import LocalTarget
 
 FOLDER, KILLS = Path(sys.argv[1]), int(sys.argv[2])
-IMAGES = noise(800)
+IMAGES = noise(4000)  # more than are answered before the last kill, on a fast machine too
 ACCOUNTS = ("attacker/0", "attacker/1")
 
 

@@ -265,7 +265,7 @@ def test_a_defense_that_remembers_answers_as_if_nobody_had_been_killed(tmp_path:
         (tmp_path / name).mkdir()
         line = [sys.executable, "tests/guarded.py", str(tmp_path / name), kills]
         done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True)
-        assert done.returncode == 0 and int(done.stdout) >= int(kills) // 2, done.stderr  # a fast machine ends first
+        assert done.returncode == 0 and int(done.stdout) >= int(kills), done.stderr
         answers[name] = [torch.load(tmp_path / name / f"attacker-{number}.pt") for number in (0, 1)]
         assert faults(Ledger(str(tmp_path / name / "ledger.sqlite"))) == []
     for number in (0, 1):

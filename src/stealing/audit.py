@@ -20,7 +20,7 @@ from stealing.report.write import write
 HEAD = "linear"
 """The classifier by which the verdict is found."""
 
-OWN = ("attack", "defense", "plan", "plan_only", "until", "budget.images", "budget.evaluation", "run", "tasks")
+OWN = ("attack", "defense", "plan", "plan_only", "until", "budget.images", "budget.evaluation")
 """What an audit sets in each of its runs."""
 
 INTRODUCED = 3

@@ -33,16 +33,11 @@ Sentence = tuple[str, str]
 
 @dataclass(frozen=True)
 class Share:
-    """What a thief got of what the encoder is worth beyond the best control, with its 95 % interval.
-
-    Attributes:
-        known: of the undefended target, rather than of what is offered.
-    """
+    """What a thief got of what the encoder is worth beyond the best control, with its 95 % interval."""
 
     value: float
     low: float
     high: float
-    known: bool
 
     def __str__(self) -> str:
         return f"{self.value:.0%} [{self.low:.0%} to {self.high:.0%}]"
@@ -54,7 +49,7 @@ def share(setting: Setting, head: str) -> Share | None:
     for name in ("recovered", "offered"):
         if row.get(name) is not None:
             low, high = row["intervals"][name]
-            return Share(row[name], low, high, name == "recovered")
+            return Share(row[name], low, high)
     return None
 
 
@@ -174,7 +169,7 @@ def _remedy(bare: Sequence[Setting], shares: dict[str, Share], enough: float, us
             f"No cap can be named: {budgets[0]:,} pictures, the least that was tried, may already be enough for "
             f"{enough:.0%}; and whoever opens several accounts goes around any cap."
         )
-    said.append("Watching accounts (defense=guard) was not tried: it finds thefts of many pictures, not of this few.")
+    said.append("Watching accounts (defense=guard) was not tried here.")
     return " ".join(said)
 
 

@@ -89,9 +89,9 @@ def budgets(found: list[Setting], head: str, *, priced: bool = False) -> Picture
     recovered = all((setting.overall(head) or {}).get("recovered") is not None for setting in found)
     name = "recovered" if recovered else "SA"
     lines = dict[str, list[Setting]]()
+    varied = [key for key in VARIED if len({setting.choices[key] for setting in found}) > 1] or ["attack"]
     for setting in found:
-        apart = [setting.choices[key] for key in VARIED if len({other.choices[key] for other in found}) > 1]
-        lines.setdefault(", ".join(apart) or setting.choices["attack"], []).append(setting)
+        lines.setdefault(", ".join(setting.choices[key] for key in varied), []).append(setting)
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.subplots()
     words = []
