@@ -46,7 +46,7 @@ def truth(images: Tensor = IMAGES) -> Tensor:
 
 
 def told(meter: MeteredTarget, how: Plan, count: int = 120) -> Tensor:
-    features, answered = how.ask(meter, IMAGES[:count], scene_of(meter, seed=0), 0)
+    features, answered = how.ask(meter, IMAGES[:count], scene_of(meter, seed=0, images=0 if how.grows else count), 0)
     assert answered.all()
     return features
 
@@ -78,7 +78,7 @@ def test_a_plan_asks_about_as_many_images_as_its_budget_pays_for(
 
 
 def test_repeated_questions_average_fresh_noise_away_and_not_noise_by_content(tmp_path: Path) -> None:
-    fresh = door(tmp_path, "defense=noise", "defense.noise.sigma=0.5", "defense.noise.fresh=true")
+    fresh = door(tmp_path, "defense=noise", "defense.noise.sigma=0.5", "defense.noise.fresh=true", images=2000)
     keyed = door(tmp_path, "defense=noise", "defense.noise.sigma=0.5")
     once, often = plan("plan=once"), plan("plan=repeating", "plan.repeats=8")
     assert error(told(fresh, often)) < 0.5 * error(told(fresh, once))
@@ -112,6 +112,24 @@ def test_a_map_learned_on_shared_images_undoes_what_two_accounts_were_told_diffe
     assert float((mixed - first).norm()) > 0.5 * float(first.norm())
     exact = remapped(first, first[:40], 2 * first[:40] + 1)
     assert float((exact - 2 * first - 1).norm()) < 0.05 * float(first.norm())
+
+
+def test_a_feature_that_is_silent_on_the_shared_images_spoils_no_other_answer() -> None:
+    mine = torch.rand(200, 8, generator=generator("mine"))
+    theirs = mine @ torch.rand(8, 8, generator=generator("theirs"))
+    silent = torch.full((200, 1), 0.7)
+    silent[150:] = 5.0
+    more = torch.cat([theirs, silent], 1)
+    torch.testing.assert_close(remapped(more, more[:40], mine[:40]), remapped(theirs, theirs[:40], mine[:40]))
+
+
+@pytest.mark.parametrize("how", ["plan=sybil", "plan=averaging"])
+def test_what_a_thief_is_told_does_not_depend_on_smaller_thefts_before_it(how: str, tmp_path: Path) -> None:
+    defense = ("defense=b4b", "defense.b4b.beta=0.05")
+    changes = ("plan.shared=5",) if how == "plan=sybil" else ("plan.near=1",)
+    alone, after = (door(tmp_path / name, *defense) for name in ("alone", "after"))
+    told(after, plan(how, *changes), 60)
+    assert torch.equal(told(after, plan(how, *changes)), told(alone, plan(how, *changes)))
 
 
 def test_standardised_answers_are_the_same_whatever_affine_map_an_account_was_given(tmp_path: Path) -> None:

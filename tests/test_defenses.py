@@ -9,13 +9,14 @@ import torch
 from conftest import ROOT, choose
 from torch import Tensor
 
-from stealing.config import opened
+from stealing.config import opened, plain
 from stealing.data.draws import generator
 from stealing.defenses.b4b import B4B, sigma
 from stealing.defenses.chain import Asked, Chain
 from stealing.defenses.noise import CosineNoise, Noise
 from stealing.errors import ConfigError
 from stealing.queries.digests import digests
+from stealing.targets.local import fingerprint
 
 D = 24
 
@@ -154,6 +155,15 @@ def test_the_order_of_a_chain_says_whether_lengths_are_taken_off_before_or_after
     assert before.answer(features, question).tolist() == [[1.0, 1.0]]
     torch.testing.assert_close(after.answer(features, question), torch.tensor([[0.6, 0.8]]))
     assert list(before.defenses) == ["unit", "rounding"]
+    named = {order: plain(choose(f"defense={order}").defense) for order in ("[unit,rounding]", "[rounding,unit]")}
+    assert len({fingerprint(before, settings) for settings in named.values()}) == 2
+
+
+def test_two_noises_in_a_chain_are_not_the_same_noise() -> None:
+    features, question = torch.zeros(40, D) + 1, asked(images(40))
+    one = Noise(1.0, "gaussian", False, None).answer(features, question) - features
+    other = CosineNoise(0.01, False, None).answer(features, question)
+    assert abs(float(torch.cosine_similarity(one, other).mean())) < 0.1
 
 
 def test_noise_is_at_exactly_the_cosine_and_keeps_the_length() -> None:

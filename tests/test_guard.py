@@ -41,7 +41,7 @@ def reference(tmp_path: Path) -> str:
     rows = torch.cat([honest(100, seed) for seed in range(20)])
     tables = []
     for seed in range(20):
-        watch = Watch(rows.mean(0), torch.eye(D), 0.95, Secret(None))
+        watch = Watch(rows.mean(0), torch.eye(D), 0.95, SIZES[-1], Secret(None))
         cuts = zip((0, *SIZES[:-1]), SIZES, strict=True)
         tables.append(np.stack([watch.see("x", honest(400, seed)[slice(*cut)]) for cut in cuts]))
     kept = {"mean": rows.mean(0), "whiten": torch.eye(D), "sizes": torch.tensor(SIZES, dtype=torch.float64)}
@@ -70,6 +70,13 @@ def test_broad_and_near_copying_accounts_are_suspected_and_customers_are_not(ref
     for seed in range(5):
         assert not changed(chain, honest(400, 100 + seed), f"honest/{seed}")
     assert not changed(chain, broad(100), "attacker/2"), "nobody is judged before so many images"
+
+
+def test_a_customer_who_asks_for_longer_than_the_reference_is_looked_at_anew(reference: str) -> None:
+    chain = guard(reference)
+    assert not changed(chain, torch.cat([honest(400, 7), honest(400, 8), honest(250, 9)]), "honest/long")
+    assert changed(chain, torch.cat([honest(400, 7), broad(250)]), "attacker/0"), "a thief who waits is found as well"
+    assert changed(chain, torch.cat([broad(400), honest(50, 7)]), "attacker/1"), "the last window's score stands"
 
 
 def test_what_is_remembered_is_all_that_matters(reference: str) -> None:

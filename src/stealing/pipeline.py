@@ -121,7 +121,9 @@ class Run:
         excluded = {digest for task in self.scene.digests.values() for digest in task}
         config, plan = self.config, opened(self.config.plan)
         images = select(self.scene.queries, plan.images(config.budget.images), config.seed, excluded)
-        scene = scene_of(door, seed=config.seed, plan=key(**plain(config.plan)), queries=self.scene.queries.checksum)
+        named: dict[str, str | int] = {"plan": key(**plain(config.plan)), "queries": self.scene.queries.checksum}
+        named |= {} if plan.grows else {"images": len(images)}
+        scene = scene_of(door, seed=config.seed, **named)
         with first_goes_ahead():  # one process asks, all read
             if not door.is_known:
                 self.apart = introduce(door, ATTACKER)

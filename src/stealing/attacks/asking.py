@@ -41,6 +41,11 @@ class Plan:
     rank: int | None
     standardise: bool
 
+    @property
+    def grows(self) -> bool:
+        """Whether a larger theft begins with the questions of a smaller one, so that both can be one account's."""
+        return self.accounts == self.repeats == 1 + self.near == 1
+
     def images(self, budget: int) -> int:
         """How many images this many queries are enough for.
 

@@ -16,7 +16,8 @@ RIDGE = 1e-3
 def completed(answers_ND: Tensor, rank: int) -> Tensor:
     """Fill in the zeros of truncated answers by a matrix of low rank, as features of many images have few directions.
 
-    An entry that was cut off is no greater than the least that was kept of its row, and no less than the least of all.
+    An entry that was cut off is no greater than the least that was kept of its row, and no less than the least of all;
+    so these are to be the largest by value, or features that are never negative.
 
     Args:
         answers_ND: what top-k features let through.
@@ -66,7 +67,10 @@ def remapped(theirs_ND: Tensor, theirs_shared_SD: Tensor, mine_shared_SE: Tensor
     Source: the sybil attack against B4B (arXiv:2310.08571, section 4.4), there 10,000 shared queries an account.
     """
     before, after = theirs_shared_SD.mean(0), mine_shared_SE.mean(0)
-    scale = theirs_shared_SD.std(0).clamp(min=1e-12)
+    deviation = theirs_shared_SD.std(0)
+    # a feature that never moved on the shared images says nothing of mine, and would be blown up where it does move
+    moves = deviation > 1e-6 * theirs_shared_SD.abs().amax(0)
+    scale = torch.where(moves, deviation, torch.inf)
     inputs = ((theirs_shared_SD - before) / scale).double()
     ridge = inputs.T @ inputs + RIDGE * len(inputs) * torch.eye(inputs.shape[1], dtype=torch.float64)
     slope = torch.linalg.solve(ridge, inputs.T @ (mine_shared_SE - after).double())

@@ -48,7 +48,8 @@ class Remembering(Protocol):
     """A defense whose answer to an account depends on what that account asked before.
 
     Its memory is of one account alone and is kept by whoever keeps the answers, in the same transaction: `load` comes
-    before an answer and `dump` after it. So answers do not depend on how images were cut into requests or on crashes.
+    before an answer and `dump` after it. So answers do not depend on crashes, and, where each image is judged by those
+    before it, not on how images were cut into requests; the guard judges an account between requests.
 
     Attributes:
         remembers: False where its settings leave nothing to remember.

@@ -46,12 +46,13 @@ class Watch:
 
     Args:
         mean_D, whiten_DD: of honest features: (x - mean) @ whiten has unit covariance.
-        closeness: cosine of two images, after whitening and projection, from which on they are near copies.
+        closeness: cosine of two images' projected features, from which on they are near copies.
+        window: images after which an account is looked at anew, as nobody knows what honest ones show after more.
         secret: of planes and projections.
     """
 
-    def __init__(self, mean_D: Tensor, whiten_DD: Tensor, closeness: float, secret: Secret) -> None:
-        self.mean_D, self.whiten_DD, self.closeness = mean_D, whiten_DD, closeness
+    def __init__(self, mean_D: Tensor, whiten_DD: Tensor, closeness: float, window: int, secret: Secret) -> None:
+        self.mean_D, self.whiten_DD, self.closeness, self.window = mean_D, whiten_DD, closeness, window
         self.coverage = Coverage(12, 20, secret)
         drawn = secret.generator("projections", len(mean_D)).standard_normal((len(mean_D), PROJECTIONS), np.float32)
         self._projection_DR = torch.from_numpy(drawn)
@@ -60,6 +61,9 @@ class Watch:
     def see(self, account: str, features_BD: Tensor) -> NDArray[np.float64]:
         """Coverage, mean squared distance a dimension and share of near copies (3,), after these images too."""
         known = self.accounts.setdefault(account, Watched())
+        if known.images >= self.window:
+            self.coverage.load(account, None)
+            self.accounts[account] = known = Watched(free_at=known.free_at)
         white = (features_BD - self.mean_D).clamp(-1e6, 1e6) @ self.whiten_DD
         known.distance += float(white.double().square().mean(1).sum())
         known.images += len(features_BD)
@@ -77,12 +81,13 @@ class Guard:
     """Suspects an account whose signals are stranger than those of honest ones, and treats it by a policy.
 
     A request is judged by those before it. The score is the greatest of the three signals' distances from the honest
-    mean after as many images, in honest deviations.
+    mean after as many images, in honest deviations. An account is looked at in windows, as long as the reference; until
+    a new one has some patience's images, the last one's score stands.
 
     Args:
         reference: safetensors file of honest traffic, which `benchmarks/detection.py` writes.
         threshold: score from which on an account is suspected.
-        patience: images before which it is not.
+        patience: images of a window before which it is not judged.
         policy: `slow`, `degrade` or `stop`.
         rate: images a second that a suspected account gets, for `slow`.
         sigma: deviation of the noise on its answers, for `degrade`.
@@ -108,7 +113,8 @@ class Guard:
         self.threshold, self.patience, self.policy, self.rate, self.sigma = threshold, patience, policy, rate, sigma
         self._secret, kept = Secret(secret), load_file(reference)
         self.private = self._secret.hash + hashlib.blake2b(Path(reference).read_bytes(), digest_size=8).hexdigest()
-        self.watch = Watch(kept["mean"], kept["whiten"], closeness, self._secret)
+        window = int(kept["sizes"].max())
+        self.watch = Watch(kept["mean"], kept["whiten"], closeness, window, self._secret)
         self._honest = standard(kept["sizes"].numpy(), kept["centre"].numpy(), kept["spread"].numpy())
         self._scores: dict[str, float] = {}
 
@@ -119,7 +125,7 @@ class Guard:
             Refused: the account is stopped, or has to wait.
         """
         known = self.watch.accounts.setdefault(asked.account, Watched())
-        suspected = known.images >= self.patience and self._scores.get(asked.account, 0.0) >= self.threshold
+        suspected = self._scores.get(asked.account, 0.0) >= self.threshold
         if suspected and self.policy == "stop":
             raise Refused("This account's questions look like the copying of the model: it gets no more answers.")
         if suspected and self.policy == "slow":
@@ -127,8 +133,9 @@ class Guard:
                 wait = known.free_at - asked.seconds
                 raise Refused(f"This account gets {self.rate:g} images a second: wait {wait:.1f} seconds.", wait)
             known.free_at = asked.seconds + len(features_BD) / self.rate
-        signals = self.watch.see(asked.account, features_BD)
-        self._scores[asked.account] = float(self._honest(known.images, signals).max())
+        signals, images = self.watch.see(asked.account, features_BD), self.watch.accounts[asked.account].images
+        if images >= self.patience:
+            self._scores[asked.account] = float(self._honest(images, signals).max())
         if suspected and self.policy == "degrade":
             rows: list[tuple[str | bytes | int, ...]] = [("guard", digest) for digest in asked.digests]
             return features_BD + self.sigma * self._secret.normal(rows, features_BD.shape[1])

@@ -14,12 +14,17 @@ KINDS = ("gaussian", "laplace")
 
 
 class _Source:
-    """Rows of noise by content, or by how often an account has asked."""
+    """Rows of noise by content, or by how often an account has asked.
 
-    def __init__(self, kind: str, fresh: bool, secret: str | None) -> None:
+    Args:
+        use: which noise of an image it is, so that two defenses in a chain do not add the same.
+        kind, fresh, secret: see `Noise`.
+    """
+
+    def __init__(self, use: str, kind: str, fresh: bool, secret: str | None) -> None:
         if kind not in KINDS:
             raise ConfigError(f"A noise of kind={kind} is none of {', '.join(KINDS)}: choose one.")
-        self.kind, self.fresh, self.secret = kind, fresh, Secret(secret)
+        self.use, self.kind, self.fresh, self.secret = use, kind, fresh, Secret(secret)
         self.answered: dict[str, int] = {}
 
     def rows(self, asked: Asked, width: int) -> Tensor:
@@ -27,9 +32,10 @@ class _Source:
         if self.fresh:
             first = self.answered.get(asked.account, 0)
             self.answered[asked.account] = first + len(asked.digests)
-            names: list[Purpose] = [("fresh", asked.account, first + place) for place in range(len(asked.digests))]
+            names: list[Purpose] = [(f"fresh{self.use}", asked.account, first + i) for i in range(len(asked.digests))]
         else:
-            names = [("content", digest) for digest in asked.digests]  # no account: several get the same noise
+            # without the account: several get the same noise
+            names = [(f"content{self.use}", digest) for digest in asked.digests]
         draw = self.secret.normal if self.kind == "gaussian" else self.secret.laplace
         return draw(names, width)
 
@@ -53,7 +59,7 @@ class Noise:
     """
 
     def __init__(self, sigma: float, kind: str, fresh: bool, secret: str | None) -> None:
-        self.sigma, self._source = sigma, _Source(kind, fresh, secret)
+        self.sigma, self._source = sigma, _Source("", kind, fresh, secret)
         self.private, self.remembers = self._source.secret.hash, fresh
         self.load, self.dump = self._source.load, self._source.dump
 
@@ -74,7 +80,7 @@ class CosineNoise:
     def __init__(self, cosine: float, fresh: bool, secret: str | None) -> None:
         if not 0 < cosine <= 1:
             raise ConfigError(f"defense.cosine.cosine={cosine} is not in (0, 1]: set it there.")
-        self.cosine, self._source = cosine, _Source("gaussian", fresh, secret)
+        self.cosine, self._source = cosine, _Source(" of an angle", "gaussian", fresh, secret)
         self.private, self.remembers = self._source.secret.hash, fresh
         self.load, self.dump = self._source.load, self._source.dump
 

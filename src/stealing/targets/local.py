@@ -17,8 +17,8 @@ from stealing.queries.pace import Pace
 
 
 def fingerprint(defense: Chain, settings: dict[str, object]) -> str:
-    """Of a chain with these settings: answers under two of them are never mixed."""
-    return key(defense=settings, **({"private": defense.private} if defense.private else {}))
+    """Of a chain with these settings, in their order: answers under two of them are never mixed."""
+    return key(defense=list(settings.items()), **({"private": defense.private} if defense.private else {}))
 
 
 class LocalTarget:
