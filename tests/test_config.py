@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from stealing.artefacts import claim
 from stealing.config import check_choices, plain
 from stealing.encoders import build_encoder, save_encoder
+from stealing.errors import ConfigError
 
 OPTIONS = [
     (path.parent.name, path.stem)
@@ -32,6 +33,11 @@ def test_every_option_composes_with_the_rest(group: str, option: str) -> None:
     if (group, option) == ("target", "zoo") and not (ROOT / "assets").exists():
         pytest.skip("no stored target in this clone")
     check_choices(choose(f"{group}={option}", *(extra.get(option, ()) if group == "target" else ())))
+
+
+def test_our_defense_is_not_said_to_be_a_services() -> None:
+    with pytest.raises(ConfigError, match="leave defense= out"):
+        check_choices(choose("target=service", "defense=topk"))
 
 
 @pytest.mark.parametrize("faults", ["none", "some"])

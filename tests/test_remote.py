@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import DEBUG, ROOT
+from safetensors.torch import save_file
 from serving import SIZE, Served, noise, remote, save_trivial, served, wires
 from torch import Tensor
 
@@ -381,6 +382,25 @@ def test_the_surrogate_is_the_same_bit_for_bit_whether_the_target_is_here_or_beh
         expected = surrogate("local", *local)
         for name in ("service", "service_json", "open_inference"):
             assert surrogate(name, f"target={name}", f"target.remote.url={service.url}") == expected, name
+
+
+def test_who_is_stopped_by_a_services_defense_keeps_what_was_answered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = {"mean": torch.zeros(16), "whiten": torch.eye(16), "sizes": torch.tensor([1.0, 1000.0])}
+    save_file(kept | {"centre": torch.zeros(2, 3), "spread": torch.full((2, 3), 1e-6)}, tmp_path / "honest.safetensors")
+    guard = ["defense=guard", "defense.guard.policy=stop", "defense.guard.patience=48"]
+    with served(tmp_path, *guard, f"defense.guard.reference={tmp_path / 'honest.safetensors'}") as service:
+        monkeypatch.setenv("STEALING_KEY", service.key)
+        asking = door(remote(service.url, wires(16)["raw"], in_flight=1), tmp_path)
+        features, answered = asking.ask_what_is_answered(noise(100), "attacker/0", "attack")
+        assert answered.tolist() == [True] * 48 + [False] * 52 and service.billed() == 48 == asking.spent("attack")
+        assert torch.equal(features, true(tmp_path, noise(100))[:48])
+        with pytest.raises(ConfigError, match="set STEALING_KEY_1"):
+            asking.ask(noise(5, 7), "attacker/1", "attack")
+        monkeypatch.setenv("STEALING_KEY_1", service.books.add("attacker/1", None, None, 0.0))
+        asking.ask(noise(5, 7), "attacker/1", "attack")
+        assert service.billed("attacker/1") == 5, "another account of the same thief is not stopped"
 
 
 @pytest.mark.slow

@@ -257,8 +257,8 @@ def test_what_a_defense_remembers_is_stored_with_the_answers_or_not_at_all(tmp_p
     def encode(images: Tensor) -> Tensor:
         return images.float().mean((1, 2, 3))[:, None]
 
-    async def asked(*jobs: tuple[str, str]) -> list[Any]:
-        batcher = Batcher(encode, Chain({"c": Counting()}), books, most=64, window=0.01, queue=100, threads=1)
+    async def asked(*jobs: tuple[str, str], version: str = "v") -> list[Any]:
+        batcher = Batcher(encode, Chain({"c": Counting()}), version, books, most=64, window=0.01, queue=100, threads=1)
         running = asyncio.create_task(batcher.run())
         made = [Job(account, key, b"body", IMAGES, digests(IMAGES)) for account, key in jobs]
         got = await asyncio.gather(*(batcher.answer(job) for job in made), return_exceptions=True)
@@ -274,9 +274,13 @@ def test_what_a_defense_remembers_is_stored_with_the_answers_or_not_at_all(tmp_p
     [third, poor] = asyncio.run(asked(("a", "3"), ("poor", "1")))
     assert isinstance(third, Denied) and third.status == 429 and third.retry_after == 60
     assert isinstance(poor, Denied) and poor.status == 403
-    memory = dict(books.database.read("SELECT name, defense FROM accounts"))
-    assert json.loads(memory["a"]) == {"c": base64.b64encode(b"2").decode()} and memory["poor"] is None
+    [(account, memory)] = books.database.read("SELECT account, memory FROM memories")
+    assert account == "a" and json.loads(memory) == {"c": base64.b64encode(b"2").decode()}
     assert {account.name: account.billed for account in books.all()} == {"a": 20, "poor": 0}
+    [other] = asyncio.run(asked(("a", "4"), version="w"))
+    [back] = asyncio.run(asked(("a", "5")))
+    assert torch.equal(other, plain + 1), "another defense knows nothing of what the first remembers"
+    assert isinstance(back, Denied) and back.status == 429, "and takes none of it away"
 
 
 COUNT = 2000  # far more than are answered before anyone looks
@@ -336,7 +340,7 @@ def test_keys_are_looked_up_while_a_batch_is_computed(tmp_path: Path) -> None:
         return images.float().mean((1, 2, 3))[:, None]
 
     async def asked() -> float:
-        batcher = Batcher(slow, Chain({}), books, most=64, window=0, queue=100, threads=1)
+        batcher = Batcher(slow, Chain({}), "v", books, most=64, window=0, queue=100, threads=1)
         running = asyncio.create_task(batcher.run())
         answer = asyncio.create_task(batcher.answer(Job("a", None, b"", IMAGES, digests(IMAGES))))
         await asyncio.sleep(0.3)
@@ -359,7 +363,7 @@ def test_requests_of_many_clients_become_one_batch_and_a_full_queue_says_when_to
 
     async def asked() -> list[Any]:
         encode = lambda images: images.float().mean((1, 2, 3))[:, None]  # noqa: E731
-        batcher = Batcher(encode, Chain({}), books, most=64, window=0.05, queue=40, threads=1)
+        batcher = Batcher(encode, Chain({}), "v", books, most=64, window=0.05, queue=40, threads=1)
         batcher.sizes = sizes.append
         running = asyncio.create_task(batcher.run())
         jobs = [Job("a", None, b"", IMAGES, digests(IMAGES)) for _ in range(5)]

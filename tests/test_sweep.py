@@ -14,6 +14,9 @@ import pyarrow.parquet
 import pytest
 from browsing import look
 from conftest import DEBUG, ROOT, Command, stored
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import OmegaConf
 
 from stealing.config import cores_each
 from stealing.errors import DataError
@@ -62,6 +65,34 @@ def test_a_sweep_that_is_stopped_says_what_is_interrupted_and_what_never_began(t
 def test_threads_are_what_the_machine_has_for_each_process() -> None:
     cores = len(os.sched_getaffinity(0))
     assert cores_each(1) == cores and cores_each(cores) == 1 and cores_each(10 * cores) == 1
+
+
+@pytest.mark.parametrize(
+    ("launcher", "threads"),
+    [
+        ({"_target_": "hydra._internal.core_plugins.basic_launcher.BasicLauncher"}, 8),
+        ({"_target_": "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher", "n_jobs": 4}, 2),
+        ({"_target_": "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher", "n_jobs": -1}, 1),
+        ({"_target_": "hydra_plugins.hydra_submitit_launcher.submitit_launcher.SlurmLauncher", "cpus_per_task": 3}, 3),
+        ({"_target_": "hydra_plugins.hydra_submitit_launcher.submitit_launcher.LocalLauncher"}, 1),
+        ({"_target_": "hydra_plugins.hydra_ray_launcher.ray_launcher.RayLauncher", "ray": {"remote": {}}}, 1),
+        (
+            {
+                "_target_": "hydra_plugins.hydra_ray_launcher.ray_launcher.RayLauncher",
+                "ray": {"remote": {"num_cpus": 4}},
+            },
+            4,
+        ),
+    ],
+)
+def test_threads_are_what_a_launcher_leaves_to_each_cell(
+    launcher: dict[str, Any], threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)))
+    multirun = OmegaConf.create({"mode": RunMode.MULTIRUN, "launcher": launcher})
+    monkeypatch.setattr(HydraConfig, "initialized", lambda: True)
+    monkeypatch.setattr(HydraConfig, "get", lambda: multirun)
+    assert cores_each(1) == threads
 
 
 def sweep(work: Path, kills: int) -> list[dict[Path, int]]:

@@ -30,14 +30,16 @@ STEPS = ("pretrain", "query", "steal", "evaluate")
 def cores_each(processes: int) -> int:
     """Threads of one of so many processes of a run, where the launcher runs other cells of a sweep beside it.
 
-    A thread more than there are cores for slows all of them down, by far more than its share.
+    A thread more than there are cores for slows all of them down, by far more than its share. Where a launcher says how
+    many cores a cell has, these count; submitit on one machine starts all cells at once, and Ray one a core.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     beside = 1
     if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
         launcher = HydraConfig.get().launcher
-        if "submitit" in launcher._target_:
-            cores = min(cores, int(launcher.get("cpus_per_task") or cores))
+        at_once = "submitit_launcher.LocalLauncher" in launcher._target_ or "RayLauncher" in launcher._target_
+        given = launcher.get("cpus_per_task") or OmegaConf.select(launcher, "ray.remote.num_cpus")
+        cores = min(cores, int(given or (1 if at_once else cores)))
         jobs = int(launcher.get("n_jobs") or 1)
         beside = jobs if jobs > 0 else cores
     return max(1, cores // (beside * processes))
@@ -81,6 +83,10 @@ def check_choices(config: DictConfig) -> None:
     if config.target.path is not None and not Path(config.target.path).exists():
         raise CheckpointError(
             f"target.path={config.target.path} does not exist: run in the project's folder, or name an encoder."
+        )
+    if config.target.remote is not None and config.defense:
+        raise ConfigError(
+            "A service has its own defense, and ours would not be applied: leave defense= out, or choose target=file."
         )
 
 

@@ -26,7 +26,10 @@ from stealing.service.errors import Denied
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS accounts (
     name TEXT PRIMARY KEY, id TEXT NOT NULL UNIQUE, hash BLOB NOT NULL, quota INTEGER, rate REAL, price REAL NOT NULL,
-    billed INTEGER NOT NULL DEFAULT 0 CHECK (billed >= 0), defense BLOB, CHECK (billed <= quota));
+    billed INTEGER NOT NULL DEFAULT 0 CHECK (billed >= 0), CHECK (billed <= quota));
+CREATE TABLE IF NOT EXISTS memories (
+    account TEXT NOT NULL REFERENCES accounts (name), version TEXT NOT NULL, memory BLOB NOT NULL,
+    PRIMARY KEY (account, version));
 CREATE TABLE IF NOT EXISTS answers (
     account TEXT NOT NULL REFERENCES accounts (name), idempotency TEXT NOT NULL, body BLOB NOT NULL,
     features BLOB NOT NULL, width INTEGER NOT NULL, time REAL NOT NULL, PRIMARY KEY (account, idempotency));
@@ -135,15 +138,16 @@ def book(execute: Execute, account: str, idempotency: str | None, body: bytes, f
         execute("INSERT INTO answers VALUES (?, ?, ?, ?, ?, ?)", row)
 
 
-def recall(execute: Execute, account: str) -> bytes | None:
-    """What the defense remembered of this account, or None for a new one."""
-    [(memory,)] = execute("SELECT defense FROM accounts WHERE name = ?", (account,))
-    return None if memory is None else bytes(memory)
+def recall(execute: Execute, account: str, version: str) -> bytes | None:
+    """What the defense of this version of the service remembered of the account, or None for a new one."""
+    rows = execute("SELECT memory FROM memories WHERE account = ? AND version = ?", (account, version))
+    return bytes(rows[0][0]) if rows else None
 
 
-def remember(execute: Execute, account: str, memory: bytes) -> None:
-    """Keep what the defense knows of this account now."""
-    execute("UPDATE accounts SET defense = ? WHERE name = ?", (memory, account))
+def remember(execute: Execute, account: str, version: str, memory: bytes) -> None:
+    """Keep what the defense of this version knows of the account now."""
+    sql = "INSERT INTO memories VALUES (?, ?, ?) ON CONFLICT (account, version) DO UPDATE SET memory = excluded.memory"
+    execute(sql, (account, version, memory))
 
 
 def _hash(secret: str) -> bytes:

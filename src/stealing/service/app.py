@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 from stealing.service import open_inference, openai
 from stealing.service.errors import Denied
 from stealing.service.serving import Measured, Service
+from stealing.targets.wire import STOPPED
 
 
 def application(service: Service, keep: float) -> FastAPI:
@@ -49,6 +50,7 @@ def application(service: Service, keep: float) -> FastAPI:
     @app.exception_handler(Denied)
     async def denied(request: Request, error: Denied) -> Response:
         headers = {} if error.retry_after is None else {"retry-after": f"{error.retry_after:g}"}
+        headers |= {STOPPED: "1"} if error.stopped else {}
         said: Any = error.message
         if not request.url.path.startswith("/v2"):  # whose clients expect a plain string
             said = {"message": error.message, "type": "invalid_request_error", "code": error.status}

@@ -48,6 +48,7 @@ class Batcher:
     Args:
         encode: features (B, D) of uint8 images.
         defense: of the service.
+        version: of encoder and defense; what another version remembers of an account is left alone.
         books: where answers and bills are kept.
         most: images a forward pass.
         window: seconds that a batch with room waits for more.
@@ -56,10 +57,10 @@ class Batcher:
     """
 
     def __init__(
-        self, encode: Callable[[Tensor], Tensor], defense: Chain, books: Books, *, most: int, window: float, queue: int,
-        threads: int,
+        self, encode: Callable[[Tensor], Tensor], defense: Chain, version: str, books: Books, *, most: int,
+        window: float, queue: int, threads: int,
     ) -> None:  # fmt: skip
-        self.encode, self.defense, self.books = encode, defense, books
+        self.encode, self.defense, self.version, self.books = encode, defense, version, books
         self.most, self.window, self.room, self.waiting = most, window, queue, 0
         self._queue: asyncio.Queue[Job] = asyncio.Queue()
         self._pool = ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(threads,))
@@ -137,14 +138,16 @@ class Batcher:
     def _served(self, execute: Execute, job: Job, features_BD: Tensor) -> Outcome:
         """Defended, billed and kept."""
         try:
-            memory = recall(execute, job.account)
+            memory = recall(execute, job.account, self.version)
             asked = Asked(job.account, job.digests, job.images, time.time())
             answer, after = self.defense.settle(features_BD, asked, memory)
             book(execute, job.account, job.idempotency, job.body, answer)
             if after != (memory or b""):
-                remember(execute, job.account, after)
+                remember(execute, job.account, self.version, after)
             return answer
         except Refused as refused:
-            return Denied(429 if refused.retry_after is not None else 403, str(refused), refused.retry_after)
+            if refused.retry_after is None:
+                return Denied(403, str(refused), stopped=True)
+            return Denied(429, str(refused), refused.retry_after)
         except Denied as denied:
             return denied

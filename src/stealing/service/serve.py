@@ -60,12 +60,12 @@ def built(config: DictConfig) -> Service:
     device = "cuda" if config.accelerator == "gpu" else "cpu"
     encoder.requires_grad_(False).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     defense, books = Chain(opened(config.defense)), Books(config.books)
-    batcher = Batcher(
-        lambda images: encode(encoder, images), defense, books,
-        most=BLOCK, window=config.window, queue=config.queue, threads=config.threads,
-    )  # fmt: skip
     named = fingerprint(defense, plain(config.defense))
     version = key(encoder=encoder.fingerprint, defense=named)  # tells that it changed, not how
+    batcher = Batcher(
+        lambda images: encode(encoder, images), defense, version, books,
+        most=BLOCK, window=config.window, queue=config.queue, threads=config.threads,
+    )  # fmt: skip
     offer = Offer(config.model, version, int(card["size"]))
     faults = opened(config.faults) if config.faults else None
     return Service(offer, opened(config.limits), batcher, books, faults)

@@ -16,10 +16,10 @@ from stamina.instrumentation import set_on_retry_hooks
 from torch import Tensor
 
 from stealing.artefacts import key
-from stealing.errors import ConfigError, TargetError
+from stealing.errors import ConfigError, Refused, TargetError
 from stealing.queries.buying import NotServed
 from stealing.queries.pace import Pace
-from stealing.targets.wire import Format, Garbled, Message, Reply, intact
+from stealing.targets.wire import STOPPED, Format, Garbled, Message, Reply, intact
 
 set_on_retry_hooks([])  # what is tried again is told at the end, not in the middle of a progress bar
 
@@ -34,7 +34,7 @@ class Credential:
     Attributes:
         header: such as `Authorization`.
         scheme: before the key, such as `Bearer`; empty for none.
-        variable: holds the key of the attacker's account.
+        variable: holds the key of the attacker's account; that of its n-th other one is in `<variable>_<n>`.
         honest: holds that of the account which measures; the same where the service gave us one.
     """
 
@@ -49,7 +49,8 @@ class Credential:
         Raises:
             ConfigError: the variable is not set.
         """
-        variable = self.honest if account.startswith("honest/") else self.variable
+        kind, number, *_ = account.split("/")
+        variable = self.honest if kind == "honest" else self.variable + (f"_{number}" if number != "0" else "")
         value = os.environ.get(variable, "").strip()
         if not value:
             raise ConfigError(f"The service's key is read from the environment: set {variable}.")
@@ -123,6 +124,7 @@ class RemoteTarget:
         Raises:
             NotServed: around the reason, where no attempt can have been served.
             TargetError: it was given up, or what came back is not to be trusted.
+            Refused: the service answers this account no more.
         """
         message, served, until = self.wire.request(images_uint8, idempotency), False, time.monotonic() + self.deadline
         headers = {**message.headers, "idempotency-key": idempotency, "accept-encoding": "identity"}
@@ -182,6 +184,8 @@ class RemoteTarget:
         if status in (408, 409, 425, 429) or status >= 500:
             refused = status in (429, 503)
             raise Again(f"status {status}: {said}", served=not refused, after=_seconds(response.headers))
+        if STOPPED in response.headers:
+            raise Refused(f"{self.url} answers this account no more: {said}")
         if status in (401, 403) and self.credential is not None:
             said = f"is the key in {self.credential.variable} right? {said}"
         raise NotServed from TargetError(f"{self.url} refuses the request with status {status}: {said}")

@@ -21,6 +21,9 @@ from torchvision.io import encode_jpeg, encode_png
 DIGEST = 16
 """Bytes before each row of a raw answer, the digest of its image, so that a row cannot be taken for another's."""
 
+STOPPED = "x-account-stopped"
+"""Header of a refusal by which our own service says that its defense answers this account no more."""
+
 TYPES = {"UINT8": "u1", "FP16": "<f2", "FP32": "<f4", "FP64": "<f8"}
 """Tensor types of the Open Inference Protocol that images and features come in."""
 
