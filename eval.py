@@ -24,7 +24,9 @@ def main(config: DictConfig) -> None:
             check_choices(saved)
             from stealing.pipeline import run
 
-            run(saved, choices)
+            folder = run(saved, choices, aside=True)
+            assert folder is not None
+            print((folder / "result.json").read_text())
         else:
             if OmegaConf.is_missing(config.target, "path"):
                 raise ConfigError(

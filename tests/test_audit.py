@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from browsing import look
 from conftest import Command
@@ -35,10 +36,12 @@ def setting(
     joined = {
         "overall": {"linear": row},
         "tasks": {"a": {}},
-        "queries": {"budget": budget, "spent": budget, "cost": budget / 100},
+        "seeds": [0],
+        "queries": {"budget": budget, "spent": budget, "cost": budget / 100, "evaluation": 5000},
     }
+    right = {"a/linear/SA": np.arange(400) < 400 * max(0.0, recovered or 0.0)}
     choices = {"data": "x", "target": "x", "attack": "stolen_encoder", "defense": defense, "plan": plan}
-    return Setting(f"{defense} {plan} {budget}", choices, joined, [Path("r")], [{}], [])
+    return Setting(f"{defense} {plan} {budget}", choices, joined, [Path("r")], [{}], [right])
 
 
 def said(*found: Setting, **options: Any) -> dict[str, str]:
@@ -51,6 +54,7 @@ def test_a_verdict_names_each_price_the_cheapest_theft_and_what_may_be_lost() ->
     assert "2,500 pictures, for 25.00, gets 90%" in told["Easy to steal."]
     assert "1,000 pictures, for 10.00, and gets 60%" in told["The cheapest theft."]
     assert "250 pictures for each account keeps these attacks below 50%" in told["What would lower the risk."]
+    assert "customers who were measured here asked about 5,000 each" in told["What would lower the risk."]
     assert "one seed" in told["How sure that is."] and "Defenses." not in told
 
 
@@ -67,6 +71,25 @@ def test_a_defense_is_recommended_only_if_it_is_useful_against_the_strongest_pla
     assert "Switch" not in beaten["What would lower the risk."]
     dear = said(bare, setting(1000, 0.1, "dear", 0.05))
     assert "None is worth its cost" in dear["Defenses."] and "lose 5.0 points" in dear["Defenses."]
+
+
+def test_what_is_not_shown_is_not_claimed() -> None:
+    bare = setting(1000, 0.9)
+    small = said(bare, setting(1000, 0.4, "good", 0.008))["Defenses."]  # at most 1.3 points: too few test pictures
+    assert "None is shown to be worth its cost" in small and "good may be; more test pictures would decide" in small
+    alike = setting(1000, 0.4, "good", 0.002)
+    alike.right[0] |= bare.right[0]  # the share is less by a control's luck: the stolen encoder is as good
+    assert "good may be" in said(bare, alike)["Defenses."]
+    weak = said(setting(1000, 0.1), setting(1000, -0.3, "good", 0.002))
+    assert (
+        "None of the 1 tried takes 20 points" in weak["Defenses."] and "gets nothing [at most 0%]" in weak["Defenses."]
+    )
+    assert "lose nothing measurable" in said(bare, setting(1000, 0.4, "good", -0.01))["Defenses."]
+
+
+def test_budgets_at_which_no_task_could_tell_are_named() -> None:
+    told = said(setting(250, 0.3), setting(1000, None))
+    assert "Thefts with 1,000 pictures are left out" in told["How sure that is."]
 
 
 def test_where_no_task_can_tell_nothing_is_claimed() -> None:

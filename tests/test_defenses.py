@@ -53,7 +53,13 @@ LAWS = [
     Row("cosine", "cosine.cosine", ["1", "0.9", "0.5"], ("defense.cosine.fresh=true",), own=True),
     Row("poisoning", "poisoning.epsilon", ["0", "0.1", "0.5", "1"]),
     Row("additive", "additive.epsilon", ["0", "0.1", "0.5", "1"]),
-    Row("b4b", "b4b.alpha", ["1e-6", "1", "1e6"], ("defense.transform.kinds=[]", "defense.b4b.beta=0.1"), own=True),
+    Row(
+        "b4b",
+        "b4b.alpha",
+        ["1e-6", "1", "1e6"],
+        ("defense.transform.kinds=[]", "defense.b4b.beta=0.5", "defense.b4b.planes=8"),
+        own=True,
+    ),
     Row("transform", "transform.kinds", ["[]", "[affine]"], own=True),
     Row("transform", "transform.kinds", ["[]", "[pad,binary,shuffle]"], width=4, own=True),
 ]
@@ -62,7 +68,7 @@ IDS = [" ".join((row.name, *(each.split(".")[-1] for each in row.also))) for row
 
 def test_every_defense_has_its_row_in_the_table() -> None:
     files = {path.stem for path in (ROOT / "conf" / "defense").glob("*.yaml")}
-    assert files - {row.name for row in LAWS} <= {"none", "unit", "guard"}  # the last two have tests of their own
+    assert files - {row.name for row in LAWS} <= {"none", "unit", "guard"}  # no strength; tests of their own
 
 
 def chain(row: Row, strength: str) -> Chain:
@@ -164,6 +170,14 @@ def test_two_noises_in_a_chain_are_not_the_same_noise() -> None:
     one = Noise(1.0, "gaussian", False, None).answer(features, question) - features
     other = CosineNoise(0.01, False, None).answer(features, question)
     assert abs(float(torch.cosine_similarity(one, other).mean())) < 0.1
+
+
+def test_unit_answers_have_length_one_and_a_zero_stays_zero() -> None:
+    features = drawn(6)
+    features[0], features[1] = 0, 1e30
+    answer = Chain(opened(choose("defense=unit").defense)).answer(features, asked(images(6)))
+    torch.testing.assert_close(answer.norm(dim=1), torch.tensor([0.0, 1, 1, 1, 1, 1]))
+    assert answer.dtype == torch.float32
 
 
 def test_noise_is_at_exactly_the_cosine_and_keeps_the_length() -> None:

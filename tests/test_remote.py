@@ -173,19 +173,21 @@ def test_what_was_in_doubt_is_asked_again_by_the_next_run_under_its_key(listenin
 
 
 def test_forfeit_gives_up_what_is_in_doubt_and_pays_anew(listening: Any, tmp_path: Path) -> None:
-    keys, broken = list[str](), [True]
+    keys, bodies, broken = list[str](), list[bytes](), [True]
 
     def sometimes(headers: dict[str, str], content: bytes) -> tuple[int, dict[str, str], bytes]:
         keys.append(headers["idempotency-key"])
+        bodies.append(content)
         return (500, {}, b"") if broken[0] else right(headers, content)
 
     url = listening(sometimes)
     with pytest.raises(TargetError):
-        door(remote(url, wires()["raw"], attempts=1), tmp_path).ask(noise(10), "attacker/0", "attack")
+        door(remote(url, wires(10)["raw"], attempts=1, in_flight=1), tmp_path).ask(noise(30), "attacker/0", "attack")
     broken[0] = False
-    meter = door(remote(url, wires()["raw"]), tmp_path, in_doubt="forfeit")
-    assert torch.equal(meter.ask(noise(10), "attacker/0", "attack"), features(noise(10)))
-    assert len(set(keys)) == 2 and meter._ledger.spent(meter.fingerprint, "attack") == 20
+    meter = door(remote(url, wires(10)["raw"], in_flight=1), tmp_path, in_doubt="forfeit")
+    assert torch.equal(meter.ask(noise(30), "attacker/0", "attack"), features(noise(30)))
+    assert len(set(keys)) == 4 and meter._ledger.spent(meter.fingerprint, "attack") == 40
+    assert bodies[1] == bodies[0], "in the order of a run that was never stopped, as a defense may remember it"
 
 
 def test_an_answer_that_drags_on_and_one_that_never_ends_are_given_up_within_the_deadline(

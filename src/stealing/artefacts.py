@@ -16,6 +16,9 @@ from filelock import FileLock, Timeout
 
 from stealing.errors import ClaimError
 
+WORK = Path(os.environ.get("STEALING_WORK", "work"))
+"""Where everything that is made lies, as `paths.work` says too."""
+
 
 def key(**inputs: Any) -> str:
     """Hash of a step's own inputs (JSON values), 16 hexadecimal digits."""

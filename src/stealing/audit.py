@@ -1,7 +1,8 @@
 """Audit an encoder: attacks at a few budgets, then each defense against the best of them; one page with a verdict."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import product
 from pathlib import Path
 
 from hydra import compose
@@ -47,14 +48,19 @@ class Audit:
         Raises:
             ConfigError: it is more than the limits, or a choice is the audit's own; nothing has been asked yet.
         """
+        numbers = [*self.audit.budgets, self.audit.queries] if self.audit.budgets else [None]
+        if not all(isinstance(number, int) for number in numbers) or not self.audit.attacks:
+            raise ConfigError(
+                "audit.budgets, audit.attacks and audit.queries say how many images are asked about by which attacks: "
+                "set them to [250,1000], [stolen_encoder] and 30000, for example."
+            )
         own = [word for word in self.overrides if word.split("=")[0].lstrip("+~") in OWN]
         if own:
             raise ConfigError(f"An audit chooses for itself: leave {' '.join(own)} out; see audit. in --cfg job.")
         for attack in self.audit.attacks:
             compose("audit", overrides=[*self.overrides, f"attack={attack}"])
-        for defense in self.audit.defenses:
-            for plan in defense.plans:
-                compose("audit", overrides=[*self.overrides, f"defense={defense.name}", f"plan={plan}"])
+        for defense in self._defenses():
+            compose("audit", overrides=[*self.overrides, *defense])
         tasks = open_scene(self.config).digests.values()
         self.measured = INTRODUCED + sum(len(set(digests)) for digests in tasks)
         attacked = int(max(self.audit.budgets))
@@ -98,10 +104,16 @@ class Audit:
         if not found:
             return
         strongest = max(found, key=lambda entry: entry[0])[1]
-        for defense in self.audit.defenses:
-            for plan in defense.plans:
-                named = (f"attack={strongest.choices['attack']}", f"budget.images={max(self.audit.budgets)}")
-                self.steal(*named, f"defense={defense.name}", f"plan={plan}")
+        for defense in self._defenses():
+            self.steal(f"attack={strongest.choices['attack']}", f"budget.images={max(self.audit.budgets)}", *defense)
+
+    def _defenses(self) -> Iterator[list[str]]:
+        """Of each defense at each strength, against each plan, the overrides."""
+        for named in self.audit.defenses:
+            defense = {"name": named, "plans": ["once"]} if isinstance(named, str) else named
+            for strength, plan in product(defense.get("strengths", [""]), defense["plans"]):
+                chosen = [f"defense.{part}" for part in strength.split()]
+                yield [f"defense={defense['name']}", *chosen, f"plan={plan}"]
 
     def verdict(self) -> list[Sentence]:
         """In plain words.

@@ -129,13 +129,15 @@ def composed(name: str, overrides: Sequence[str]) -> tuple[DictConfig, dict[str,
 
 @contextmanager
 def refusals() -> Iterator[None]:
-    """Around a command: an override that Hydra refuses ends it with one sentence and exit code 1."""
+    """Around a command: what Hydra refuses, and what a sweep's launcher raises again, is one sentence, exit code 1."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # lets the error through, where Hydra would print a page about it
     try:
         yield
     except HydraException as error:
         said = " ".join(str(error).split("Config search path")[0].split("To append")[0].split()).rstrip(".")
         sys.exit(f"ConfigError: {said}: see --help for the groups and --cfg job for every setting.")
+    except StealingError as error:
+        sys.exit(f"{type(error).__name__}: {error}")
 
 
 def plain(node: DictConfig) -> dict[str, Any]:

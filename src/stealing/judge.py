@@ -24,12 +24,17 @@ from stealing.queries.ledger import Ledger
 from stealing.verdict import answers_through
 
 
-def choose_tasks(config: DictConfig) -> None:
-    """Leave only the tasks that `tasks` names.
+def choose(config: DictConfig) -> None:
+    """Leave only the tasks and heads that are named.
 
     Raises:
-        ConfigError: the data set has no such task.
+        ConfigError: the data set has no such task, or the protocol no such head.
     """
+    heads = ["linear", "knn", *(["mlp"] if config.probe.mlp else [])]
+    config.heads = [config.heads] if isinstance(config.heads, str) else config.heads or heads
+    for name in config.heads:
+        if name not in heads:
+            raise ConfigError(f"heads={name} is none of this protocol's, {', '.join(heads)}: choose some of them.")
     known = list(config.data.tasks)
     config.tasks = [config.tasks] if isinstance(config.tasks, str) else config.tasks
     for name in config.tasks or ():
@@ -52,7 +57,7 @@ def judge(config: DictConfig, choices: dict[str, str]) -> Path:
     Raises:
         StealingError: whatever a user can mend.
     """
-    choose_tasks(config)
+    choose(config)
     this, began = Run(config, choices), time.monotonic()
     check_tasks(config, this.scene)
     protocol: Protocol = opened(config.probe)
@@ -63,7 +68,7 @@ def judge(config: DictConfig, choices: dict[str, str]) -> Path:
         for task in this.scene.tasks:
             train, test = answers_through(door, task)
             job = Job(f"{door.fingerprint}/{door.defense_fingerprint}", train, test)
-            predicted = referee.predictions(task, {"TA": job})["TA"]
+            predicted = referee.predictions(task, {"TA": job}, config.heads)["TA"]
             tasks[task.name] = {"role": task.role}
             for head, labels in predicted.items():
                 share, span = accuracy(np.asarray(labels == task.test.targets()), resamples=protocol.resamples)

@@ -166,8 +166,13 @@ class Run:
         self.seconds[step], self.cpu_seconds[step] = float(spent["seconds"]), float(spent["cpu_seconds"])
 
 
-def run(config: DictConfig, choices: dict[str, str]) -> Path | None:
+def run(config: DictConfig, choices: dict[str, str], *, aside: bool = False) -> Path | None:
     """Do every step up to `until` that is not done yet, and show the table.
+
+    Args:
+        config: checked.
+        choices: the option chosen from each group.
+        aside: whether the table goes to the standard error.
 
     Returns:
         The run's folder; None where it was only planned.
@@ -177,7 +182,7 @@ def run(config: DictConfig, choices: dict[str, str]) -> Path | None:
     """
     this = Run(config, choices)
     check_inputs(config, this.scene)
-    console = Console(width=max(124, Console().width))  # as many columns as the widest table, also in a log
+    console = Console(stderr=aside, width=max(124, Console().width))  # as wide as the widest table, also in a log
     if config.plan_only:
         if rank() == 0:
             show_plan(config, this.scene, this.settings, console)

@@ -4,7 +4,7 @@ Shape letters: N training rows, M test rows, D feature width.
 """
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -114,11 +114,14 @@ class Judge:
             write_whole(path, save({"features": compute(images).numpy()}))
         return torch.from_numpy(load_file(path)["features"])
 
-    def predictions(self, task: Task, jobs: dict[str, Job]) -> dict[str, Predictions]:
-        """Each head's predictions on the test split, for each job; what was predicted before is remembered."""
+    def predictions(
+        self, task: Task, jobs: dict[str, Job], chosen: Collection[str] | None = None
+    ) -> dict[str, Predictions]:
+        """The chosen heads' predictions on the test split, for each job; what was predicted before is remembered."""
         heads = {"linear": asdict(self.protocol.linear), "knn": [self.protocol.neighbours, self.protocol.temperature]}
         if self.protocol.mlp is not None:
             heads["mlp"] = asdict(self.protocol.mlp)
+        heads = {head: settings for head, settings in heads.items() if chosen is None or head in chosen}
         memory, places = self.cache / "predictions", dict[str, dict[str, Path]]()
         for name, job in jobs.items():
             inputs = {"identity": job.identity, "sample": job.sample}
@@ -128,10 +131,10 @@ class Judge:
                 for head, settings in heads.items()
             }
         for name, job in jobs.items():
-            for head in ("linear", "knn"):
+            for head in heads.keys() - {"mlp"}:
                 if not places[name][head].exists():
                     self._store(places[name][head], self._predict(head, task, job))
-        if self.protocol.mlp is not None:
+        if "mlp" in heads and self.protocol.mlp is not None:
             self._mlp(task, {places[name]["mlp"]: job for name, job in jobs.items()}, self.protocol.mlp)
         return {name: {head: np.load(path) for head, path in files.items()} for name, files in places.items()}
 

@@ -3,6 +3,9 @@
 Shape letters: S seeds, M test images, R resamples.
 """
 
+from collections.abc import Collection
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -70,13 +73,14 @@ def by_head(tables: list[Right]) -> dict[str, dict[str, list[Right]]]:
     return found
 
 
-def overall(tables: list[Right], resamples: int, seed: int = 0) -> dict[str, object]:
+def overall(tables: list[Right], resamples: int, seed: int = 0, tasks: Collection[str] | None = None) -> dict[str, Any]:
     """Of each head over all tasks: what the honest users lose, and what a thief recovers.
 
     Args:
         tables: of each seed, as for `by_head`.
         resamples: R.
         seed: of the resampling.
+        tasks: on which `recovered` is to be given; by default the informative ones.
 
     Returns:
         By head: `SA`, the mean over all tasks; `honest_loss`, likewise, and `worst`, the task that loses most;
@@ -84,10 +88,10 @@ def overall(tables: list[Right], resamples: int, seed: int = 0) -> dict[str, obj
         small gap is noise; `offered`, the same with TA, known for a remote target too; and their intervals. What is
         not known is None.
     """
-    found, tasks = dict[str, object](), by_head(tables)
-    for head in next(iter(tasks.values())):
+    found, rights = dict[str, Any](), by_head(tables)
+    for head in next(iter(rights.values())):
         clouds = dict[str, dict[str, NDArray[np.float64]]]()
-        for number, (task, heads) in enumerate(tasks.items()):
+        for number, (task, heads) in enumerate(rights.items()):
             names = [name for name in ("TA", "TA_clean", "SA", *CONTROLS) if name in heads[head][0]]
             table = np.stack([[right[name] for name in names] for right in heads[head]]).astype(np.float32)
             outer = np.random.default_rng(seed)  # a seed that is drawn is drawn for every task
@@ -97,7 +101,7 @@ def overall(tables: list[Right], resamples: int, seed: int = 0) -> dict[str, obj
         stolen = np.mean([cloud["SA"] for cloud in clouds.values()], axis=0)
         figures: dict[str, object] = {"SA": float(stolen[0]), "honest_loss": None, "worst": None, "recovered": None}
         intervals = {"SA": _interval(stolen[1:])}
-        figures["offered"], informative, span = _share(clouds, "TA")
+        figures["offered"], informative, span = _share(clouds, "TA", tasks)
         intervals |= {"offered": span} if span else {}
         if all("TA_clean" in cloud for cloud in clouds.values()):
             losses = {task: cloud["TA_clean"] - cloud["TA"] for task, cloud in clouds.items()}
@@ -106,19 +110,19 @@ def overall(tables: list[Right], resamples: int, seed: int = 0) -> dict[str, obj
             figures |= {"honest_loss": float(loss[0])}
             figures |= {"worst": {"task": worst, "honest_loss": float(losses[worst][0])}}
             intervals["honest_loss"] = _interval(loss[1:])
-            figures["recovered"], informative, span = _share(clouds, "TA_clean")
+            figures["recovered"], informative, span = _share(clouds, "TA_clean", tasks)
             intervals |= {"recovered": span} if span else {}
         found[head] = {**figures, "informative": informative, "intervals": intervals}
     return found
 
 
 def _share(
-    clouds: dict[str, dict[str, NDArray[np.float64]]], reference: str
+    clouds: dict[str, dict[str, NDArray[np.float64]]], reference: str, tasks: Collection[str] | None
 ) -> tuple[float | None, list[str], list[float] | None]:
     """Of what the reference has over the controls, what the surrogate has; on which tasks; and its interval."""
     strongest = {task: np.max([cloud[name] for name in CONTROLS], axis=0) for task, cloud in clouds.items()}
     gaps = {task: cloud[reference] - strongest[task] for task, cloud in clouds.items()}
-    informative = [task for task, gap in gaps.items() if gap[0] >= INFORMATIVE]
+    informative = [task for task, gap in gaps.items() if (gap[0] >= INFORMATIVE if tasks is None else task in tasks)]
     if not informative:
         return None, [], None
     gains = [clouds[task]["SA"] - strongest[task] for task in informative]

@@ -168,12 +168,13 @@ class _Purchase:
         mine = {reservation.request for reservation in self.flying.values()}
         open_ = {name: request for name, (state, request) in states.items() if state == "reserved"}
         doubtful = self.ledger.adopt(order.source, set(open_.values()) - mine, self.lease)
-        free = deque(name for name in names if states.get(name, ("failed", 0))[0] == "failed")
+        unasked = {name for name in names if states.get(name, ("failed", 0))[0] == "failed"}
         if order.in_doubt == "forfeit":
             for reservation in doubtful:
                 self.ledger.forfeit(reservation)
-                free += [name for name in reservation.digests if name in order.places]
+                unasked |= order.places.keys() & set(reservation.digests)
             doubtful = []
+        free = deque(name for name in names if name in unasked)  # as a run that was never stopped would ask
         settled = {name for reservation in doubtful for name in reservation.digests}.union(free)
         theirs = [name for name in names if name in open_ and name not in settled]
         self.doubtful += doubtful

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from stealing.artefacts import WORK
 from stealing.errors import DataError, StealingError
 from stealing.report.sweep import Cell, cells, show
 
@@ -14,17 +15,17 @@ from stealing.report.sweep import Cell, cells, show
 def main() -> None:
     """Write the report, or show where sweeps stand."""
     parser = argparse.ArgumentParser(prog="python -m stealing.report", description=__doc__)
-    parser.add_argument("paths", nargs="*", type=Path, help="runs, folders of runs, or sweeps; default: work/runs")
+    parser.add_argument("paths", nargs="*", type=Path, help=f"runs, folders of runs, or sweeps; default: {WORK}/runs")
     parser.add_argument("--status", action="store_true", help="show done, running, failed and missing cells of sweeps")
     parser.add_argument("--head", default="linear", help="classifier of the figures: linear, knn or mlp")
-    parser.add_argument("--out", type=Path, default=Path("work/report"), help="folder to write to")
+    parser.add_argument("--out", type=Path, default=WORK / "report", help="folder to write to")
     chosen = parser.parse_args()
     try:
         if chosen.status:
-            sys.exit(0 if status(chosen.paths or [Path("work")]) <= {"done", "running"} else 1)
+            sys.exit(0 if status(chosen.paths or [WORK]) <= {"done", "running"} else 1)
         from stealing.report.write import write  # after the choices: it imports what draws
 
-        print(f"Written: {write(chosen.paths or [Path('work/runs')], chosen.out, chosen.head)}")
+        print(f"Written: {write(chosen.paths or [WORK / 'runs'], chosen.out, chosen.head)}")
     except StealingError as error:
         sys.exit(f"{type(error).__name__}: {error}")
 

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from stealing.evaluation.statistics import paired
 from stealing.report.frontier import COSTS, TAKES
-from stealing.report.runs import Setting
+from stealing.report.runs import RESAMPLES, Setting
 
 PLAIN = {
     "stolen_encoder": "copies the answers to each picture and to changed views of it",
@@ -40,7 +41,9 @@ class Share:
     high: float
 
     def __str__(self) -> str:
-        return f"{self.value:.0%} [{self.low:.0%} to {self.high:.0%}]"
+        if self.value < 0.005:  # a surrogate that is worse than what a thief has anyway
+            return f"nothing [at most {max(self.high, 0):.0%}]"
+        return f"{self.value:.0%} [{max(self.low, 0):.0%} to {self.high:.0%}]"
 
 
 def share(setting: Setting, head: str) -> Share | None:
@@ -117,41 +120,92 @@ def _plan(setting: Setting) -> str:
     return PLAIN.get(setting.choices["plan"], setting.choices["plan"])
 
 
-def _best_defense(
-    defended: Sequence[Setting], bare: Sequence[Setting], shares: dict[str, Share], head: str
-) -> tuple[str, str | None]:
-    """What is said, and the useful defense if there is one; each is compared with thefts of its own budget."""
+@dataclass(frozen=True)
+class Tried:
+    """A defense against the strongest answer to it that was tried.
+
+    Attributes:
+        setting: that theft.
+        taken: share that the thief loses by the defense.
+        sure: whether the stolen encoder is worse than without it by more than chance.
+        loss, most: what customers lose, and its upper 97.5 % bound.
+    """
+
+    setting: Setting
+    taken: float
+    sure: bool
+    loss: float
+    most: float
+
+    @property
+    def name(self) -> str:
+        """With its strength, and what it does."""
+        return _said(self.setting.choices["defense"])
+
+
+def _tried(defended: Sequence[Setting], bare: Sequence[Setting], shares: dict[str, Share], head: str) -> list[Tried]:
+    """Each defense, compared with the strongest theft of its own budget without one."""
     strongest = dict[str, Setting]()
     for setting in defended:
         name = setting.choices["defense"]
         if name not in strongest or shares[setting.name].value > shares[strongest[name].name].value:
             strongest[name] = setting
     told = []
-    for name, setting in strongest.items():
+    for setting in strongest.values():
         row = setting.overall(head) or {}
-        without = max((shares[s.name].value for s in bare if s.budget == setting.budget), default=None)
-        if without is not None and row.get("honest_loss") is not None:
-            high = row["intervals"]["honest_loss"][1]
-            told.append((name, without - shares[setting.name].value, row["honest_loss"], high, setting))
+        rivals = [
+            one for one in bare if one.budget == setting.budget and one.joined["seeds"] == setting.joined["seeds"]
+        ]
+        if rivals and row.get("honest_loss") is not None:
+            rival = max(rivals, key=lambda one: shares[one.name].value)
+            taken = max(0.0, shares[rival.name].value) - max(0.0, shares[setting.name].value)
+            _, (worse, _), _ = paired(rival.right, setting.right, head, resamples=RESAMPLES)
+            loss = row["intervals"]["honest_loss"]
+            told.append(Tried(setting, taken, worse > 0, row["honest_loss"], loss[1]))
+    return told
+
+
+def _best_defense(
+    defended: Sequence[Setting], bare: Sequence[Setting], shares: dict[str, Share], head: str
+) -> tuple[str, str | None]:
+    """What is said, and the useful defense if there is one."""
+    told = _tried(defended, bare, shares, head)
     if not told:
         return "What customers lose is not known, so no defense can be judged.", None
-    useful = [entry for entry in told if entry[1] >= TAKES and entry[3] <= COSTS]
+    takes = [one for one in told if one.taken >= TAKES]
+    useful = [one for one in takes if one.most <= COSTS and one.sure]
     if useful:
-        name, taken, loss, high, setting = max(useful, key=lambda entry: entry[1])
-        lead = f"{_said(name)} has the best trade and is worth its cost"
-    elif strong := [entry for entry in told if entry[1] >= TAKES]:
-        name, taken, loss, high, setting = min(strong, key=lambda entry: entry[2])
-        lead = f"None is worth its cost. The cheapest that hurts the thief is {_said(name)}"
+        best = max(useful, key=lambda one: one.taken)
+        lead = f"{best.name} has the best trade and is worth its cost"
+    elif perhaps := [one for one in takes if one.loss <= COSTS]:
+        best = max(perhaps, key=lambda one: one.taken)
+        lead = (
+            f"None is shown to be worth its cost, which is at most {100 * COSTS:.0f} point of customers' accuracy, but "
+            f"{best.name} may be; more test pictures would decide"
+        )
+    elif takes:
+        best = min(takes, key=lambda one: one.loss)
+        lead = (
+            f"None is worth its cost, as each that takes {100 * TAKES:.0f} points from the thief costs customers more "
+            f"than {100 * COSTS:.0f}. The cheapest of those is {best.name}"
+        )
     else:
-        name, taken, loss, high, setting = max(told, key=lambda entry: entry[1])
-        lead = f"None of the {len(told)} tried takes {100 * TAKES:.0f} points from the thief. The best is {_said(name)}"
-    less = f"{100 * taken:.0f} points less" if taken >= 0.005 else "no less"
+        best = max(told, key=lambda one: one.taken)
+        lead = f"None of the {len(told)} tried takes {100 * TAKES:.0f} points from the thief. The best is {best.name}"
+    less = f"{100 * best.taken:.0f} points less" if best.taken >= 0.005 else "no less"
+    loses = f"lose {100 * best.loss:.1f} points of accuracy" if best.loss >= 0.0005 else "lose nothing measurable"
     text = (
-        f"{lead}: the strongest answer to it that was tried ({_plan(setting)}) still gets {shares[setting.name]}, "
-        f"{less} than without it, and customers' classifiers lose {100 * loss:.1f} points of accuracy (97.5 % sure: no "
-        f"more than {100 * high:.1f})."
+        f"{lead}: the strongest answer to it that was tried ({_plan(best.setting)}) gets {shares[best.setting.name]}, "
+        f"{less} than without it, and customers' classifiers {loses} (97.5 % sure: no more than {100 * best.most:.1f})."
     )
-    return text, _said(name) if useful else None
+    return text, best.name if useful else None
+
+
+def _customers(found: Sequence[Setting]) -> int:
+    """Pictures that an honest customer asked about, the mean over tasks."""
+    joined = found[0].joined
+    asked: int = joined["queries"]["evaluation"]
+    return round(asked / len(joined["tasks"]))
 
 
 def _remedy(bare: Sequence[Setting], shares: dict[str, Share], enough: float, useful: str | None) -> str:
@@ -162,7 +216,8 @@ def _remedy(bare: Sequence[Setting], shares: dict[str, Share], enough: float, us
     if safe:
         said.append(
             f"A cap of {max(safe):,} pictures for each account keeps these attacks below {enough:.0%}, as long as a "
-            "thief cannot open several accounts."
+            "thief cannot open several accounts; the customers who were measured here asked about "
+            f"{_customers(bare):,} each."
         )
     else:
         said.append(
@@ -177,13 +232,18 @@ def _sureness(found: Sequence[Setting], head: str, failures: int) -> Sentence:
     seeds = max(len(setting.results) for setting in found)
     rows = [setting.overall(head) or {} for setting in found]
     informative = sorted({task for row in rows for task in row.get("informative", [])})
+    blind = sorted({setting.budget for setting, row in zip(found, rows, strict=True) if not row.get("informative")})
     told = ", ".join(informative) or "none"
     said = [
         "A lower bound on the risk: a thief with better pictures, more computing or a better attack gets more. Each "
         "figure is of one theft for each seed, and another start of its training gives another.",
         f"The brackets hold the chance of test pictures{' and seeds' if seeds > 1 else '; one seed was run'}.",
-        f"{len(informative)} of {len(found[0].joined['tasks'])} tasks could tell ({told}); other tasks may differ.",
+        f"{len(informative)} of {len(found[0].joined['tasks'])} tasks could tell, the same for all thefts ({told}); "
+        "others may differ.",
     ]
+    if informative and blind:
+        asked = " and ".join(f"{budget:,}" for budget in blind)
+        said.append(f"Thefts with {asked} pictures are left out where no task could tell.")
     if informative and all(row.get("recovered") is None for row in rows):
         said.append("The undefended encoder is not known here: shares are of what the service offers.")
     if failures:

@@ -13,10 +13,10 @@ from typing import Any
 
 import wandb
 
-from stealing.artefacts import write_whole
+from stealing.artefacts import WORK, write_whole
 from stealing.errors import ConfigError, DataError, StealingError
 from stealing.report.figures import defended
-from stealing.report.runs import VARIED, Setting, found_in, settings
+from stealing.report.runs import VARIED, Setting, check_head, found_in, settings
 from stealing.report.summary import overview, tidy
 from stealing.training.wandb import mode
 
@@ -47,11 +47,10 @@ def charts(found: Sequence[Setting], head: str) -> dict[str, Any]:
     return made
 
 
-def record(found: Sequence[Setting], head: str, project: str, folder: Path) -> Path:
+def record(made: dict[str, Any], project: str, folder: Path) -> Path:
     """Log the charts as a run of the type `report`; where its files lie."""
     folder.mkdir(parents=True, exist_ok=True)
     quiet = wandb.Settings(init_timeout=15, silent=True)
-    made = charts(found, head)
     run = wandb.init(project=project, job_type="report", dir=folder, mode=mode(), settings=quiet)  # type: ignore[arg-type]
     run.log(made)
     place = Path(run.dir).parent
@@ -59,8 +58,8 @@ def record(found: Sequence[Setting], head: str, project: str, folder: Path) -> P
     return place
 
 
-def workspace(found: Sequence[Setting], entity: str, project: str) -> Any:
-    """A workspace with the metrics that all runs log under the same names.
+def workspace(found: Sequence[Setting], made: dict[str, Any], entity: str, project: str) -> Any:
+    """A workspace with the metrics that all runs log under the same names, and the charts of a report.
 
     Raises:
         ConfigError: wandb-workspaces is not installed.
@@ -82,13 +81,22 @@ def workspace(found: Sequence[Setting], entity: str, project: str) -> Any:
     def line(metric: str) -> Any:
         return panels.LinePlot(title=metric, x="trainer/global_step", y=[metric])
 
-    charts_ = [f"report/{name}" for name in ("budgets", "frontier", "settings", "runs")]
+    def shown(name: str, chart: Any) -> Any:
+        if isinstance(chart, wandb.Table):
+            return panels.WeavePanelSummaryTable(table_name=name)
+        data = {"summaryTable": {"tableKey": f"{name}_table"}}  # where wandb.plot puts what it draws
+        spec = chart.spec
+        return panels.CustomChart(
+            query=data, chart_name=spec.name, chart_fields=spec.fields, chart_strings=spec.string_fields
+        )
+
     sections = [
         spaces.Section("What was stolen", panels=bars("recovered"), is_open=True),
         spaces.Section("Accuracies", panels=[*bars("SA"), *bars("TA")]),
         spaces.Section("What honest customers lose", panels=bars("honest_loss")),
         spaces.Section("Training", panels=[line(f"{step}/loss") for step in ("pretrain", "steal")], is_open=True),
-        spaces.Section("Reports", panels=[panels.MediaBrowser(media_keys=[name]) for name in charts_]),
+        spaces.Section("Reports", panels=[shown(name, chart) for name, chart in made.items()], is_open=True),
+        spaces.Section("Probes", panels=[panels.WeavePanelSummaryTable(table_name="probes")]),
         spaces.Section("Queries", panels=[panels.MediaBrowser(media_keys=["queries"])]),
     ]
     return spaces.Workspace(entity=entity, project=project, name="How stealable?", sections=sections)
@@ -97,19 +105,19 @@ def workspace(found: Sequence[Setting], entity: str, project: str) -> Any:
 def main() -> None:
     """Log the charts; save the workspace where an entity is named."""
     parser = argparse.ArgumentParser(prog="python -m stealing.report.dashboard", description=__doc__)
-    parser.add_argument(
-        "paths", nargs="*", type=Path, default=[Path("work/runs")], help="runs, folders of runs, or sweeps"
-    )
+    parser.add_argument("paths", nargs="*", type=Path, default=[WORK / "runs"], help="runs, folders of runs, or sweeps")
     parser.add_argument("--project", default="stealing")
     parser.add_argument("--entity", help="wandb user or team to save the workspace for; offline it is written as JSON")
     parser.add_argument("--head", default="linear", help="classifier of the figures: linear, knn or mlp")
-    parser.add_argument("--out", type=Path, default=Path("work/report"))
+    parser.add_argument("--out", type=Path, default=WORK / "report")
     chosen = parser.parse_args()
     try:
         found = settings(found_in(chosen.paths))
-        print(f"Written: {record(found, chosen.head, chosen.project, chosen.out)}")
+        check_head(found, chosen.head)
+        made = charts(found, chosen.head)
+        print(f"Written: {record(made, chosen.project, chosen.out)}")
         if chosen.entity:
-            view = workspace(found, chosen.entity, chosen.project)
+            view = workspace(found, made, chosen.entity, chosen.project)
             if mode() == "online":
                 view.save()
                 print(f"Saved: {view.url}")

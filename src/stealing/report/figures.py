@@ -8,9 +8,12 @@ import numpy as np
 
 from stealing.errors import DataError
 from stealing.report import frontier
-from stealing.report.picture import COLOURS, MARKERS, Figure, Picture, names, svg
+from stealing.report.picture import COLOURS, MARKERS, Figure, Picture, names, style, svg
 from stealing.report.runs import VARIED, Setting
 from stealing.report.samples import agreement, neighbours, queries, sample_of, space
+
+SHARES = {"recovered": "recovered share", "offered": "recovered share of what is offered"}
+"""Of the target without a defense, where that is known, or with it."""
 
 
 def pictures(found: list[Setting], head: str) -> list[Picture]:
@@ -86,8 +89,9 @@ def accuracies(setting: Setting, head: str) -> Picture:
 
 def budgets(found: list[Setting], head: str, *, priced: bool = False) -> Picture:
     """What is recovered, or SA where that is unknown, against queries or money."""
-    recovered = all((setting.overall(head) or {}).get("recovered") is not None for setting in found)
-    name = "recovered" if recovered else "SA"
+    rows_ = [setting.overall(head) or {} for setting in found]
+    name = next((share for share in SHARES if all(row.get(share) is not None for row in rows_)), "SA")
+    recovered = name in SHARES
     lines = dict[str, list[Setting]]()
     varied = [key for key in VARIED if len({setting.choices[key] for setting in found}) > 1] or ["attack"]
     for setting in found:
@@ -101,14 +105,11 @@ def budgets(found: list[Setting], head: str, *, priced: bool = False) -> Picture
         rows = [setting.overall(head) or {} for setting in line]
         values = [row[name] for row in rows]
         errors = np.abs(np.array([row["intervals"][name] for row in rows]).T - np.array(values))
-        axes.errorbar(
-            across, values, yerr=errors, label=label, capsize=2, linewidth=1, markersize=6,
-            marker=MARKERS[number % len(MARKERS)], color=COLOURS[number % len(COLOURS)],
-        )  # fmt: skip
+        axes.errorbar(across, values, yerr=errors, label=label, capsize=2, linewidth=1, markersize=6, **style(number))
         points = ", ".join(f"{x:g}: {y:.2f}" for x, y in zip(across, values, strict=True))
         words.append(f"{label} ({points})")
     axes.set_xlabel("money spent on queries" if priced else "queries")
-    axes.set_ylabel("recovered share" if recovered else "SA, mean over tasks")
+    axes.set_ylabel(SHARES.get(name, "SA, mean over tasks"))
     if not priced and len({setting.budget for setting in found}) > 1:
         axes.set_xscale("log")
         ticks = sorted({setting.joined["queries"]["spent"] for setting in found})
@@ -120,8 +121,9 @@ def budgets(found: list[Setting], head: str, *, priced: bool = False) -> Picture
     return Picture(
         f"How much is stolen for how much {unit}?" if priced else "How much is stolen with how many queries?",
         svg(figure, f"budgets-{unit}"),
-        f"{'Recovered share' if recovered else 'SA'} against {unit}: {'; '.join(words)}.",
-        "Recovered: 0 is what the best control reaches without asking, 1 is the target itself; 95 % intervals."
+        f"{SHARES.get(name, 'SA').capitalize()} against {unit}: {'; '.join(words)}.",
+        "0 is what the best control reaches without asking, 1 is the target itself"
+        f"{' as it is offered' if name == 'offered' else ''}; 95 % intervals."
         if recovered
         else "Mean SA over the tasks, with 95 % intervals; the recovered share is not known for all of these runs.",
         names(found),

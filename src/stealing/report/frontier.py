@@ -13,7 +13,7 @@ from rich.table import Table
 
 from stealing.artefacts import write_whole
 from stealing.errors import DataError
-from stealing.report.picture import COLOURS, MARKERS, Figure, svg
+from stealing.report.picture import Figure, style, svg
 
 TAKES = 0.20
 """Least share of `recovered` that a useful defense takes."""
@@ -72,7 +72,10 @@ def points(results: list[dict[str, Any]], head: str = "linear") -> list[Point]:
     Raises:
         DataError: they are not of one scene and protocol, or none is undefended.
     """
-    scenes = {(result["protocol_hash"], result["data"]["queries"]) for result in results}
+    scenes = {
+        (result["protocol_hash"], *sorted((name, of) for name, of in result["data"].items() if name != "asked"))
+        for result in results
+    }
     if len(scenes) != 1:
         raise DataError("The results of a frontier are of several protocols or data sets: keep those of one apart.")
     cells = dict[tuple[str, str], list[dict[str, Any]]]()
@@ -203,8 +206,8 @@ def draw(found: list[Point]) -> Figure:
         widths = [[100 * abs(point.loss - point.loss_interval[side]) for point in mine] for side in (0, 1)]
         heights = [[abs(point.recovered - point.recovered_interval[side]) for point in mine] for side in (0, 1)]
         axes.errorbar(
-            across, up, yerr=heights, xerr=widths, label=name, marker=MARKERS[(number + number // 8) % len(MARKERS)],
-            linewidth=1, elinewidth=0.6, markersize=6, color=COLOURS[number % len(COLOURS)],
+            across, up, yerr=heights, xerr=widths, label=name, linewidth=1, elinewidth=0.6, markersize=6,
+            **style(number),
         )  # fmt: skip
     axes.set_xscale("symlog", linthresh=2)
     axes.set_ylim(min(-0.1, *(point.recovered for point in found)) - 0.05, max(1.0, bare + 0.1))

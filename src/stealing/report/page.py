@@ -25,6 +25,8 @@ WORDS = {
     "copy, or from training on the same pictures without the answers.",
     "recovered": "(SA - C) / (TA_clean - C): 0 means that the answers were worth nothing, 1 that the copy is as good "
     "as the target. Over the tasks on which the target beats C by at least 0.10 together.",
+    "offered": "recovered with TA in place of TA_clean: the share of what the service offers, where the target "
+    "without its defense is not known.",
     "honest loss": "TA_clean - TA: the accuracy that honest customers lose by a defense, in points of a hundred.",
     "defense": "what the owner does to answers or to accounts to spoil a theft.",
     "useful defense": "takes at least 20 points of what is recovered, and costs honest customers at most one point.",

@@ -1,11 +1,13 @@
 """One picture of a report: SVG with its title, an alternative text, and the runs that it shows.
 
-Colours are those of Okabe and Ito, which people with any kind of colour vision tell apart; markers differ too.
+Colours are those of Okabe and Ito, which people with any kind of colour vision tell apart, the pale ones darkened until
+they stand out from white by at least 3 to 1; markers differ too.
 """
 
 import io
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from stealing.errors import DataError
 from stealing.report.runs import Setting
@@ -17,8 +19,16 @@ try:
 except ImportError:
     raise DataError("Pictures need matplotlib: pip install -e '.[report]'.") from None
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31")
+COLOURS = ("#0072B2", "#D55E00", "#00875F", "#B8608F", "#A87400", "#2B8CC4", "#000000", "#8C6D31")
 MARKERS = "osD^vP*X"
+
+
+def style(number: int) -> dict[str, Any]:
+    """Colour and marker of the n-th line: no two of the first 64 have both alike."""
+    return {
+        "color": COLOURS[number % len(COLOURS)],
+        "marker": MARKERS[(number + number // len(COLOURS)) % len(MARKERS)],
+    }
 
 
 @dataclass(frozen=True)

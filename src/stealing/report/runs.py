@@ -11,8 +11,9 @@ from typing import Any
 from omegaconf import OmegaConf
 from safetensors.numpy import load_file
 
+from stealing.artefacts import key
 from stealing.errors import DataError
-from stealing.evaluation.statistics import Right, paired
+from stealing.evaluation.statistics import Right, overall, paired
 from stealing.report.seeds import join
 from stealing.report.sweep import cells
 
@@ -98,19 +99,13 @@ def settings(folders: Sequence[Path]) -> list[Setting]:
         DataError: they were judged by several protocols, or two are of the same choices and seed.
     """
     results = [json.loads((folder / "result.json").read_text()) for folder in folders]
-    protocols = Counter(result["protocol_hash"] for result in results)
-    if len(protocols) > 1:
-        told = "; ".join(f"{protocol}: {count} runs" for protocol, count in protocols.items())
-        raise DataError(
-            f"The runs were judged by {len(protocols)} protocols ({told}), whose figures cannot be compared: name the "
-            "runs of one, or judge the others again by python eval.py run=<folder>."
-        )
+    _check_comparable(folders, results)
     groups = dict[str, dict[int, tuple[Path, dict[str, Any]]]]()
     for folder, result in zip(folders, results, strict=True):
         twice = groups.setdefault(result["group"], {}).setdefault(result["seed"], (folder, result))[0]
         if twice != folder:
             raise DataError(f"{twice} and {folder} are of the same choices and seed: name one of them.")
-    chosen = _choices({group: next(iter(runs.values()))[0] for group, runs in groups.items()})
+    chosen = _choices({group: next(iter(runs.values())) for group, runs in groups.items()})
     made = []
     for group, seeds in groups.items():
         runs = [seeds[seed] for seed in sorted(seeds)]
@@ -123,23 +118,70 @@ def settings(folders: Sequence[Path]) -> list[Setting]:
         name += f", {joined['queries']['budget']} queries" if several else ""
         right = [load_file(folder / "right.safetensors") for folder, _ in runs]
         found.append(Setting(name, choices, joined, [run for run, _ in runs], [result for _, result in runs], right))
+    _on_common_tasks(found)
     return sorted(found, key=lambda setting: (*(setting.choices[name] for name in VARIED), setting.budget))
 
 
-def _choices(folders: dict[str, Path]) -> dict[str, dict[str, str]]:
+def check_head(found: Sequence[Setting], head: str) -> None:
+    """Refuse a kind of classifier that is not known of all of them.
+
+    Raises:
+        DataError: naming those that are.
+    """
+    if any(head not in setting.heads for setting in found):
+        raise DataError(f"--head {head} was not trained in all of these runs: choose {', '.join(found[0].heads)}.")
+
+
+def _check_comparable(folders: Sequence[Path], results: Sequence[dict[str, Any]]) -> None:
+    old = [folder for folder, result in zip(folders, results, strict=True) if "overall" not in result]
+    if old:
+        raise DataError(f"{old[0]} was judged by an earlier version: judge it again by python eval.py run={old[0]}.")
+    protocols = {result["protocol_hash"]: folder for folder, result in zip(folders, results, strict=True)}
+    if len(protocols) > 1:
+        judged = [set(_flat(_config(folder).get("probe"), "")) for folder in protocols.values()]
+        apart = " ".join(sorted(judged[0].union(*judged) - judged[0].intersection(*judged)))
+        counted = Counter(result["protocol_hash"] for result in results)
+        told = "; ".join(f"{protocol}: {count} runs" for protocol, count in counted.items())
+        raise DataError(
+            f"The runs were judged by {len(protocols)} protocols ({told}; they differ in {apart}), whose figures "
+            "cannot be compared: name the runs of one, or judge the others again by python eval.py run=<folder>."
+        )
+
+
+def _on_common_tasks(found: Sequence[Setting]) -> None:
+    """Let what settings of one scene recover be of the same tasks: of those by which all that can tell do tell."""
+    for scene in {setting.scene for setting in found}:
+        alike = [setting for setting in found if setting.scene == scene]
+        for head in alike[0].heads:
+            rows = [one.overall(head) or {} for one in alike]
+            told = [set[str](row["informative"]) for row in rows if row.get("informative")]
+            common = told[0].intersection(*told[1:]) if told else set[str]()
+            for one in alike:
+                row = one.overall(head)
+                if row and row["informative"] and set(row["informative"]) != common:
+                    one.joined["overall"][head] = overall(one.right, RESAMPLES, tasks=common)[head]
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    config = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
+    assert isinstance(config, dict)
+    return {str(name): node for name, node in config.items()}
+
+
+def _choices(first: dict[str, tuple[Path, dict[str, Any]]]) -> dict[str, dict[str, str]]:
     """Of each group the option of each of `VARIED`, with those settings in which it differs from others of that option.
 
     Args:
-        folders: of one run of each group.
+        first: folder and result of one run of each group.
     """
     options, leaves = dict[str, dict[str, str]](), dict[str, dict[str, set[str]]]()
-    for group, folder in folders.items():
+    for group, (folder, result) in first.items():
         named = json.loads((folder / "choices.json").read_text())
-        config = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
-        assert isinstance(config, dict)
+        config = _config(folder)
         options[group] = {name: str(named.get(f"arch@{name}", named.get(name, ""))) for name in VARIED}
         leaves[group] = {name: set(_flat(config.get(name), "")) for name in VARIED}
-        leaves[group]["data"] = set()  # where images lie is no difference, and which they are is in the checksums
+        images = {name: checksum for name, checksum in result["data"].items() if name != "asked"}
+        leaves[group]["data"] = {f"checksum={key(**images)[:8]}"}  # which images, and not where they lie
     chosen = dict[str, dict[str, str]]()
     for group, parts in options.items():
         chosen[group] = {}
@@ -187,9 +229,7 @@ def comparisons(found: Sequence[Setting], head: str) -> list[Comparison]:
     tests, pairs = [], []
     for first, second in combinations(found, 2):
         apart = [name for name in VARIED if first.choices[name] != second.choices[name]]
-        alike = {name for name in first.joined["data"] if name.endswith("/test")}
-        same = all(first.joined["data"][name] == second.joined["data"].get(name) for name in alike)
-        if len(apart) != 1 or apart[0] not in TRIED or first.budget != second.budget or not same:
+        if len(apart) != 1 or apart[0] not in TRIED or first.budget != second.budget:
             continue
         both = sorted(set(first.joined["seeds"]) & set(second.joined["seeds"]))
         if both:

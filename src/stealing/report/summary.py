@@ -84,7 +84,12 @@ def overview(found: Sequence[Setting], head: str) -> Sheet:
     In bold: the theft that got most of those with the same budget and defense, where there are several.
     """
     varied = [name for name in VARIED if len({setting.choices[name] for setting in found}) > 1] or ["attack"]
-    columns = (*varied, "queries", "cost", "seeds", "SA", "recovered", "honest loss, points")
+    rows_ = [setting.overall(head) or {} for setting in found]
+    shares = [name for name in ("recovered", "offered") if any(row.get(name) is not None for row in rows_)]
+    if "recovered" in shares and all(row.get("honest_loss") is not None for row in rows_):
+        shares = ["recovered"]  # where that is known, it is what counts
+    shares = shares or ["recovered"]
+    columns = (*varied, "queries", "cost", "seeds", "SA", *shares, "honest loss, points")
     rows, best, rivals = [], set[tuple[int, int]](), dict[tuple[str, ...], list[tuple[float, int]]]()
     for number, setting in enumerate(found):
         asked, row = setting.joined["queries"], setting.overall(head) or {}
@@ -92,12 +97,12 @@ def overview(found: Sequence[Setting], head: str) -> Sheet:
         rows.append(
             [
                 *(setting.choices[name] for name in varied), f"{asked['spent']:,}", f"{asked['cost']:.2f}",
-                str(len(setting.results)), _figure("SA", row, each), _figure("recovered", row, each),
+                str(len(setting.results)), _figure("SA", row, each), *(_figure(name, row, each) for name in shares),
                 _figure("honest_loss", row, each, 100) if setting.defended else "",
             ]
         )  # fmt: skip
         place = (*setting.scene, setting.choices["defense"], str(setting.budget))
-        for name in ("SA", "recovered"):
+        for name in ("SA", *shares):
             if row.get(name) is not None:
                 rivals.setdefault((name, *place), []).append((row[name], number))
     for key, several in rivals.items():
@@ -108,8 +113,8 @@ def overview(found: Sequence[Setting], head: str) -> Sheet:
 
 def _figure(name: str, row: dict[str, Any], each: list[dict[str, Any]], unit: int = 1) -> str:
     if row.get(name) is None:
-        return "not known" if row.get("honest_loss") is None else "no informative task"
-    digits = 1 if unit == 100 else 2 if name == "recovered" else 3
+        return "not known" if name != "offered" and row.get("honest_loss") is None else "no informative task"
+    digits = 1 if unit == 100 else 3 if name == "SA" else 2
     low, high = row["intervals"][name]
     values = [unit * found[name] for found in each if found.get(name) is not None]
     spread = f" ± {stdev(values):.{digits}f}" if len(values) > 1 else ""

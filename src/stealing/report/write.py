@@ -7,9 +7,8 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from stealing.artefacts import write_whole
-from stealing.errors import DataError
 from stealing.report.advice import Sentence
-from stealing.report.runs import Setting, comparisons, found_in, settings
+from stealing.report.runs import Setting, check_head, comparisons, found_in, settings
 from stealing.report.summary import overview, paired_tests, tidy
 from stealing.report.sweep import cells
 
@@ -47,8 +46,7 @@ def write(
     from stealing.report.page import page, standing
 
     found = settings(found_in(paths))
-    if any(head not in setting.heads for setting in found):
-        raise DataError(f"--head {head} was not trained in all of these runs: choose {', '.join(found[0].heads)}.")
+    check_head(found, head)
     cells_ = [cell for path in paths if (path / "sweep.json").exists() for cell in cells(path)]
     table, summary, compared = tidy(found), overview(found, head), paired_tests(comparisons(found, head))
     out.mkdir(parents=True, exist_ok=True)
