@@ -101,11 +101,16 @@ def test_where_no_task_can_tell_nothing_is_claimed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("limit", "sentence"), [("audit.queries=100", "set audit.queries="), ("audit.money=1", "audit.money=")]
-)
+    ("limit", "sentence"),
+    [
+        ("audit.queries=100", "set audit.queries="), ("audit.money=1", "set audit.money="),
+        ("audit.budgets=[]", "set them to"), ("audit.queries=null", "set them to"), ("audit.attacks=[]", "set them to"),
+        ("audit.defenses=[tpk]", "tpk"), ("defense=topk", "leave defense=topk out"),
+    ],
+)  # fmt: skip
 def test_an_audit_asks_nothing_beyond_its_limits(limit: str, sentence: str, command: Command, tmp_path: Path) -> None:
     done = command("eval.py", "--config-name", "audit", *TINY, "budget.price=0.01", limit)
-    assert done.returncode == 1 and f"set {limit.split('=')[0]}=" in done.stderr and len(done.stderr.splitlines()) == 1
+    assert done.returncode == 1 and sentence in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
     assert not (tmp_path / "work" / "ledger.sqlite").exists()
 
 
@@ -119,6 +124,10 @@ def test_any_encoder_is_judged_alone_and_through_the_door(command: Command, tmp_
     assert row["interval"][0] < row["accuracy"] < row["interval"][1] and row["accuracy"] > 0.25
     worse = command("eval.py", *TINY, "tasks=[plain_kind]", "defense=topk", "defense.topk.k=1")
     assert json.loads(worse.stdout)["tasks"]["plain_kind"]["linear"]["accuracy"] < row["accuracy"]
+    one = command("eval.py", *TINY, "tasks=plain_kind", "heads=knn")
+    assert set(json.loads(one.stdout)["tasks"]["plain_kind"]) == {"role", "knn"}
+    headless = command("eval.py", *TINY, "heads=mlp")
+    assert headless.returncode == 1 and "heads=mlp is none of this protocol's, linear, knn" in headless.stderr
     wrong = command("eval.py", *TINY, "tasks=[cats]")
     assert wrong.returncode == 1 and "tasks=cats is none of this data set's" in wrong.stderr
     nothing = command("eval.py")
@@ -141,7 +150,7 @@ def test_an_endpoint_is_judged_like_the_encoder_behind_it(
 @pytest.mark.slow
 def test_an_audit_ends_in_a_page_with_a_verdict(command: Command, browser: Any, tmp_path: Path) -> None:
     line = ["eval.py", "--config-name", "audit", *TINY, "audit.budgets=[128,256]", "attack.steps=40"]
-    defenses = "{name:topk,plans:[once,completion]},{name:b4b,plans:[sybil]}"
+    defenses = "{name:topk,strengths:[topk.k=64,topk.k=4],plans:[completion]},rounding,{name:b4b,plans:[sybil]}"
     line += ["attack.batch_size=64", f"audit.defenses=[{defenses}]"]
     done = command(*line)
     assert done.returncode == 0, done.stderr
@@ -151,6 +160,7 @@ def test_an_audit_ends_in_a_page_with_a_verdict(command: Command, browser: Any, 
     words = tab.query_selector("#verdict").inner_text()
     assert all(part in words for part in ("The cheapest theft.", "Defenses.", "What would lower the risk.", "How sure"))
     assert "1 thefts could not be tried" in words and "lower plan.shared" in done.stderr
+    assert {"topk k=4", "topk k=64", "rounding"} <= {cell.inner_text() for cell in tab.query_selector_all("td")}
     again = command(*line)
     assert "steal: step" not in again.stderr and again.stdout.splitlines()[-1] == done.stdout.splitlines()[-1]
 

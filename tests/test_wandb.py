@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -118,3 +119,7 @@ def test_a_report_is_charts_of_a_run_and_a_workspace_names_metrics_that_runs_hav
     logged = {name for path in work.glob("*/*/wandb/offline-run-*/*.wandb") for row in rows(path) for name in row}
     assert {"steal/loss", "pretrain/loss"} <= asked & logged
     assert {name for name in asked if name.endswith("/SA")} <= logged
+    tables = set(re.findall(r'"val(?:ue)?": "((?:report/|probes)[^"]*)"', json.dumps(view)))
+    assert {"report/settings", "report/runs", "report/budgets_table", "probes"} <= tables, json.dumps(panels)
+    logged |= set(rows(path)[-1])
+    assert {f"{name}/nrows" for name in tables} <= logged

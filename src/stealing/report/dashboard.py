@@ -15,7 +15,7 @@ import wandb
 
 from stealing.artefacts import WORK, write_whole
 from stealing.errors import ConfigError, DataError, StealingError
-from stealing.report.figures import defended
+from stealing.report.figures import defended, measure
 from stealing.report.runs import VARIED, Setting, check_head, found_in, settings
 from stealing.report.summary import overview, tidy
 from stealing.training.wandb import mode
@@ -28,17 +28,15 @@ def charts(found: Sequence[Setting], head: str) -> dict[str, Any]:
         "report/settings": wandb.Table(columns=list(table.columns), data=table.rows),
         "report/runs": wandb.Table(columns=list(rows[0]), data=[list(row.values()) for row in rows]),
     }
-    lines = dict[str, list[tuple[float, float]]]()
+    lines, figure = dict[str, list[tuple[float, float]]](), measure(found, head)
     for setting in found:
-        row = setting.overall(head) or {}
-        if row.get("recovered") is not None:
-            name = ", ".join(setting.choices[choice] for choice in VARIED)
-            lines.setdefault(name, []).append((float(setting.joined["queries"]["spent"]), row["recovered"]))
-    if lines:
-        across = [[x for x, _ in sorted(line)] for line in lines.values()]
-        up = [[y for _, y in sorted(line)] for line in lines.values()]
-        title = "recovered against queries"
-        made["report/budgets"] = wandb.plot.line_series(across, up, list(lines), title=title, xname="queries")
+        name = ", ".join(setting.choices[choice] for choice in VARIED)
+        stolen = (setting.overall(head) or {})[figure]
+        lines.setdefault(name, []).append((float(setting.joined["queries"]["spent"]), stolen))
+    across = [[x for x, _ in sorted(line)] for line in lines.values()]
+    up = [[y for _, y in sorted(line)] for line in lines.values()]
+    title = f"{figure} against queries"
+    made["report/budgets"] = wandb.plot.line_series(across, up, list(lines), title=title, xname="queries")
     with suppress(DataError):  # no defense to compare, or no task that could tell
         columns = ["defense", "honest loss, points", "recovered"]
         data = [[point.name, 100 * point.loss, point.recovered] for point in defended(found, head)[0]]
@@ -87,7 +85,7 @@ def workspace(found: Sequence[Setting], made: dict[str, Any], entity: str, proje
         data = {"summaryTable": {"tableKey": f"{name}_table"}}  # where wandb.plot puts what it draws
         spec = chart.spec
         return panels.CustomChart(
-            query=data, chart_name=spec.name, chart_fields=spec.fields, chart_strings=spec.string_fields
+            query=data, chart_name=spec.spec_name, chart_fields=spec.fields, chart_strings=spec.string_fields
         )
 
     sections = [

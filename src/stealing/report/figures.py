@@ -87,10 +87,15 @@ def accuracies(setting: Setting, head: str) -> Picture:
     )
 
 
+def measure(found: Sequence[Setting], head: str) -> str:
+    """What of a theft is known of all these settings: one of `SHARES`, or SA."""
+    rows = [setting.overall(head) or {} for setting in found]
+    return next((share for share in SHARES if all(row.get(share) is not None for row in rows)), "SA")
+
+
 def budgets(found: list[Setting], head: str, *, priced: bool = False) -> Picture:
     """What is recovered, or SA where that is unknown, against queries or money."""
-    rows_ = [setting.overall(head) or {} for setting in found]
-    name = next((share for share in SHARES if all(row.get(share) is not None for row in rows_)), "SA")
+    name = measure(found, head)
     recovered = name in SHARES
     lines = dict[str, list[Setting]]()
     varied = [key for key in VARIED if len({setting.choices[key] for setting in found}) > 1] or ["attack"]

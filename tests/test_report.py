@@ -1,0 +1,107 @@
+"""What may stand in one table: runs that were made up, so that each way in which two can differ is there."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import run_script
+from safetensors.numpy import save_file
+
+from stealing.errors import DataError
+from stealing.evaluation.protocol import CONTROLS
+from stealing.evaluation.statistics import Right, overall, summarise
+from stealing.report.picture import COLOURS, style
+from stealing.report.runs import comparisons, settings
+from stealing.report.summary import overview
+
+M = 1000
+
+
+def run(
+    work: Path, group: str, accuracies: dict[str, tuple[float, float, float]], *, defense: str = "none",
+    images: str = "one", protocol: str = "p", neighbours: int = 20,
+) -> Path:  # fmt: skip
+    """A finished run.
+
+    Args:
+        work: folder for it.
+        group: its name.
+        accuracies: TA, SA and C of each task.
+        defense, images, protocol, neighbours: in which it may differ from others.
+    """
+    right, rows = Right(), dict[str, Any]()
+    for task, (ta, sa, c) in accuracies.items():
+        mine = {name: np.arange(M) < M * value for name, value in (("TA", ta), ("TA_clean", ta), ("SA", sa))}
+        mine |= {name: np.arange(M) < M * c for name in CONTROLS}
+        right |= {f"{task}/linear/{name}": column for name, column in mine.items()}
+        alike = {"agreement": 0.5, "agreement_ceiling": 0.6}
+        rows[task] = {"role": "own", "linear": {**summarise([mine], resamples=50), **alike}}
+    told = {
+        "schema": 1, "choices": {}, "seed": 0, "group": group, "protocol_hash": protocol, "hardware": {},
+        "data": {"a/train": images, "queries": images, "asked": group}, "tasks": rows, "fidelity": {},
+        "queries": {"budget": 100, "spent": 100, "cost": 0.0, "evaluation": 10}, "seconds": {},
+        "overall": overall([right], 50), "defense": {"name": defense, "milliseconds": 0.0, "bytes": 0},
+    }  # fmt: skip
+    folder = work / group
+    folder.mkdir(parents=True)
+    for name, content in (
+        ("result.json", told),
+        ("choices.json", {"attack": "x", "defense": defense}),
+        ("done.json", {}),
+    ):
+        (folder / name).write_text(json.dumps(content))
+    (folder / "config.yaml").write_text(f"probe: {{neighbours: {neighbours}}}\n")
+    save_file(right, folder / "right.safetensors")
+    return folder
+
+
+def test_shares_of_settings_that_are_compared_are_of_the_same_tasks(tmp_path: Path) -> None:
+    first = run(tmp_path, "g1", {"a": (0.6, 0.5, 0.3), "b": (0.3, 0.22, 0.19)})
+    second = run(tmp_path, "g2", {"a": (0.6, 0.5, 0.3), "b": (0.3, 0.22, 0.21)}, defense="topk")
+    blind = run(tmp_path, "g3", {"a": (0.6, 0.5, 0.55), "b": (0.3, 0.22, 0.29)}, defense="noise")
+    [alone] = settings([first])
+    assert (alone.overall("linear") or {})["informative"] == ["a", "b"]
+    rows = {one.choices["defense"]: one.overall("linear") or {} for one in settings([first, second, blind])}
+    assert rows["none"]["informative"] == rows["topk"]["informative"] == ["a"] and rows["noise"]["recovered"] is None
+    assert rows["none"]["recovered"] == pytest.approx(rows["topk"]["recovered"]) == pytest.approx(2 / 3)
+
+
+def test_runs_on_other_images_are_named_apart_and_never_compared(tmp_path: Path) -> None:
+    tasks = {"a": (0.6, 0.5, 0.3)}
+    here = run(tmp_path, "g1", tasks)
+    defended = run(tmp_path, "g2", {"a": (0.6, 0.4, 0.3)}, defense="topk")
+    elsewhere = run(tmp_path, "g3", tasks, images="two")
+    assert len(comparisons(settings([here, defended]), "linear")) == 1
+    assert comparisons(settings([elsewhere, defended]), "linear") == []
+    names = {one.name for one in settings([here, elsewhere])}
+    assert len(names) == 2 and all("checksum=" in name for name in names)
+    assert overview(settings([here, elsewhere]), "linear").best == set(), "no best of thefts of different images"
+
+
+def test_runs_of_other_protocols_or_an_earlier_version_are_refused_with_what_differs(tmp_path: Path) -> None:
+    tasks = {"a": (0.6, 0.5, 0.3)}
+    here, other = run(tmp_path, "g1", tasks), run(tmp_path, "g2", tasks, protocol="q", neighbours=5)
+    with pytest.raises(DataError, match=r"2 protocols .* differ in neighbours=20 neighbours=5\)"):
+        settings([here, other])
+    old = json.loads((here / "result.json").read_text())
+    del old["overall"]
+    (here / "result.json").write_text(json.dumps(old))
+    with pytest.raises(DataError, match=r"earlier version: judge it again by python eval\.py run="):
+        settings([here])
+
+
+def test_commands_look_where_the_work_folder_was_moved_to(tmp_path: Path) -> None:
+    done = run_script(tmp_path / "elsewhere", "-m", "stealing.report")
+    assert done.returncode == 1 and f"{tmp_path / 'elsewhere' / 'runs'} holds no judged run" in done.stderr
+
+
+def test_every_colour_stands_out_from_the_page_and_no_two_lines_look_alike() -> None:
+    def luminance(colour: str) -> float:
+        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    assert all(1.05 / (luminance(colour) + 0.05) >= 3 for colour in COLOURS)  # WCAG 2.2, 1.4.11
+    assert len({tuple(style(number).values()) for number in range(40)}) == 40
