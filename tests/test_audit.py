@@ -18,6 +18,9 @@ SMALL = [f"data.tasks.{task}.{split}.count=300" for task in TASKS for split in (
 TINY = ("target=zoo", "trainer.threads=1", "data.queries.count=500", "pretrain.batch_size=64", *SMALL)
 
 
+DEFENSES = "Defenses, against thefts of 1,000 pictures."
+
+
 def setting(
     budget: int, recovered: float | None, defense: str = "none", loss: float = 0.0, plan: str = "once"
 ) -> Setting:
@@ -35,7 +38,7 @@ def setting(
         row["intervals"] |= {name: [recovered - 0.05, recovered + 0.05] for name in ("recovered", "offered")}
     joined = {
         "overall": {"linear": row},
-        "tasks": {"a": {}},
+        "tasks": {"a": {"linear": {"TA_clean": 0.6}}},
         "seeds": [0],
         "queries": {"budget": budget, "spent": budget, "cost": budget / 100, "evaluation": 5000},
     }
@@ -50,41 +53,45 @@ def said(*found: Setting, **options: Any) -> dict[str, str]:
 
 def test_a_verdict_names_each_price_the_cheapest_theft_and_what_may_be_lost() -> None:
     told = said(setting(250, 0.3), setting(1000, 0.6), setting(2500, 0.9))
-    assert "250 pictures, for 2.50, gets 30% [25% to 35%]" in told["Easy to steal."]
-    assert "2,500 pictures, for 25.00, gets 90%" in told["Easy to steal."]
-    assert "1,000 pictures, for 10.00, and gets 60%" in told["The cheapest theft."]
+    assert "30% [25% to 35%] by asking about 250 pictures for 2.50; 60%" in told["Easy to steal."]
+    assert "90% [85% to 95%] by asking about 2,500 pictures for 25.00." in told["Easy to steal."]
+    assert "with 1,000 pictures for 10.00: it gets 60%" in told["The cheapest theft."]
     assert "250 pictures for each account keeps these attacks below 50%" in told["What would lower the risk."]
     assert "customers who were measured here asked about 5,000 each" in told["What would lower the risk."]
-    assert "one seed" in told["How sure that is."] and "Defenses." not in told
+    assert "was run once" in told["How sure that is."] and len(told) == 4
+    costly = said(setting(250, 0.6))["What would lower the risk."]
+    assert "250, the least that was tried, are already enough for 50%" in costly
 
 
 def test_a_defense_is_recommended_only_if_it_is_useful_against_the_strongest_plan() -> None:
     bare = setting(1000, 0.9)
     useful = said(bare, setting(1000, 0.4, "good", 0.002), setting(1000, 0.1, "dear", 0.05))
-    assert "good has the best trade and is worth its cost" in useful["Defenses."]
+    assert "good has the best trade and is worth its cost" in useful[DEFENSES]
     assert "Switch on good." in useful["What would lower the risk."]
     beaten = said(bare, setting(1000, 0.4, "good", 0.002), setting(1000, 0.85, "good", 0.002, "sybil"))
     assert (
-        "None of the 1 tried takes 20 points" in beaten["Defenses."]
-        and "(ask from several accounts)" in beaten["Defenses."]
+        "None of the 1 tried takes 20 percent" in beaten[DEFENSES] and "(ask from several accounts)" in beaten[DEFENSES]
     )
+    assert "Beware of good: a thief who takes no notice of it gets 40%" in beaten[DEFENSES]
+    assert "Beware" not in useful[DEFENSES]
     assert "Switch" not in beaten["What would lower the risk."]
     dear = said(bare, setting(1000, 0.1, "dear", 0.05))
-    assert "None is worth its cost" in dear["Defenses."] and "lose 5.0 points" in dear["Defenses."]
+    assert "None is worth its cost" in dear[DEFENSES] and "lose 5.0 [4.5 to 5.5] of the 60 percent" in dear[DEFENSES]
 
 
 def test_what_is_not_shown_is_not_claimed() -> None:
     bare = setting(1000, 0.9)
-    small = said(bare, setting(1000, 0.4, "good", 0.008))["Defenses."]  # at most 1.3 points: too few test pictures
+    small = said(bare, setting(1000, 0.4, "good", 0.008))[DEFENSES]  # at most 1.3 points: too few test pictures
     assert "None is shown to be worth its cost" in small and "good may be; more test pictures would decide" in small
     alike = setting(1000, 0.4, "good", 0.002)
     alike.right[0] |= bare.right[0]  # the share is less by a control's luck: the stolen encoder is as good
-    assert "good may be" in said(bare, alike)["Defenses."]
+    assert "good may be" in said(bare, alike)[DEFENSES]
     weak = said(setting(1000, 0.1), setting(1000, -0.3, "good", 0.002))
     assert (
-        "None of the 1 tried takes 20 points" in weak["Defenses."] and "gets nothing [at most 0%]" in weak["Defenses."]
+        "None of the 1 tried takes 20 percent" in weak[DEFENSES]
+        and "gets nothing [at most 0%], 10 less" in weak[DEFENSES]
     )
-    assert "lose nothing measurable" in said(bare, setting(1000, 0.4, "good", -0.01))["Defenses."]
+    assert "lose nothing measurable" in said(bare, setting(1000, 0.4, "good", -0.01))[DEFENSES]
 
 
 def test_budgets_at_which_no_task_could_tell_are_named() -> None:
@@ -158,7 +165,9 @@ def test_an_audit_ends_in_a_page_with_a_verdict(command: Command, browser: Any, 
     tab = look(browser, page, tmp_path / "shots")
     look(browser, page, tmp_path / "shots", width=390)
     words = tab.query_selector("#verdict").inner_text()
-    assert all(part in words for part in ("The cheapest theft.", "Defenses.", "What would lower the risk.", "How sure"))
+    assert all(
+        part in words for part in ("The cheapest theft.", "Defenses, against", "What would lower the risk.", "How sure")
+    )
     assert "1 thefts could not be tried" in words and "lower plan.shared" in done.stderr
     assert {"topk k=4", "topk k=64", "rounding"} <= {cell.inner_text() for cell in tab.query_selector_all("td")}
     again = command(*line)
@@ -176,5 +185,5 @@ def test_an_endpoint_is_audited_by_what_it_offers_and_bills_what_was_announced(
         assert done.returncode == 0, done.stderr
         assert "at most 128 images are asked about to attack and 2,403 to measure, cost 25.31" in done.stderr
         assert service.billed() == 128 + 2403
-    assert "How sure that is." in done.stdout and "Defenses." not in done.stdout
+    assert "How sure that is." in done.stdout and "Defenses, against" not in done.stdout
     assert "of what the service offers" in done.stdout.replace("\n", " ") or "Not decided." in done.stdout

@@ -6,11 +6,12 @@ from itertools import product
 from pathlib import Path
 
 from hydra import compose
+from hydra.errors import HydraException
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.text import Text
 
-from stealing.config import composed
+from stealing.config import composed, sentence
 from stealing.errors import ConfigError, StealingError
 from stealing.pipeline import run
 from stealing.plan import open_scene
@@ -57,10 +58,13 @@ class Audit:
         own = [word for word in self.overrides if word.split("=")[0].lstrip("+~") in OWN]
         if own:
             raise ConfigError(f"An audit chooses for itself: leave {' '.join(own)} out; see audit. in --cfg job.")
-        for attack in self.audit.attacks:
-            compose("audit", overrides=[*self.overrides, f"attack={attack}"])
-        for defense in self._defenses():
-            compose("audit", overrides=[*self.overrides, *defense])
+        try:
+            for choices in ([f"attack={attack}"] for attack in self.audit.attacks):
+                compose("audit", overrides=[*self.overrides, *choices])
+            for choices in self._defenses():
+                compose("audit", overrides=[*self.overrides, *choices])
+        except HydraException as error:
+            raise ConfigError(sentence(error)) from None
         tasks = open_scene(self.config).digests.values()
         self.measured = INTRODUCED + sum(len(set(digests)) for digests in tasks)
         attacked = int(max(self.audit.budgets))

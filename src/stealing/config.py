@@ -134,10 +134,15 @@ def refusals() -> Iterator[None]:
     try:
         yield
     except HydraException as error:
-        said = " ".join(str(error).split("Config search path")[0].split("To append")[0].split()).rstrip(".")
-        sys.exit(f"ConfigError: {said}: see --help for the groups and --cfg job for every setting.")
+        sys.exit(f"ConfigError: {sentence(error)}")
     except StealingError as error:
         sys.exit(f"{type(error).__name__}: {error}")
+
+
+def sentence(error: HydraException) -> str:
+    """What Hydra refused, without its page about it."""
+    said = " ".join(str(error).split("Config search path")[0].split("To append")[0].split()).rstrip(".")
+    return f"{said}: see --help for the groups and --cfg job for every setting."
 
 
 def plain(node: DictConfig) -> dict[str, Any]:

@@ -167,12 +167,7 @@ class Run:
 
 
 def run(config: DictConfig, choices: dict[str, str], *, aside: bool = False) -> Path | None:
-    """Do every step up to `until` that is not done yet, and show the table.
-
-    Args:
-        config: checked.
-        choices: the option chosen from each group.
-        aside: whether the table goes to the standard error.
+    """Do every step up to `until` that is not done yet, and show the table, `aside` on the standard error.
 
     Returns:
         The run's folder; None where it was only planned.

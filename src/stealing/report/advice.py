@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 from stealing.evaluation.statistics import paired
 from stealing.report.frontier import COSTS, TAKES
@@ -32,6 +33,13 @@ Sentence = tuple[str, str]
 """What it is about, and what it says."""
 
 
+def glossary(found: Sequence[Setting]) -> dict[str, str]:
+    """What the attacks, defenses and plans of these settings do."""
+    options = [setting.choices[kind].split()[0] for kind in ("attack", "defense", "plan") for setting in found]
+    names = dict.fromkeys(name for option in options for name in option.split("+"))
+    return {name: f"{PLAIN[name]}." for name in names if name in PLAIN}
+
+
 @dataclass(frozen=True)
 class Share:
     """What a thief got of what the encoder is worth beyond the best control, with its 95 % interval."""
@@ -39,6 +47,11 @@ class Share:
     value: float
     low: float
     high: float
+
+    @property
+    def percent(self) -> int:
+        """As it is told: nothing is zero."""
+        return max(0, round(100 * self.value))
 
     def __str__(self) -> str:
         if self.value < 0.005:  # a surrogate that is worse than what a thief has anyway
@@ -80,16 +93,18 @@ def advice(found: Sequence[Setting], head: str, enough: float, failures: int = 0
     worst = max(best.values(), key=lambda setting: shares[setting.name].value)
     top = shares[worst.name].value
     level = "Easy to steal." if top >= enough else "Partly stolen." if top >= TAKES else "Hardly stolen here."
-    prices = "; ".join(f"asking about {_asked(setting)} gets {shares[setting.name]}" for setting in best.values())
-    verdict = [
-        (level, f"Of what the encoder is worth beyond what the same pictures give without asking it, {prices}."),
-        ("The cheapest theft.", _cheapest(bare, shares, enough)),
-    ]
+    prices = "; ".join(f"{shares[setting.name]} by asking about {_asked(setting)}" for setting in best.values())
+    worth = (
+        f"Of what the encoder is worth, a thief gets at least {prices}. Its worth is how much better classifiers that "
+        "a customer builds on its answers do than those built on the same pictures without it; a copy of equal worth "
+        "may still answer otherwise."
+    )
+    verdict = [(level, worth), ("The cheapest theft.", _cheapest(bare, shares, enough))]
     defended = [setting for setting in found if setting.defended and setting.name in shares]
     useful = None
     if defended:
         text, useful = _best_defense(defended, bare, shares, head)
-        verdict.append(("Defenses.", text))
+        verdict.append((f"Defenses, against thefts of {max(one.budget for one in defended):,} pictures.", text))
     verdict.append(("What would lower the risk.", _remedy(bare, shares, enough, useful)))
     return [*verdict, _sureness(found, head, failures)]
 
@@ -102,7 +117,7 @@ def _said(name: str) -> str:
 
 def _asked(setting: Setting) -> str:
     asked, cost = setting.joined["queries"]["spent"], setting.joined["queries"]["cost"]
-    return f"{asked:,} pictures" + (f", for {cost:.2f}," if cost else "")
+    return f"{asked:,} pictures" + (f" for {cost:.2f}" if cost else "")
 
 
 def _cheapest(bare: Sequence[Setting], shares: dict[str, Share], enough: float) -> str:
@@ -111,8 +126,9 @@ def _cheapest(bare: Sequence[Setting], shares: dict[str, Share], enough: float) 
         return f"No attack tried got {enough:.0%}, which counts as success here."
     first = min(thefts, key=lambda one: (one.joined["queries"]["cost"], one.budget, -shares[one.name].value))
     return (
-        f"{_said(first.choices['attack'])} succeeds (at least {enough:.0%}) with {_asked(first)} and gets "
-        f"{shares[first.name]}; it was the cheapest of those tried."
+        f"Of the {len(bare)} tried without a defense, {_said(first.choices['attack'])} with {_asked(first)}: it gets "
+        f"{shares[first.name]}, and {enough:.0%} counts as success here."
+        f"{'' if first.joined['queries']['cost'] else ' What that costs is told where budget.price= is set.'}"
     )
 
 
@@ -126,16 +142,23 @@ class Tried:
 
     Attributes:
         setting: that theft.
-        taken: share that the thief loses by the defense.
+        share: what that theft gets.
+        taken: percent that the thief loses by the defense.
         sure: whether the stolen encoder is worse than without it by more than chance.
-        loss, most: what customers lose, and its upper 97.5 % bound.
+        loss, low, most: what customers lose, and its 95 % interval.
+        accuracy: of what they have without the defense.
+        plainly: what a thief gets who asks as if there were no defense, or None where none was tried.
     """
 
     setting: Setting
-    taken: float
+    share: Share
+    taken: int
     sure: bool
     loss: float
+    low: float
     most: float
+    accuracy: float
+    plainly: Share | None
 
     @property
     def name(self) -> str:
@@ -151,17 +174,19 @@ def _tried(defended: Sequence[Setting], bare: Sequence[Setting], shares: dict[st
         if name not in strongest or shares[setting.name].value > shares[strongest[name].name].value:
             strongest[name] = setting
     told = []
-    for setting in strongest.values():
-        row = setting.overall(head) or {}
-        rivals = [
-            one for one in bare if one.budget == setting.budget and one.joined["seeds"] == setting.joined["seeds"]
-        ]
+    for name, setting in strongest.items():
+        row, share_ = setting.overall(head) or {}, shares[setting.name]
+        rivals = [one for one in bare if one.budget == setting.budget]
+        rivals = [one for one in rivals if one.joined["seeds"] == setting.joined["seeds"]]
         if rivals and row.get("honest_loss") is not None:
             rival = max(rivals, key=lambda one: shares[one.name].value)
-            taken = max(0.0, shares[rival.name].value) - max(0.0, shares[setting.name].value)
+            taken = shares[rival.name].percent - share_.percent
             _, (worse, _), _ = paired(rival.right, setting.right, head, resamples=RESAMPLES)
-            loss = row["intervals"]["honest_loss"]
-            told.append(Tried(setting, taken, worse > 0, row["honest_loss"], loss[1]))
+            low, most = row["intervals"]["honest_loss"]
+            clean = fmean(task[head]["TA_clean"] for task in setting.joined["tasks"].values())
+            alike = [one for one in defended if one.choices["defense"] == name and one.choices["plan"] == "once"]
+            plainly = next((shares[one.name] for one in alike), None)
+            told.append(Tried(setting, share_, taken, worse > 0, row["honest_loss"], low, most, clean, plainly))
     return told
 
 
@@ -172,7 +197,7 @@ def _best_defense(
     told = _tried(defended, bare, shares, head)
     if not told:
         return "What customers lose is not known, so no defense can be judged.", None
-    takes = [one for one in told if one.taken >= TAKES]
+    takes = [one for one in told if one.taken >= 100 * TAKES]
     useful = [one for one in takes if one.most <= COSTS and one.sure]
     if useful:
         best = max(useful, key=lambda one: one.taken)
@@ -180,24 +205,32 @@ def _best_defense(
     elif perhaps := [one for one in takes if one.loss <= COSTS]:
         best = max(perhaps, key=lambda one: one.taken)
         lead = (
-            f"None is shown to be worth its cost, which is at most {100 * COSTS:.0f} point of customers' accuracy, but "
-            f"{best.name} may be; more test pictures would decide"
+            f"None is shown to be worth its cost, which we take to be at most {100 * COSTS:.0f} percent of customers' "
+            f"test pictures, but {best.name} may be; more test pictures would decide"
         )
     elif takes:
         best = min(takes, key=lambda one: one.loss)
         lead = (
-            f"None is worth its cost, as each that takes {100 * TAKES:.0f} points from the thief costs customers more "
-            f"than {100 * COSTS:.0f}. The cheapest of those is {best.name}"
+            f"None is worth its cost: each that takes {100 * TAKES:.0f} percent from the thief makes customers' "
+            f"classifiers wrong on more than {100 * COSTS:.0f} percent of test pictures more. The cheapest of those is "
+            f"{best.name}"
         )
     else:
         best = max(told, key=lambda one: one.taken)
-        lead = f"None of the {len(told)} tried takes {100 * TAKES:.0f} points from the thief. The best is {best.name}"
-    less = f"{100 * best.taken:.0f} points less" if best.taken >= 0.005 else "no less"
-    loses = f"lose {100 * best.loss:.1f} points of accuracy" if best.loss >= 0.0005 else "lose nothing measurable"
+        lead = f"None of the {len(told)} tried takes {100 * TAKES:.0f} percent from the thief. The best is {best.name}"
+    less = f"{best.taken} less" if best.taken > 0 else "no less"
+    loses = f"{100 * best.loss:.1f} [{max(0.0, 100 * best.low):.1f} to {max(0.0, 100 * best.most):.1f}]"
     text = (
-        f"{lead}: the strongest answer to it that was tried ({_plan(best.setting)}) gets {shares[best.setting.name]}, "
-        f"{less} than without it, and customers' classifiers {loses} (97.5 % sure: no more than {100 * best.most:.1f})."
+        f"{lead}. Against it the best thief ({_plan(best.setting)}) gets {best.share}, {less} than without it, and "
+        f"customers' classifiers lose {loses if best.loss >= 0.0005 else 'nothing measurable'} of the "
+        f"{100 * best.accuracy:.0f} percent of test pictures that they get right."
     )
+    fooled = [one for one in told if one.plainly and one.share.percent - one.plainly.percent >= 100 * TAKES]
+    for one in fooled:
+        text += (
+            f" Beware of {one.name}: a thief who takes no notice of it gets {one.plainly}, and one who answers it "
+            f"({_plan(one.setting)}) {one.share}."
+        )
     return text, best.name if useful else None
 
 
@@ -215,16 +248,21 @@ def _remedy(bare: Sequence[Setting], shares: dict[str, Share], enough: float, us
     said = [f"Switch on {useful}."] if useful else []
     if safe:
         said.append(
-            f"A cap of {max(safe):,} pictures for each account keeps these attacks below {enough:.0%}, as long as a "
+            f"A limit of {max(safe):,} pictures for each account keeps these attacks below {enough:.0%}, as long as a "
             "thief cannot open several accounts; the customers who were measured here asked about "
             f"{_customers(bare):,} each."
         )
     else:
+        least = min((setting for setting in bare if setting.budget == budgets[0]), key=lambda s: -shares[s.name].value)
+        are = "are already" if shares[least.name].value >= enough else "may already be"
         said.append(
-            f"No cap can be named: {budgets[0]:,} pictures, the least that was tried, may already be enough for "
-            f"{enough:.0%}; and whoever opens several accounts goes around any cap."
+            f"No limit on pictures an account can be named: {budgets[0]:,}, the least that was tried, {are} enough for "
+            f"{enough:.0%}; and whoever opens several accounts goes around any limit."
         )
-    said.append("Watching accounts (defense=guard) was not tried here.")
+    said.append(
+        "Next: try smaller thefts (audit.budgets=), pictures and tasks of your own customers (data=folders), several "
+        "seeds (seed=), and what watches accounts (audit.defenses=[guard])."
+    )
     return " ".join(said)
 
 
@@ -235,9 +273,11 @@ def _sureness(found: Sequence[Setting], head: str, failures: int) -> Sentence:
     blind = sorted({setting.budget for setting, row in zip(found, rows, strict=True) if not row.get("informative")})
     told = ", ".join(informative) or "none"
     said = [
-        "A lower bound on the risk: a thief with better pictures, more computing or a better attack gets more. Each "
-        "figure is of one theft for each seed, and another start of its training gives another.",
-        f"The brackets hold the chance of test pictures{' and seeds' if seeds > 1 else '; one seed was run'}.",
+        "A thief with better pictures, more computing or a better attack gets more, and a defense that holds here met "
+        "no other answers than those in the table. "
+        + ("Each theft was run once" if seeds == 1 else f"Each theft was run with {seeds} seeds (starts of training)")
+        + "; another run gives other figures. Brackets: 95 % intervals over test pictures"
+        + f"{' and seeds' if seeds > 1 else ''}.",
         f"{len(informative)} of {len(found[0].joined['tasks'])} tasks could tell, the same for all thefts ({told}); "
         "others may differ.",
     ]

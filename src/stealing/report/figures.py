@@ -101,6 +101,8 @@ def budgets(found: list[Setting], head: str, *, priced: bool = False) -> Picture
     varied = [key for key in VARIED if len({setting.choices[key] for setting in found}) > 1] or ["attack"]
     for setting in found:
         lines.setdefault(", ".join(setting.choices[key] for key in varied), []).append(setting)
+    longer = {label: line for label, line in lines.items() if len(line) > 1}
+    lines = longer or lines  # what was tried at one budget alone is no curve, where others are
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.subplots()
     words = []
@@ -131,7 +133,7 @@ def budgets(found: list[Setting], head: str, *, priced: bool = False) -> Picture
         f"{' as it is offered' if name == 'offered' else ''}; 95 % intervals."
         if recovered
         else "Mean SA over the tasks, with 95 % intervals; the recovered share is not known for all of these runs.",
-        names(found),
+        names(setting for line in lines.values() for setting in line),
     )
 
 

@@ -1,7 +1,7 @@
 """One self-contained HTML page: settings and pictures in, a file that loads nothing out."""
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stealing.errors import DataError
@@ -16,6 +16,7 @@ except ImportError:
     raise DataError("A page needs Jinja2: pip install -e '.[report]'.") from None
 
 WORDS = {
+    "encoder": "a network that makes a list of numbers, its features, of a picture, on which classifiers are built.",
     "target": "the encoder that is offered: a picture goes in, a list of numbers, its features, comes out.",
     "surrogate": "the copy that a thief trains on the target's answers.",
     "query": "one picture that the target is asked about; each counts, and each may cost money.",
@@ -32,6 +33,7 @@ WORDS = {
     "useful defense": "takes at least 20 points of what is recovered, and costs honest customers at most one point.",
     "95 % interval": "in brackets: how far the figure moves in 95 of 100 draws of the same number of test images, and "
     "of seeds where there are several (two say little); other targets or tasks may lie elsewhere.",
+    "seed": "the number that all chance of a run hangs on: which pictures are asked about, and how training starts.",
     "p": "how often a difference this large would come up if there were none; for all tests together after Holm.",
 }
 
@@ -42,6 +44,8 @@ def page(
     verdict: Sequence[Sentence],
     sheets: Sequence[tuple[str, str, Sheet]],
     pictures: Sequence[Picture],
+    more: Sequence[tuple[str, str, Sheet]] = (),
+    glossary: Mapping[str, str] | None = None,
 ) -> str:
     """The page as HTML.
 
@@ -50,11 +54,14 @@ def page(
         verdict: paragraphs that answer the question, or none.
         sheets: title, caption and table of each.
         pictures: in their order.
+        more: tables below the pictures.
+        glossary: what names in the tables mean, besides the words of every page.
     """
     tables = [
         {"id": f"table-{number}", "title": name, "caption": caption, "sheet": sheet}
-        for number, (name, caption, sheet) in enumerate(sheets)
+        for number, (name, caption, sheet) in enumerate([*sheets, *more])
     ]
+    above, below = tables[: len(sheets)], tables[len(sheets) :]
     figures: list[dict[str, Any]] = [
         {
             "id": f"figure-{number}", "title": one.title, "alternative": one.alternative, "caption": one.caption,
@@ -62,11 +69,11 @@ def page(
         }
         for number, one in enumerate(pictures)
     ]  # fmt: skip
-    contents = [(part["id"], part["title"]) for part in [*tables, *figures]] + [("words", "What the words mean")]
+    contents = [(part["id"], part["title"]) for part in [*above, *figures, *below]] + [("words", "What the words mean")]
     environment = Environment(loader=PackageLoader("stealing.report", "."), autoescape=True, undefined=StrictUndefined)
     return environment.get_template("page.html").render(
-        title=title, subtitle=subtitle, verdict=verdict, contents=contents, sheets=tables, pictures=figures,
-        words=WORDS.items(),
+        title=title, subtitle=subtitle, verdict=verdict, contents=contents, sheets=above, pictures=figures,
+        more=below, words={**WORDS, **(glossary or {})}.items(),
     )  # fmt: skip
 
 

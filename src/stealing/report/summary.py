@@ -78,26 +78,25 @@ class Sheet:
 
 
 def overview(found: Sequence[Setting], head: str) -> Sheet:
-    """One row a setting: what was asked and paid, SA, `recovered` and the honest loss, over all tasks.
+    """One row a setting: what was asked and paid, SA, what was recovered and the honest loss, over all tasks.
 
     Each figure is the mean over seeds, ± the standard deviation over seeds where there are several, [95 % interval].
     In bold: the theft that got most of those with the same budget and defense, where there are several.
     """
     varied = [name for name in VARIED if len({setting.choices[name] for setting in found}) > 1] or ["attack"]
-    rows_ = [setting.overall(head) or {} for setting in found]
-    shares = [name for name in ("recovered", "offered") if any(row.get(name) is not None for row in rows_)]
-    if "recovered" in shares and all(row.get("honest_loss") is not None for row in rows_):
-        shares = ["recovered"]  # where that is known, it is what counts
-    shares = shares or ["recovered"]
-    columns = (*varied, "queries", "cost", "seeds", "SA", *shares, "honest loss, points")
+    known = [(setting.overall(head) or {}).get("honest_loss") is not None for setting in found]
+    shares = [*(["recovered"] if any(known) else []), *([] if all(known) else ["offered"])]
+    paid = any(setting.joined["queries"]["cost"] for setting in found)
+    columns = (*varied, "queries", *(["cost"] if paid else []), "seeds", "SA", *shares, "honest loss, points")
     rows, best, rivals = [], set[tuple[int, int]](), dict[tuple[str, ...], list[tuple[float, int]]]()
     for number, setting in enumerate(found):
         asked, row = setting.joined["queries"], setting.overall(head) or {}
         each = [result.get("overall", {}).get(head, {}) for result in setting.results]
         rows.append(
             [
-                *(setting.choices[name] for name in varied), f"{asked['spent']:,}", f"{asked['cost']:.2f}",
-                str(len(setting.results)), _figure("SA", row, each), *(_figure(name, row, each) for name in shares),
+                *(setting.choices[name] for name in varied), f"{asked['spent']:,}",
+                *([f"{asked['cost']:.2f}"] if paid else []), str(len(setting.results)),
+                *(_figure(name, row, each) for name in ("SA", *shares)),
                 _figure("honest_loss", row, each, 100) if setting.defended else "",
             ]
         )  # fmt: skip

@@ -7,7 +7,7 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from stealing.artefacts import write_whole
-from stealing.report.advice import Sentence
+from stealing.report.advice import Sentence, glossary
 from stealing.report.runs import Setting, check_head, comparisons, found_in, settings
 from stealing.report.summary import overview, paired_tests, tidy
 from stealing.report.sweep import cells
@@ -55,18 +55,19 @@ def write(
     pyarrow.parquet.write_table(table, out / "runs.parquet")
     pyarrow.csv.write_csv(table, out / "runs.csv")
     sheets = [("What was stolen, for how much?", OVERVIEW, summary)]
-    if compared.rows:
-        sheets.append(("Which differences are more than chance?", TESTS, compared))
+    more = [("Which differences are more than chance?", TESTS, compared)] if compared.rows else []
     if any(cell.state != "done" for cell in cells_):
         said = "The cells of the sweep; all figures are of those that are done."
         sheets.append(("What is missing?", said, standing(cells_)))
-    texts = "\n".join(sheet.markdown() for _, _, sheet in sheets), "\n".join(sheet.latex() for _, _, sheet in sheets)
-    for name, text in zip(("tables.md", "tables.tex"), texts, strict=True):
-        write_whole(out / name, text.encode())
+    tables = [sheet for _, _, sheet in (*sheets, *more)]
+    write_whole(out / "tables.md", "\n".join(sheet.markdown() for sheet in tables).encode())
+    write_whole(out / "tables.tex", "\n".join(sheet.latex() for sheet in tables).encode())
     drawn = pictures(found, head)
     for number, picture in enumerate(drawn):
         write_whole(out / f"figure-{number}.svg", picture.svg)
-    write_whole(out / "index.html", page(title, about(found, head), verdict, sheets, drawn).encode())
+    write_whole(
+        out / "index.html", page(title, about(found, head), verdict, sheets, drawn, more, glossary(found)).encode()
+    )
     return out / "index.html"
 
 
@@ -75,10 +76,12 @@ def about(found: Sequence[Setting], head: str) -> str:
     results = [result for setting in found for result in setting.results]
     dates = sorted({result["date"] for result in results})
     first = results[0]
+    targets, data = (dict.fromkeys(setting.choices[kind] for setting in found) for kind in ("target", "data"))
     where = first["hardware"]["gpu"] or f"{first['hardware']['cores']} cores of {first['hardware']['cpu']}"
     when = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
     return (
-        f"{len(results)} runs in {len(found)} settings, {head} heads, protocol {first['protocol_hash']}; {when}, "
+        f"Target {', '.join(targets)} on data {', '.join(data)}: {len(results)} runs in {len(found)} settings, {head} "
+        f"heads, protocol {first['protocol_hash']}; {when}, "
         f"the first on {where}, stealing {first['versions']['stealing']} at {first['commit']}. Data, target and seeds "
         "are in each run's result.json."
     )
