@@ -55,7 +55,7 @@ class Share:
 
     def __str__(self) -> str:
         if self.value < 0.005:  # a surrogate that is worse than what a thief has anyway
-            return f"nothing [at most {max(self.high, 0):.0%}]"
+            return f"nothing [at most {self.high:.0%}]" if self.high >= 0.005 else "nothing"
         return f"{self.value:.0%} [{max(self.low, 0):.0%} to {self.high:.0%}]"
 
 
@@ -128,7 +128,7 @@ def _cheapest(bare: Sequence[Setting], shares: dict[str, Share], enough: float) 
     return (
         f"Of the {len(bare)} tried without a defense, {_said(first.choices['attack'])} with {_asked(first)}: it gets "
         f"{shares[first.name]}, and {enough:.0%} counts as success here."
-        f"{'' if first.joined['queries']['cost'] else ' What that costs is told where budget.price= is set.'}"
+        f"{'' if first.joined['queries']['cost'] else ' Set budget.price= to see what that costs.'}"
     )
 
 
@@ -256,12 +256,12 @@ def _remedy(bare: Sequence[Setting], shares: dict[str, Share], enough: float, us
         least = min((setting for setting in bare if setting.budget == budgets[0]), key=lambda s: -shares[s.name].value)
         are = "are already" if shares[least.name].value >= enough else "may already be"
         said.append(
-            f"No limit on pictures an account can be named: {budgets[0]:,}, the least that was tried, {are} enough for "
+            f"No limit on pictures an account can be named: {budgets[0]:,}, the fewest tried, {are} enough for "
             f"{enough:.0%}; and whoever opens several accounts goes around any limit."
         )
     said.append(
-        "Next: try smaller thefts (audit.budgets=), pictures and tasks of your own customers (data=folders), several "
-        "seeds (seed=), and what watches accounts (audit.defenses=[guard])."
+        "Next: audit with smaller thefts (audit.budgets=), pictures and tasks of your own customers (data=folders), "
+        "another seed (seed=1), and with what watches accounts (audit.defenses=[guard])."
     )
     return " ".join(said)
 

@@ -65,9 +65,8 @@ def write(
     drawn = pictures(found, head)
     for number, picture in enumerate(drawn):
         write_whole(out / f"figure-{number}.svg", picture.svg)
-    write_whole(
-        out / "index.html", page(title, about(found, head), verdict, sheets, drawn, more, glossary(found)).encode()
-    )
+    told = page(title, about(found, head), verdict, sheets, drawn, more, glossary(found))
+    write_whole(out / "index.html", told.encode())
     return out / "index.html"
 
 
