@@ -154,7 +154,7 @@ def test_an_endpoint_is_judged_like_the_encoder_behind_it(
 @pytest.mark.slow
 def test_an_audit_ends_in_a_page_with_a_verdict(command: Command, browser: Any, tmp_path: Path) -> None:
     line = ["eval.py", "--config-name", "audit", *TINY, "audit.budgets=[128,256]", "attack.steps=40"]
-    defenses = "{name:topk,strengths:[topk.k=64,topk.k=4],plans:[completion]},rounding,{name:b4b,plans:[sybil]}"
+    defenses = "{name:topk,strengths:['topk.k=64','topk.k=4'],plans:[completion]},rounding,{name:b4b,plans:[sybil]}"
     line += ["attack.batch_size=64", f"audit.defenses=[{defenses}]"]
     done = command(*line)
     assert done.returncode == 0, done.stderr

@@ -1,10 +1,13 @@
 """The ledger's laws, over both of its back ends: counted before it is sent, kept when it is answered, never twice."""
 
+import multiprocessing
 import random
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import postgres
@@ -291,3 +294,23 @@ def test_a_memory_is_written_with_its_answers_or_not_at_all(place: str) -> None:
     ledger.store(source(ledger), [(second, features(second))], None, settle)
     assert seen == [None, b"1", b"1"], "what was refused is not remembered"
     assert torch.equal(ledger.read(source(ledger), NAMES[5:10], 0), features(second) + 1)
+
+
+def opened_at(place: str, moment: float) -> str:
+    """What went wrong, in a process of its own."""
+    while time.time() < moment:
+        pass
+    try:
+        Ledger(place).close()
+    except LedgerError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.slow
+def test_processes_that_open_a_new_ledger_at_the_same_moment_all_get_it(tmp_path: Path) -> None:
+    with ProcessPoolExecutor(4, multiprocessing.get_context("spawn")) as pool:
+        list(pool.map(opened_at, [str(tmp_path / "first")] * 4, [0.0] * 4))
+        for number in range(60):
+            place, moment = str(tmp_path / f"ledger{number}"), time.time() + 0.01
+            assert set(pool.map(opened_at, [place] * 4, [moment] * 4)) == {""}

@@ -83,9 +83,12 @@ class SQLite:
             self._owners.mkdir(exist_ok=True)
             self._alive = FileLock(self._owners / self.owner, thread_local=False)
             self._alive.acquire()
-            self._connection = sqlite3.connect(path, PATIENCE, isolation_level=None, check_same_thread=False)
-            for pragma in ("page_size=16384", "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
-                self._connection.execute(f"PRAGMA {pragma}")
+            # the change to a write-ahead log, and its end, wait for nobody: SQLite says "locked" at once
+            self._one_at_a_time = FileLock(self._owners / "opening", timeout=PATIENCE, thread_local=False)
+            with self._one_at_a_time:
+                self._connection = sqlite3.connect(path, PATIENCE, isolation_level=None, check_same_thread=False)
+                for pragma in ("page_size=16384", "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+                    self._connection.execute(f"PRAGMA {pragma}")
             with self.transaction() as execute:
                 for statement in schema.split(";"):
                     execute(statement)  # an empty one does nothing
@@ -143,7 +146,8 @@ class SQLite:
 
     def close(self) -> None:
         """See `Database`."""
-        self._connection.close()
+        with self._one_at_a_time:
+            self._connection.close()
         (self._owners / self.owner).unlink(missing_ok=True)
         self._alive.release()
 

@@ -36,7 +36,7 @@ Sentence = tuple[str, str]
 def glossary(found: Sequence[Setting]) -> dict[str, str]:
     """What the attacks, defenses and plans of these settings do."""
     options = [setting.choices[kind].split()[0] for kind in ("attack", "defense", "plan") for setting in found]
-    names = dict.fromkeys(name for option in options for name in option.split("+"))
+    names = dict.fromkeys([*(name for option in options for name in option.split("+")), "guard"])
     return {name: f"{PLAIN[name]}." for name in names if name in PLAIN}
 
 
@@ -260,8 +260,8 @@ def _remedy(bare: Sequence[Setting], shares: dict[str, Share], enough: float, us
             f"{enough:.0%}; and whoever opens several accounts goes around any limit."
         )
     said.append(
-        "Next: audit with smaller thefts (audit.budgets=), pictures and tasks of your own customers (data=folders), "
-        "another seed (seed=1), and with what watches accounts (audit.defenses=[guard])."
+        "Next: give the same command smaller thefts (audit.budgets=[100]), pictures and tasks of your own customers "
+        "(data=folders), another seed (seed=1), and what watches accounts (audit.defenses=[guard])."
     )
     return " ".join(said)
 

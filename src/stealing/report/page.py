@@ -20,17 +20,22 @@ WORDS = {
     "target": "the encoder that is offered: a picture goes in, a list of numbers, its features, comes out.",
     "surrogate": "the copy that a thief trains on the target's answers.",
     "query": "one picture that the target is asked about; each counts, and each may cost money.",
+    "task": "labelled pictures on which customers' classifiers are trained and tested; it can tell where the target is "
+    "well ahead of the controls.",
     "TA, SA": "test accuracy of a small classifier on the target's and on the surrogate's features. TA_clean is TA "
     "without a defense.",
     "control, C": "the best accuracy that a thief gets without asking anything: from raw pixels, from the untrained "
     "copy, or from training on the same pictures without the answers.",
-    "recovered": "(SA - C) / (TA_clean - C): 0 means that the answers were worth nothing, 1 that the copy is as good "
-    "as the target. Over the tasks on which the target beats C by at least 0.10 together.",
+    "recovered": "(SA - C) / (TA_clean - C), the share of its worth that a verdict speaks of: 0 means that the answers "
+    "were worth nothing, 1 that the copy is as good as the target. Over the tasks on which the target beats C by at "
+    "least 0.10 together.",
     "offered": "recovered with TA in place of TA_clean: the share of what the service offers, where the target "
     "without its defense is not known.",
     "honest loss": "TA_clean - TA: the accuracy that honest customers lose by a defense, in points of a hundred.",
     "defense": "what the owner does to answers or to accounts to spoil a theft.",
-    "useful defense": "takes at least 20 points of what is recovered, and costs honest customers at most one point.",
+    "strength": "how strongly a defense acts, such as epsilon=1, k=16 or decimals=0; each file of conf/defense says.",
+    "useful defense": "takes at least 20 percent of the encoder's worth from the thief, and costs honest customers at "
+    "most one percent of their test pictures.",
     "95 % interval": "in brackets: how far the figure moves in 95 of 100 draws of the same number of test images, and "
     "of seeds where there are several (two say little); other targets or tasks may lie elsewhere.",
     "seed": "the number that all chance of a run hangs on: which pictures are asked about, and how training starts.",
