@@ -50,9 +50,9 @@ def command(tmp_path: Path) -> Command:
     return partial(run_script, tmp_path / "work")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def browser() -> Iterator[Any]:
-    """Debian's Chromium, by Playwright."""
+    """Chromium, by Playwright; one a test, as its event loop would be in the way of tests that have their own."""
     chromium = shutil.which("chromium")
     if chromium is None:
         pytest.skip("there is no chromium")
