@@ -60,7 +60,7 @@ def check(place: str, service: Served, encoder: Path, total: int) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("place", ["sqlite", "postgresql"], indirect=True)
 def test_sixty_kills_among_four_processes_leave_counted_billed_and_stored_equal(place: str, tmp_path: Path) -> None:
-    with served(tmp_path, "window=0.02") as service:
+    with served(tmp_path, "window=0.06") as service:  # so slow that kills find requests on their way, on any machine
         found = bought(place, service, tmp_path, 20_000, 60)
         assert found["killed"] == 60 and found["in_doubt"] >= 20 and found["most"] <= 20_000
         check(place, service, tmp_path / "encoder.safetensors", 20_000)
