@@ -49,12 +49,16 @@ class Credential:
         Raises:
             ConfigError: the variable is not set.
         """
-        kind, number, *_ = account.split("/")
-        variable = self.honest if kind == "honest" else self.variable + (f"_{number}" if number != "0" else "")
+        variable = self.variable_of(account)
         value = os.environ.get(variable, "").strip()
         if not value:
             raise ConfigError(f"The service's key is read from the environment: set {variable}.")
         return {self.header: f"{self.scheme} {value}".strip()}
+
+    def variable_of(self, account: str) -> str:
+        """Which environment variable holds the key of this account."""
+        kind, number, *_ = account.split("/")
+        return self.honest if kind == "honest" else self.variable + (f"_{number}" if number != "0" else "")
 
 
 class Again(Exception):
@@ -137,7 +141,7 @@ class RemoteTarget:
             for attempt in stamina.retry_context(on=lambda error: _pause(error, until), **policy):  # type: ignore[arg-type]
                 with attempt:
                     try:
-                        reply = self._believed(self._sent(message, headers, images_uint8, until))
+                        reply = self._believed(self._sent(message, headers, images_uint8, account, until))
                     except Again as again:
                         served = served or again.served
                         raise
@@ -151,7 +155,7 @@ class RemoteTarget:
             raise NotServed from error
         return reply.features
 
-    def _sent(self, message: Message, headers: dict[str, str], images: Tensor, until: float) -> Reply:
+    def _sent(self, message: Message, headers: dict[str, str], images: Tensor, account: str, until: float) -> Reply:
         """One attempt."""
         left = max(0.1, until - time.monotonic())
         try:
@@ -167,7 +171,7 @@ class RemoteTarget:
             raise Again(f"no connection, {_short(str(error))}", served=False) from None
         except (httpx2.HTTPError, httpx2.StreamError) as error:
             raise Again(f"the connection broke, {type(error).__name__}", served=True) from None
-        self._judged(response, bytes(content))
+        self._judged(response, bytes(content), account)
         if response.headers.get("content-encoding", "identity") != "identity":
             raise Again("the answer is compressed, which we did not ask for", served=True)
         try:
@@ -176,7 +180,7 @@ class RemoteTarget:
         except Garbled as garbled:
             raise Again(str(garbled), served=True) from None
 
-    def _judged(self, response: httpx2.Response, content: bytes) -> None:
+    def _judged(self, response: httpx2.Response, content: bytes, account: str) -> None:
         """Tell by the status whether to go on, to try again, or to stop."""
         status, said = response.status_code, _short(content.decode("utf-8", "replace"))
         if status == 200:
@@ -187,7 +191,7 @@ class RemoteTarget:
         if STOPPED in response.headers:
             raise Refused(f"{self.url} answers this account no more: {said}")
         if status in (401, 403) and self.credential is not None:
-            said = f"is the key in {self.credential.variable} right? {said}"
+            said = f"is the key in {self.credential.variable_of(account)} right? {said}"
         raise NotServed from TargetError(f"{self.url} refuses the request with status {status}: {said}")
 
     def _believed(self, reply: Reply) -> Reply:
