@@ -109,7 +109,8 @@ def test_where_no_task_can_tell_nothing_is_claimed() -> None:
     [
         ("audit.queries=100", "set audit.queries="), ("audit.money=1", "set audit.money="),
         ("audit.budgets=[]", "set them to"), ("audit.queries=null", "set them to"), ("audit.attacks=[]", "set them to"),
-        ("audit.defenses=[tpk]", "tpk"), ("defense=topk", "leave defense=topk out"),
+        ("audit.defenses=[tpk]", "tpk"), ("audit.budgets=250", "set them to"), ("audit.defenses=topk", "set them to"),
+        ("audit.defenses=[{plans:[once]}]", "defense/None"), ("defense=topk", "leave defense=topk out"),
     ],
 )  # fmt: skip
 def test_an_audit_asks_nothing_beyond_its_limits(limit: str, sentence: str, command: Command, tmp_path: Path) -> None:
@@ -154,7 +155,9 @@ def test_an_endpoint_is_judged_like_the_encoder_behind_it(
 @pytest.mark.slow
 def test_an_audit_ends_in_a_page_with_a_verdict(command: Command, browser: Any, tmp_path: Path) -> None:
     line = ["eval.py", "--config-name", "audit", *TINY, "audit.budgets=[128,256]", "attack.steps=40"]
-    defenses = "{name:topk,strengths:['topk.k=64','topk.k=4'],plans:[completion]},rounding,{name:b4b,plans:[sybil]}"
+    defenses = (
+        "{name:topk,strengths:['topk.k=64','topk.k=4'],plans:[completion]},{name:rounding},{name:b4b,plans:[sybil]}"
+    )
     line += ["attack.batch_size=64", f"audit.defenses=[{defenses}]"]
     done = command(*line)
     assert done.returncode == 0, done.stderr

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from hydra import compose
 from hydra.errors import HydraException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, ListConfig
 from rich.console import Console
 from rich.text import Text
 
@@ -49,11 +49,12 @@ class Audit:
         Raises:
             ConfigError: it is more than the limits, or a choice is the audit's own; nothing has been asked yet.
         """
-        numbers = [*self.audit.budgets, self.audit.queries] if self.audit.budgets else [None]
-        if not all(isinstance(number, int) for number in numbers) or not self.audit.attacks:
+        lists = (self.audit.budgets, self.audit.attacks, self.audit.defenses)
+        numbers = [*self.audit.budgets, self.audit.queries] if all(isinstance(one, ListConfig) for one in lists) else []
+        if len(numbers) < 2 or not all(isinstance(one, int) for one in numbers) or not self.audit.attacks:
             raise ConfigError(
-                "audit.budgets, audit.attacks and audit.queries say how many images are asked about by which attacks: "
-                "set them to [250,1000], [stolen_encoder] and 30000, for example."
+                "audit.budgets, attacks, defenses and queries say what is tried with how many images: set them to "
+                "[250,1000], [stolen_encoder], [topk] and 30000, for example."
             )
         own = [word for word in self.overrides if word.split("=")[0].lstrip("+~") in OWN]
         if own:
@@ -114,10 +115,10 @@ class Audit:
     def _defenses(self) -> Iterator[list[str]]:
         """Of each defense at each strength, against each plan, the overrides."""
         for named in self.audit.defenses:
-            defense = {"name": named, "plans": ["once"]} if isinstance(named, str) else named
-            for strength, plan in product(defense.get("strengths", [""]), defense["plans"]):
+            defense = {"name": named} if isinstance(named, str) else named
+            for strength, plan in product(defense.get("strengths", [""]), defense.get("plans", ["once"])):
                 chosen = [f"defense.{part}" for part in strength.split()]
-                yield [f"defense={defense['name']}", *chosen, f"plan={plan}"]
+                yield [f"defense={defense.get('name')}", *chosen, f"plan={plan}"]
 
     def verdict(self) -> list[Sentence]:
         """In plain words.

@@ -253,8 +253,8 @@ def _remedy(bare: Sequence[Setting], shares: dict[str, Share], enough: float, us
             f"{_customers(bare):,} each."
         )
     else:
-        least = min((setting for setting in bare if setting.budget == budgets[0]), key=lambda s: -shares[s.name].value)
-        are = "are already" if shares[least.name].value >= enough else "may already be"
+        most = max(shares[setting.name].value for setting in bare if setting.budget == budgets[0])
+        are = "are already" if most >= enough else "may already be"
         said.append(
             f"No limit on pictures an account can be named: {budgets[0]:,}, the fewest tried, {are} enough for "
             f"{enough:.0%}; and whoever opens several accounts goes around any limit."
