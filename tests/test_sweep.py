@@ -160,8 +160,6 @@ def test_missing_cells_are_shown_as_missing_and_protocols_are_not_mixed(swept: P
     work = tmp_path / "work"
     shutil.copytree(swept, work)
     [folder] = (work / "sweeps").iterdir()
-    for path in folder.glob("*.json"):  # a sweep's files name their runs by absolute paths
-        path.write_text(path.read_text().replace(str(swept), str(work)))
     gone = sorted(path for path in (work / "runs").iterdir() if path.is_dir())[0]
     shutil.rmtree(gone)
     page = write([folder], tmp_path / "report", "linear").read_text()

@@ -1,13 +1,13 @@
 """Look after a ledger: python -m stealing.queries show | verify | export FILE | import FILE --name NAME."""
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
+from stealing.artefacts import WORK
 from stealing.errors import LedgerError, StealingError
 from stealing.queries.audit import export, faults, spendings
 from stealing.queries.ledger import Ledger
@@ -38,8 +38,9 @@ def main() -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m stealing.queries", description="Look after a ledger of queries.")
-    default = f"{os.environ.get('STEALING_WORK', 'work')}/ledger.sqlite"
-    parser.add_argument("--ledger", default=default, help="a file, or postgresql://... (%(default)s)")
+    parser.add_argument(
+        "--ledger", default=str(WORK / "ledger.sqlite"), help="a file, or postgresql://... (%(default)s)"
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("show", help="spent, stored, in doubt and cost by target and purpose; answers a day")
     commands.add_parser("verify", help="checksums of all answers, and whether the counts add up")

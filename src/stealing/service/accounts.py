@@ -10,7 +10,6 @@ defense's memory of the account are written in one transaction.
 import argparse
 import hashlib
 import hmac
-import os
 import secrets
 import sys
 import time
@@ -19,6 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from stealing.artefacts import WORK
 from stealing.errors import ConfigError, StealingError
 from stealing.queries.database import Execute, connect
 from stealing.service.errors import Denied
@@ -157,8 +157,7 @@ def _hash(secret: str) -> bytes:
 def main() -> None:
     """Add an account, or show all."""
     parser = argparse.ArgumentParser(prog="python -m stealing.service.accounts", description="Accounts of a service.")
-    default = f"{os.environ.get('STEALING_WORK', 'work')}/service/books.sqlite"
-    parser.add_argument("--books", default=default, help="where they lie (%(default)s)")
+    parser.add_argument("--books", default=str(WORK / "service" / "books.sqlite"), help="where they lie (%(default)s)")
     commands = parser.add_subparsers(dest="command", required=True)
     adding = commands.add_parser("add", help="make an account and print its key, this once")
     adding.add_argument("name", help="such as attacker/0 or honest/cifar10")
