@@ -94,7 +94,8 @@ def test_what_is_remembered_is_all_that_matters(reference: str) -> None:
 def test_a_stopped_account_gets_nothing_and_a_slowed_one_has_to_wait(reference: str) -> None:
     from dataclasses import replace
 
-    stop, slow = guard(reference, "defense.guard.policy=stop"), guard(reference, "defense.guard.policy=slow")
+    stop = guard(reference, "defense.guard.policy=stop")
+    slow = guard(reference, "defense.guard.policy=slow", "defense.guard.rate=1")
     with pytest.raises(Refused, match="no more answers") as refused:
         changed(stop, broad(400), "attacker/0")
     assert refused.value.retry_after is None

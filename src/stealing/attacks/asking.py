@@ -4,6 +4,7 @@ Shape letters: N images, D feature width.
 """
 
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from stealing.attacks.recovery import completed, remapped, standardised
 from stealing.data.draws import Dice, generator
 from stealing.data.images import Images
 from stealing.data.views import Views
-from stealing.errors import ConfigError, TargetError
+from stealing.errors import ConfigError, Refused, TargetError
 from stealing.queries.door import MeteredTarget
 
 
@@ -31,6 +32,9 @@ class Plan:
         shared: how many images all accounts ask about, so that their representations can be mapped to the first's.
         rank: of the completion of truncated answers, or None for none.
         standardise: whether each feature's scale, sign and shift are taken out, against a representation of one's own.
+
+    Raises:
+        ConfigError: a number that means nothing.
     """
 
     repeats: int
@@ -40,6 +44,12 @@ class Plan:
     shared: int
     rank: int | None
     standardise: bool
+
+    def __post_init__(self) -> None:
+        for name, least in (("repeats", 1), ("near", 0), ("accounts", 1), ("shared", 0), ("rank", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ConfigError(f"plan.{name}={value} means nothing: set it to {least} or more.")
 
     @property
     def grows(self) -> bool:
@@ -91,11 +101,16 @@ class Plan:
         places = np.arange(len(images_uint8))
         dealt = np.array_split(places[self.shared :], self.accounts)
         told: Tensor | None = None
+        refused: Refused | None = None
         answered = torch.zeros(len(images_uint8), dtype=torch.bool)
         for number, part in enumerate(dealt):
             mine = np.concatenate([places[: self.shared], part])
             account = f"attacker/{number}{scene}"
-            features, there = self._averaged(door, images_uint8[mine], account, seed)
+            try:
+                features, there = self._averaged(door, images_uint8[mine], account, seed)
+            except Refused as error:  # this account was told nothing; the others may be
+                refused = error
+                continue
             kept = mine[there.numpy()]
             if told is None:
                 first, firsts = features, kept
@@ -105,27 +120,42 @@ class Plan:
                 features = remapped(features, features[here], first[in_first]) if len(both) else features
             fresh = ~answered[kept]
             told[kept[fresh.numpy()]], answered[kept] = features[fresh], True
-        assert told is not None
+        if told is None:
+            assert refused is not None
+            raise refused
         told = told[answered]
         told = told if self.rank is None else completed(told, self.rank)
         return (standardised(told) if self.standardise else told), answered
 
     def _averaged(self, door: MeteredTarget, images_uint8: Tensor, account: str, seed: int) -> tuple[Tensor, Tensor]:
-        """One account's means (M, D) over repeats and near copies, and which images were answered each time."""
-        total, there = None, torch.ones(len(images_uint8), dtype=torch.bool)
-        for copy in range(1 + self.near):
-            pictures = images_uint8
-            if copy:
-                dice = Dice(generator("near", seed, copy, account), len(images_uint8), slice(None))
-                pictures = (self.views(images_uint8.float() / 255, dice) * 255).round().to(torch.uint8)
-            for repeat in range(self.repeats):
-                view = f"near/{copy}" if copy else "raw"
+        """One account's means (M, D) over the answers to each image and its copies, and which images have any.
+
+        Raises:
+            Refused: nothing was answered; what was answered before an account was stopped is kept.
+        """
+        total: Tensor | None = None
+        count = torch.zeros(len(images_uint8))
+        for copy, repeat in product(range(1 + self.near), range(self.repeats)):
+            pictures, view = self._pictures(images_uint8, copy, account, seed), f"near/{copy}" if copy else "raw"
+            try:
                 features, now = door.ask_what_is_answered(pictures, account, "attack", view=view, repeat=repeat)
-                whole = features.new_zeros(len(pictures), features.shape[1])
-                whole[now] = features
-                total, there = whole if total is None else total + whole, there & now
+            except Refused:
+                if total is None:
+                    raise
+                break
+            total = features.new_zeros(len(pictures), features.shape[1]) if total is None else total
+            total[now] += features
+            count += now
         assert total is not None
-        return total[there] / (self.repeats * (1 + self.near)), there
+        there = count > 0
+        return total[there] / count[there, None], there
+
+    def _pictures(self, images_uint8: Tensor, copy: int, account: str, seed: int) -> Tensor:
+        """The images themselves, or near copies of them."""
+        if not copy:
+            return images_uint8
+        dice = Dice(generator("near", seed, copy, account), len(images_uint8), slice(None))
+        return (self.views(images_uint8.float() / 255, dice) * 255).round().to(torch.uint8)
 
 
 def scene_of(door: MeteredTarget, **inputs: str | int) -> str:

@@ -37,9 +37,11 @@ def sigma(coverage: float, *, lambda_: float, alpha: float, beta: float) -> floa
 
 
 class B4B:
-    """Noise that grows with what the account has seen; the same image meets the same noise, ever louder.
+    """Noise that grows with what the account has seen.
 
     Coverage is taken after each image, in the order of asking, so it does not matter how images were cut into requests.
+    An image that is asked about again at once meets the same noise; once the account has seen more, independent noise,
+    as two answers with one noise at two strengths would give the true one away.
 
     Args:
         lambda_, alpha, beta: see `sigma`.
@@ -47,14 +49,15 @@ class B4B:
         secret: environment variable with the key of planes and noise, or None for a public key.
 
     Source: B4B (arXiv:2310.08571), section 3; stapaw/b4b-active-encoder-defense at 6e29f88.
-    Departure: coverage online, where the released code computes it beforehand and replays it each epoch.
+    Departure: coverage online, where the released code computes it beforehand and replays it each epoch; noise by
+    content and coverage, where it draws anew for each answer.
     """
 
     remembers = True
 
     def __init__(self, lambda_: float, alpha: float, beta: float, planes: int, tables: int, secret: str | None) -> None:
-        if not (0 < lambda_ <= alpha and beta > 0):
-            raise ConfigError("defense.b4b needs 0 < lambda_ <= alpha and beta > 0: set them so.")
+        if not (0 < lambda_ <= alpha and beta > 0 and planes > 0 and tables > 0):
+            raise ConfigError("defense.b4b needs 0 < lambda_ <= alpha and beta, planes, tables > 0: set them so.")
         self.settings = {"lambda_": lambda_, "alpha": alpha, "beta": beta}
         self._secret = Secret(secret)
         self.private, self.coverage = self._secret.hash, Coverage(planes, tables, self._secret)
@@ -64,7 +67,8 @@ class B4B:
         """(B, D)."""
         seen = self.coverage.after(asked.account, features_BD)
         loud = np.minimum([sigma(float(share), **self.settings) for share in seen], LOUD)
-        noise = self._secret.normal([("noise", digest) for digest in asked.digests], features_BD.shape[1])
+        names = [("noise", digest, str(share)) for digest, share in zip(asked.digests, seen.tolist(), strict=True)]
+        noise = self._secret.normal(names, features_BD.shape[1])
         return features_BD + torch.from_numpy(loud)[:, None].float() * noise
 
 

@@ -13,6 +13,9 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
+VERSION = 2
+"""Raised when a defense of equal settings answers otherwise than before, so that no bank or result mixes the two."""
+
 
 @dataclass(frozen=True)
 class Asked:

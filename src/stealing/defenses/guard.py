@@ -81,7 +81,8 @@ class Guard:
     """Suspects an account whose signals are stranger than those of honest ones, and treats it by a policy.
 
     A request is judged by those before it. The score is the greatest of the three signals' distances from the honest
-    mean after as many images, in honest deviations. An account is looked at in windows, as long as the reference; until
+    mean after as many images, in honest deviations. Whoever spreads a theft over so many accounts that none of them has
+    patience's images is never judged. An account is looked at in windows, as long as the reference; until
     a new one has some patience's images, the last one's score stands.
 
     Args:
@@ -106,6 +107,8 @@ class Guard:
     ) -> None:  # fmt: skip
         if policy not in POLICIES:
             raise ConfigError(f"defense.guard.policy={policy} is none of {', '.join(POLICIES)}: choose one.")
+        if threshold <= 0 or rate <= 0 or sigma < 0:
+            raise ConfigError("defense.guard needs threshold > 0, rate > 0 and sigma >= 0: set them so.")
         if not Path(reference).exists():
             raise CheckpointError(
                 f"defense.guard.reference={reference} does not exist: write it by benchmarks/detection.py."
@@ -123,7 +126,13 @@ class Guard:
 
         Raises:
             Refused: the account is stopped, or has to wait.
+            ConfigError: the reference is of another encoder.
         """
+        if features_BD.shape[1] != len(self.watch.mean_D):
+            raise ConfigError(
+                f"defense.guard.reference is of features of width {len(self.watch.mean_D)}, and these are of width "
+                f"{features_BD.shape[1]}: write one of this encoder by benchmarks/detection.py, and put guard first."
+            )
         known = self.watch.accounts.setdefault(asked.account, Watched())
         suspected = self._scores.get(asked.account, 0.0) >= self.threshold
         if suspected and self.policy == "stop":

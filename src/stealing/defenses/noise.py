@@ -59,6 +59,8 @@ class Noise:
     """
 
     def __init__(self, sigma: float, kind: str, fresh: bool, secret: str | None) -> None:
+        if sigma < 0:
+            raise ConfigError(f"defense.noise.sigma={sigma} is negative: set it to 0 or more.")
         self.sigma, self._source = sigma, _Source("", kind, fresh, secret)
         self.private, self.remembers = self._source.secret.hash, fresh
         self.load, self.dump = self._source.load, self._source.dump

@@ -1,4 +1,4 @@
-"""Answers that teach the wrong thing: a small change that turns the gradient of whoever trains on them.
+"""Answers that teach the wrong thing: a change of given length that turns the gradient of whoever trains on them.
 
 Shape letters: B images, D feature width, P weights of the stand-in.
 """
@@ -44,6 +44,8 @@ class Poisoning:
     """
 
     def __init__(self, epsilon: float, steps: int, secret: str | None) -> None:
+        if steps < 0:
+            raise ConfigError(f"defense.poisoning.steps={steps} is negative: set it to 0 or more.")
         self.epsilon, self.steps, self._secret = _checked(epsilon), steps, Secret(secret)
         self.private = self._secret.hash
         self._weights: dict[int, Tensor] = {}
@@ -96,8 +98,8 @@ class Poisoning:
 class AdditivePoisoning:
     """Moves each answer by epsilon of its length at right angles: the cheap form, which needs no model.
 
-    Where the attacker's last layer is linear, the gradient of squared error in that layer turns by exactly
-    arctan(epsilon) at the start of its training.
+    Where the attacker's last layer is linear and says zero yet, the gradient of squared error in that layer turns by
+    exactly arctan(epsilon).
 
     Args:
         epsilon: length of the change, in lengths of the answer; 0 for none.

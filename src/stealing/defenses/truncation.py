@@ -42,13 +42,16 @@ class Rounding:
     """Rounds each number to so many decimals.
 
     Args:
-        decimals: negative ones round to tens and hundreds; None leaves the answer as it is.
+        decimals: negative ones round to tens and hundreds; None leaves the answer as it is, as does what float32 cannot
+            tell apart.
 
     Source: feature rounding of StolenEncoder (arXiv:2201.05889); its parameters could not be read. RDA's code rounds an
     L2-normalised answer to 1 decimal (ShuchiWu/RDA at 85e285b): here `defense=[unit,rounding]`.
     """
 
     def __init__(self, decimals: int | None) -> None:
+        if decimals is not None and abs(decimals) > 30:
+            raise ConfigError(f"defense.rounding.decimals={decimals} rounds nothing or all: set it between -30 and 30.")
         self.decimals = decimals
 
     def answer(self, features_BD: Tensor, asked: Asked) -> Tensor:

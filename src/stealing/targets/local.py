@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from stealing.artefacts import key
-from stealing.defenses.chain import Asked, Chain
+from stealing.defenses.chain import VERSION, Asked, Chain
 from stealing.encoders import Encoder
 from stealing.errors import Refused
 from stealing.evaluation.features import BLOCK, encode
@@ -18,7 +18,10 @@ from stealing.queries.pace import Pace
 
 def fingerprint(defense: Chain, settings: dict[str, object]) -> str:
     """Of a chain with these settings, in their order: answers under two of them are never mixed."""
-    return key(defense=list(settings.items()), **({"private": defense.private} if defense.private else {}))
+    if not settings:
+        return key(defense=[])
+    private = {"private": defense.private} if defense.private else {}
+    return key(defense=list(settings.items()), version=VERSION, **private)
 
 
 class LocalTarget:
