@@ -6,7 +6,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from stealing.config import check_choices, refusals, saved_choices
+from stealing.config import check_choices, name_surrogate, refusals, saved_choices
 from stealing.errors import ConfigError, StealingError
 
 
@@ -28,9 +28,12 @@ def main(config: DictConfig) -> None:
             assert folder is not None
             print((folder / "result.json").read_text())
         else:
+            if config.surrogate is not None:
+                name_surrogate(config, HydraConfig.get().overrides.task)
             if OmegaConf.is_missing(config.target, "path"):
                 raise ConfigError(
-                    "Nothing to judge is named: add run=<a run's folder>, target.path=<a file> or target=."
+                    "Nothing to judge is named: add run= or surrogate=<a run's folder>, "
+                    "target.path=<a file> or target=."
                 )
             check_choices(config)
             from stealing.judge import judge

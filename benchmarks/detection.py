@@ -1,15 +1,18 @@
 """Whether a guard tells thieves from customers, on real images with the stored target: signals, ROC, coverage.
 
     python benchmarks/detection.py      (two cores of an AMD EPYC: one to two minutes; needs STEALING_DATA)
+    python benchmarks/detection.py --encoder my/encoder.safetensors --out my/guard      for defense.guard.reference
 
 Honest accounts ask about one task each: all of CIFAR-10, two or five of its classes, MNIST, drawn textures, all or
 fifty of the classes of Tiny ImageNet that no thief asks about; each has as many images as the longest look, so that the
 same kinds of customers are looked at after each number of images. Half of the images make the reference, the other half
 is told apart from thieves': StolenEncoder's queries, the same dealt to four accounts, each image with three near copies
-one after the other or in the order of `plan=averaging`, and, the hard case, CIFAR-10 itself. Writes `results/detection`
-and `assets/cifar10_narrow/honest.safetensors`.
+one after the other or in the order of `plan=averaging`, and, the hard case, CIFAR-10 itself. Writes the reference that
+`defense=guard` needs of its encoder, `honest.safetensors`, beside the table and `result.json`; of the stored target
+these lie in `assets/cifar10_narrow` and `results/detection`.
 """
 
+import argparse
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -72,9 +75,9 @@ class Traffic:
     orders: dict[str, Callable[[], Rows]]
 
 
-def traffic(config: DictConfig, rng: np.random.Generator) -> Traffic:
-    """The features of all images that anyone asks about."""
-    scene, (encoder, _) = open_scene(config), load_encoder(ROOT / config.target.path)
+def traffic(config: DictConfig, path: Path, rng: np.random.Generator) -> Traffic:
+    """The features, under the encoder of this file, of all images that anyone asks about."""
+    scene, (encoder, _) = open_scene(config), load_encoder(path)
 
     def features(images: Images) -> tuple[Tensor, Rows]:
         part = images.part(rng.permutation(len(images)))
@@ -156,13 +159,19 @@ def show(result: dict[str, Any], console: Console) -> None:
 
 def main() -> None:
     """Measure and write everything."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--encoder", type=Path, default=ROOT / "assets" / "cifar10_narrow" / "encoder.safetensors")
+    parser.add_argument("--out", type=Path, help="folder for the reference and the figures of another encoder")
+    chosen = parser.parse_args()
+    if (chosen.out is None) != (chosen.encoder == parser.get_default("encoder")):
+        parser.error("another encoder's reference is to lie apart: give --encoder and --out together")
     torch.set_num_threads(2)
     origin = provenance(2, 1)  # before anything is written, which would look like a change of the code
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         most = [f"data.tasks.{name}.train.count={count}" for name, count in POOLS.items()]
         config = compose("train", overrides=["experiment=cifar10_cpu", *most])
     rng = np.random.default_rng(0)
-    seen = traffic(config, rng)
+    seen = traffic(config, chosen.encoder, rng)
     everything = torch.cat([part[:1000] for part in seen.reference.values()])
     mean = everything.mean(0)
     values, vectors = torch.linalg.eigh((everything - mean).T.cov().double())
@@ -181,7 +190,7 @@ def main() -> None:
     spread = np.stack([np.maximum(rows.std(0), np.maximum(FLOOR * rows.mean(0), 1e-3)) for rows in pooled])
     tensors = {"mean": mean, "whiten": whiten.contiguous(), "sizes": torch.tensor(SIZES, dtype=torch.float64)}
     tensors |= {"centre": torch.from_numpy(centre), "spread": torch.from_numpy(spread)}
-    write_whole(ROOT / "assets" / "cifar10_narrow" / "honest.safetensors", save(tensors))
+    write_whole((chosen.out or chosen.encoder.parent) / "honest.safetensors", save(tensors))
 
     score = standard(np.array(SIZES, float), centre, spread)
     named = {f"honest: {name}": found for name, found in honest.items()}
@@ -197,7 +206,7 @@ def main() -> None:
             said = {"thief": name, "queries": queries, "images_an_account": size, "honest_accounts": len(good)}
             roc.append(said | told_apart(good, bad))
     result = {"seed": 0, **origin, "sizes": SIZES, "roc": roc, "coverage": coverage}
-    folder = ROOT / "results" / "detection"
+    folder = chosen.out or ROOT / "results" / "detection"
     write_whole(folder / "result.json", json.dumps(result, indent=1).encode())
     with (folder / "table.txt").open("w") as file:
         show(result, Console(file=file, width=120))

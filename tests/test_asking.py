@@ -174,6 +174,9 @@ def test_who_is_stopped_keeps_what_was_answered_and_is_not_charged_for_the_rest(
     expected = truth()[:60] + torch.arange(1, 4).repeat_interleave(20)[:, None]
     torch.testing.assert_close(features, expected)
     assert meter.spent("attack") == meter._ledger.spent(meter.fingerprint, "attack") == 60
+    for how in ("plan=averaging", "plan=repeating"):  # stopped before the first copies: the raw answers are kept
+        again, there = plan(how).ask(meter, IMAGES, "", 0)
+        assert torch.equal(again, features) and torch.equal(there, answered)
     features, answered = plan("plan=sybil", "plan.shared=0").ask(meter, IMAGES, "/two", 0)
     assert answered.sum() == 120, "two accounts get twice as much"
     with pytest.raises(Refused):
@@ -191,6 +194,22 @@ def test_an_honest_customer_who_is_stopped_has_zeros_from_there_on(tmp_path: Pat
     train, test = answers_through(meter, Task("shop", "unseen", part(slice(80)), part(slice(80, 120))))
     assert train[:60].abs().amin(1).gt(0).all() and train[60:].eq(0).all(), "answered three times, then never again"
     assert test.shape == (40, 16) and test.eq(0).all()
+
+
+def test_an_account_that_is_refused_from_the_start_costs_the_others_nothing(tmp_path: Path) -> None:
+    meter = door(tmp_path, chain=Chain({"thrice": Thrice()}))
+    meter._target.images_a_request = 20
+    meter.ask(noise(180)[120:], "attacker/0/x", "attack")  # all that the first account gets
+    features, answered = plan("plan=sybil", "plan.shared=0", "plan.standardise=false").ask(meter, IMAGES, "/x", 0)
+    assert answered.tolist() == [False] * 60 + [True] * 60 and len(features) == 60
+    with pytest.raises(Refused):
+        plan("plan=once").ask(meter, IMAGES, "/x", 0)
+
+
+@pytest.mark.parametrize("wrong", ["repeats=0", "near=-1", "accounts=0", "shared=-1", "rank=0"])
+def test_a_plan_that_means_nothing_is_one_sentence(wrong: str) -> None:
+    with pytest.raises(ConfigError, match=rf"plan\.{wrong} means nothing: set it to \d or more\."):
+        plan(f"plan.{wrong}")
 
 
 def test_too_little_to_train_on_is_one_sentence(tmp_path: Path) -> None:

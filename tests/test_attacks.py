@@ -125,9 +125,14 @@ def test_the_papers_recipe_equals_a_plain_loop(tmp_path: Path, monkeypatch: pyte
 
 
 def test_the_papers_recipe_keeps_its_golden_losses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The file was written by the plain loop above, on the paper's surrogate; processors differ in the last bits."""
+    """The file was written by the plain loop above, on the paper's surrogate.
+
+    Processors differ in the last bits, which three steps through 34 layers amplify: seen was 5e-4 of the last loss.
+    Half the learning rate moves it by 3e-3, a view's weight of 19 instead of 20 all of them by 5e-2.
+    """
     _, losses, _ = paper("resnet34", tmp_path, monkeypatch)
-    assert losses == pytest.approx(json.loads(GOLDEN.read_text())["losses"], rel=1e-4)
+    golden = json.loads(GOLDEN.read_text())["losses"]
+    assert losses[0] == pytest.approx(golden[0], rel=1e-6) and losses == pytest.approx(golden, rel=1.5e-3)
 
 
 def test_the_papers_preset_holds_the_released_settings() -> None:

@@ -1,15 +1,20 @@
 """The verdict in words, by hand; an audit from the command to its page; and any encoder judged alone."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from browsing import look
-from conftest import Command
+from conftest import ROOT, Command
+from hydra import initialize_config_dir
 from serving import served
 
+from stealing.audit import Audit
+from stealing.config import composed
+from stealing.errors import ConfigError
 from stealing.report.advice import advice
 from stealing.report.runs import Setting
 
@@ -38,7 +43,7 @@ def setting(
         row["intervals"] |= {name: [recovered - 0.05, recovered + 0.05] for name in ("recovered", "offered")}
     joined = {
         "overall": {"linear": row},
-        "tasks": {"a": {"linear": {"TA_clean": 0.6}}},
+        "tasks": {"a": {"linear": {"TA_clean": 0.6, "agreement": 0.4, "agreement_ceiling": 0.7}}},
         "seeds": [0],
         "queries": {"budget": budget, "spent": budget, "cost": budget / 100, "evaluation": 5000},
     }
@@ -55,7 +60,9 @@ def test_a_verdict_names_each_price_the_cheapest_theft_and_what_may_be_lost() ->
     told = said(setting(250, 0.3), setting(1000, 0.6), setting(2500, 0.9))
     assert "30% [25% to 35%] by asking about 250 pictures for 2.50; 60%" in told["Easy to steal."]
     assert "90% [85% to 95%] by asking about 2,500 pictures for 25.00." in told["Easy to steal."]
-    assert "with 1,000 pictures for 10.00: it gets 60%" in told["The cheapest theft."]
+    assert "agree on 40% of test pictures, two on the encoder itself on 70%" in told["Easy to steal."]
+    assert "stolen_encoder with 1,000 pictures for 10.00 (train a copy" in told["The cheapest theft."]
+    assert "once, from one account): it gets 60%" in told["The cheapest theft."]
     assert "250 pictures for each account keeps these attacks below 50%" in told["What would lower the risk."]
     assert "customers who were measured here asked about 5,000 each" in told["What would lower the risk."]
     assert "was run once" in told["How sure that is."] and len(told) == 4
@@ -69,14 +76,15 @@ def test_a_defense_is_recommended_only_if_it_is_useful_against_the_strongest_pla
     assert "good has the best trade and is worth its cost" in useful[DEFENSES]
     assert "Switch on good." in useful["What would lower the risk."]
     beaten = said(bare, setting(1000, 0.4, "good", 0.002), setting(1000, 0.85, "good", 0.002, "sybil"))
-    assert (
-        "None of the 1 tried takes 20 percent" in beaten[DEFENSES] and "(ask from several accounts)" in beaten[DEFENSES]
-    )
+    assert "None of the 1 tried takes 20 percentage points" in beaten[DEFENSES]
+    assert "(ask from several accounts, and learn" in beaten[DEFENSES]
     assert "Beware of good: a thief who takes no notice of it gets 40%" in beaten[DEFENSES]
-    assert "Beware" not in useful[DEFENSES]
+    assert "good can be switched on at next to no cost" in beaten["What would lower the risk."]
+    assert "Beware" not in useful[DEFENSES] and "switched on" not in useful["What would lower the risk."]
     assert "Switch" not in beaten["What would lower the risk."]
     dear = said(bare, setting(1000, 0.1, "dear", 0.05))
-    assert "None is worth its cost" in dear[DEFENSES] and "lose 5.0 [4.5 to 5.5] of the 60 percent" in dear[DEFENSES]
+    assert "None is worth its cost by our bar" in dear[DEFENSES]
+    assert "get 5.0 [4.5 to 5.5] fewer of 100 test pictures right than without it, 60." in dear[DEFENSES]
 
 
 def test_what_is_not_shown_is_not_claimed() -> None:
@@ -87,8 +95,18 @@ def test_what_is_not_shown_is_not_claimed() -> None:
     alike.right[0] |= bare.right[0]  # the share is less by a control's luck: the stolen encoder is as good
     assert "good may be" in said(bare, alike)[DEFENSES]
     weak = said(setting(1000, 0.1), setting(1000, -0.3, "good", 0.002))
-    assert "None of the 1 tried takes 20 percent" in weak[DEFENSES] and "gets nothing, 10 less" in weak[DEFENSES]
-    assert "lose nothing measurable" in said(bare, setting(1000, 0.4, "good", -0.01))[DEFENSES]
+    assert "None of the 1 tried takes 20 percentage" in weak[DEFENSES] and "nothing, 10 percentage" in weak[DEFENSES]
+    assert (
+        "get as many of 100 test pictures right as without" in said(bare, setting(1000, 0.4, "good", -0.01))[DEFENSES]
+    )
+
+
+def test_what_a_plan_gains_without_a_defense_is_not_held_against_the_defense() -> None:
+    defended = setting(1000, 0.75, "good", 0.002, "standardising")
+    assert "10 percentage points less than without it" in said(setting(1000, 0.85), defended)[DEFENSES]
+    both = said(setting(1000, 0.85), setting(1000, 0.97, plan="standardising"), defended)
+    assert "22 percentage points less than without it" in both[DEFENSES]
+    assert "97% [92% to 102%] by asking about 1,000" in both["Easy to steal."]
 
 
 def test_budgets_at_which_no_task_could_tell_are_named() -> None:
@@ -108,14 +126,28 @@ def test_where_no_task_can_tell_nothing_is_claimed() -> None:
     ("limit", "sentence"),
     [
         ("audit.queries=100", "set audit.queries="), ("audit.money=1", "set audit.money="),
+        ("audit.seeds=[]", "set them to"), ("seed=1", "leave seed=1 out"),
+        ("audit.queries=3500 audit.seeds=[0,1]", "set audit.queries=4403"),
+        ("audit.money=1 budget.price=0", "set budget.price= too"),
         ("audit.budgets=[]", "set them to"), ("audit.queries=null", "set them to"), ("audit.attacks=[]", "set them to"),
         ("audit.defenses=[tpk]", "tpk"), ("audit.budgets=250", "set them to"), ("audit.defenses=topk", "set them to"),
         ("audit.defenses=[{plans:[once]}]", "defense/None"), ("defense=topk", "leave defense=topk out"),
     ],
 )  # fmt: skip
-def test_an_audit_asks_nothing_beyond_its_limits(limit: str, sentence: str, command: Command, tmp_path: Path) -> None:
-    done = command("eval.py", "--config-name", "audit", *TINY, "budget.price=0.01", limit)
-    assert done.returncode == 1 and sentence in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
+def test_an_audit_refuses_what_is_beyond_its_limits_or_means_nothing_before_it_asks(
+    limit: str, sentence: str, tmp_path: Path
+) -> None:
+    words = [*TINY, f"paths.work={tmp_path}", "budget.price=0.01", *limit.split()]
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        config, _ = composed("audit", words)
+        with pytest.raises(ConfigError, match=re.escape(sentence)):
+            Audit(config, words).check()
+    assert not (tmp_path / "ledger.sqlite").exists()
+
+
+def test_an_audit_that_is_refused_is_one_line(command: Command, tmp_path: Path) -> None:
+    done = command("eval.py", "--config-name", "audit", *TINY, "audit.queries=100")
+    assert done.returncode == 1 and "set audit.queries=" in done.stderr and len(done.stderr.splitlines()) == 1
     assert not (tmp_path / "work" / "ledger.sqlite").exists()
 
 
@@ -129,10 +161,11 @@ def test_any_encoder_is_judged_alone_and_through_the_door(command: Command, tmp_
     assert row["interval"][0] < row["accuracy"] < row["interval"][1] and row["accuracy"] > 0.25
     worse = command("eval.py", *TINY, "tasks=[plain_kind]", "defense=topk", "defense.topk.k=1")
     assert json.loads(worse.stdout)["tasks"]["plain_kind"]["linear"]["accuracy"] < row["accuracy"]
-    one = command("eval.py", *TINY, "tasks=plain_kind", "heads=knn")
+    one = command("eval.py", *TINY, "tasks=[scene_texture,plain_kind]", "heads=knn")
     assert set(json.loads(one.stdout)["tasks"]["plain_kind"]) == {"role", "knn"}
     headless = command("eval.py", *TINY, "heads=mlp")
     assert headless.returncode == 1 and "heads=mlp is none of this protocol's, linear, knn" in headless.stderr
+    assert len(list((tmp_path / "work" / "judged").iterdir())) == 3, "fewer heads do not take the place of more"
     wrong = command("eval.py", *TINY, "tasks=[cats]")
     assert wrong.returncode == 1 and "tasks=cats is none of this data set's" in wrong.stderr
     nothing = command("eval.py")

@@ -62,13 +62,15 @@ LAWS = [
     ),
     Row("transform", "transform.kinds", ["[]", "[affine]"], own=True),
     Row("transform", "transform.kinds", ["[]", "[pad,binary,shuffle]"], width=4, own=True),
+    Row("[topk,noise]", "noise.sigma", ["0", "0.1", "1"], (f"defense.topk.k={D}",)),
+    Row("[noise,rounding]", "noise.sigma", ["0", "0.1", "1"], ("defense.rounding.decimals=null",)),
 ]
 IDS = [" ".join((row.name, *(each.split(".")[-1] for each in row.also))) for row in LAWS]
 
 
 def test_every_defense_has_its_row_in_the_table() -> None:
     files = {path.stem for path in (ROOT / "conf" / "defense").glob("*.yaml")}
-    assert files - {row.name for row in LAWS} <= {"none", "unit", "guard"}  # no strength; tests of their own
+    assert files - {row.name for row in LAWS} <= {"none", "unit", "guard"}  # no strength; laws of their own
 
 
 def chain(row: Row, strength: str) -> Chain:
@@ -258,6 +260,17 @@ def test_coverage_counts_each_bucket_once_and_grows_with_what_is_seen() -> None:
     assert narrow[-1] < first[-1]
 
 
+def test_two_answers_of_b4b_to_one_image_do_not_give_the_true_one_away() -> None:
+    features, pictures = torch.randn(200, D, generator=generator("coverage")), images(200)
+    defense = B4B(1e-6, 1.0, 0.2, 8, 3, None)
+    first = defense.answer(features, asked(pictures))[:20] - features[:20]
+    again = defense.answer(features[:20], asked(pictures[:20])) - features[:20]
+    assert float(torch.cosine_similarity(first, again).abs().mean()) < 0.3, "noise of one direction is solved for"
+    assert torch.equal(defense.answer(features[:20], asked(pictures[:20])) - features[:20], again), (
+        "nothing new is seen"
+    )
+
+
 def test_transforms_are_of_each_accounts_own_and_always_the_same() -> None:
     defense = Chain(opened(choose("defense=transform").defense))
     features, pictures = drawn(5), images(5)
@@ -270,7 +283,9 @@ def test_settings_that_mean_nothing_are_refused_in_one_sentence() -> None:
     for override in (
         "topk defense.topk.by=size", "topk defense.topk.k=0", "noise defense.noise.kind=pink",
         "cosine defense.cosine.cosine=0", "poisoning defense.poisoning.epsilon=-1", "b4b defense.b4b.beta=0",
-        "transform defense.transform.kinds=[turn]",
+        "transform defense.transform.kinds=[turn]", "noise defense.noise.sigma=-1", "b4b defense.b4b.planes=0",
+        "b4b defense.b4b.tables=0", "rounding defense.rounding.decimals=400", "guard defense.guard.threshold=0",
+        "guard defense.guard.rate=0", "poisoning defense.poisoning.steps=-1",
     ):  # fmt: skip
         name, setting = override.split()
         with pytest.raises(ConfigError, match=r"^(A |defense).*set.*\.$|choose.*\.$"):

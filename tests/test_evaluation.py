@@ -19,7 +19,7 @@ from stealing.evaluation.knn import knn_predict
 from stealing.evaluation.mlp import MLPHeads, MLPSettings, mlp_predict
 from stealing.evaluation.probe import LinearProbe, ProbeSettings, _fitted, probe_predict
 from stealing.evaluation.protocol import CONTROLS, Job, Judge, Task
-from stealing.evaluation.statistics import summarise
+from stealing.evaluation.statistics import paired, summarise
 
 
 def clusters(count: int, spread: float, key: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -111,6 +111,41 @@ def test_intervals_hold_the_truth_about_as_often_as_they_say() -> None:
         low, high = summarise([rights(seed)], resamples=200)["intervals"]["SA"]  # type: ignore[index]
         held += low <= 0.65 <= high
     assert held >= 51  # of 57 expected
+
+
+@pytest.mark.parametrize("seeds", [1, 2, 3, 5])
+def test_few_seeds_find_no_difference_where_there_is_none(seeds: int) -> None:
+    """Two settings whose accuracies vary with the seed alone; a bootstrap over two seeds was wrong in 42 of 100."""
+    rng, found, held, runs = np.random.default_rng(seeds), 0, 0, 200
+    for _ in range(runs):
+        hardness = rng.random(500)
+        pair = [
+            [{"a/linear/SA": hardness < rng.normal(0.6, 0.03 if seeds > 1 else 0)} for _ in range(seeds)]
+            for _ in range(2)
+        ]
+        for side in pair:
+            for right in side:
+                right["a/linear/SA"] ^= rng.random(500) < 0.1
+        _, (low, high), p = paired(pair[0], pair[1], "linear", resamples=60)
+        found, held = found + (p < 0.05), held + (low <= 0 <= high)
+    assert found <= 0.1 * runs and held >= 0.9 * runs
+
+
+def test_a_difference_that_many_seeds_share_is_found() -> None:
+    rng = np.random.default_rng(0)
+    pair = [[{"a/linear/SA": rng.random(2000) < rng.normal(mean, 0.01)} for _ in range(5)] for mean in (0.65, 0.6)]
+    difference, (low, high), p = paired(pair[0], pair[1], "linear", resamples=100)
+    assert p < 0.01 and 0 < low < difference < high
+    assert paired(pair[0], pair[0], "linear", resamples=50) == (0.0, (0.0, 0.0), 1.0)
+
+
+def test_intervals_over_seeds_hold_the_truth_about_as_often_as_they_say() -> None:
+    rng, held = np.random.default_rng(0), 0
+    for number in range(60):
+        several = [rights(100 * number + seed, SA=rng.normal(0.65, 0.02)) for seed in range(3)]
+        low, high = summarise(several, resamples=60)["intervals"]["SA"]  # type: ignore[index]
+        held += low <= 0.65 <= high
+    assert held >= 53  # of 57 expected
 
 
 def test_seeds_are_the_outer_level() -> None:

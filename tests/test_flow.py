@@ -122,6 +122,20 @@ def test_eval_judges_a_finished_run_under_another_protocol_without_training_or_a
     assert files(work, "targets", "banks", "surrogates") == before
 
 
+def test_eval_judges_what_a_run_stole_as_the_run_did_and_on_tasks_and_heads_that_are_named(
+    finished: tuple[Path, str], command: Command, tmp_path: Path
+) -> None:
+    work, _ = finished
+    folder = next(path.parent for path in work.glob("runs/*-s0-*/result.json"))
+    done = command("eval.py", f"surrogate={folder}", "tasks=[scene_kind]", "heads=[linear]")
+    assert done.returncode == 0, done.stderr
+    [(task, heads)] = json.loads(done.stdout)["tasks"].items()
+    told = json.loads((folder / "result.json").read_text())["tasks"]["scene_kind"]["linear"]["SA"]
+    assert task == "scene_kind" and heads["linear"]["accuracy"] == pytest.approx(told, abs=0.01)
+    wrong = command("eval.py", f"surrogate={tmp_path}")
+    assert wrong.returncode == 1 and "is not a judged run's folder: name one of" in wrong.stderr
+
+
 def test_a_loss_that_is_no_number_stops_with_one_sentence(command: Command) -> None:
     done = command("train.py", *DEBUG, "attack.optimizer.lr=1e30")
     assert done.returncode == 1

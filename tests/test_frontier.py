@@ -52,12 +52,23 @@ def test_overall_is_the_mean_loss_and_the_pooled_recovery_of_informative_tasks()
     assert low < found["recovered"] < high
 
 
-def result(defense: str, loss: float, high: float, recovered: float, plan: str = "once") -> dict[str, Any]:
+def result(
+    defense: str,
+    loss: float,
+    high: float,
+    recovered: float,
+    plan: str = "once",
+    control: float = 0.4,
+    images: int = 100,
+) -> dict[str, Any]:
     figures = {
+        "informative": ["x"],
         "honest_loss": loss, "recovered": recovered, "worst": {"task": "x", "honest_loss": loss},
         "intervals": {"honest_loss": [loss - 0.01, high], "recovered": [recovered - 0.1, recovered + 0.1]},
     }  # fmt: skip
     return {
+        "tasks": {"x": {"linear": {"TA_clean": 0.9, "controls": {"pixels": control, "untrained": 0.1}}}},
+        "queries": {"images": images},
         "cell": {"defense": defense, "strength": "" if defense == "none" else "k=1", "plan": plan, "seed": 0},
         "protocol_hash": "p", "data": {"queries": "q"}, "target_seed": 0, "overall": {"linear": figures},
         "defense": {"milliseconds": 0.5, "bytes": 7.0},
@@ -72,7 +83,16 @@ def test_a_defense_is_useful_where_the_strongest_attack_loses_much_and_the_hones
     found = {point.defense: point for point in points(cells)}
     assert [name for name, point in found.items() if point.useful] == ["good"]
     assert found["beaten"].plan == "sybil" and found["beaten"].taken == pytest.approx(0.1)
-    assert found["beaten"].attacks == {"once": 0.3, "sybil": 0.8}
+    assert found["beaten"].attacks == pytest.approx({"once": 0.3, "sybil": 0.8})
+
+
+def test_a_plan_that_asks_about_fewer_images_is_not_flattered_by_its_weaker_control() -> None:
+    bare, plain = result("none", 0, 0, 0.9), result("good", 0, 0, 0.5)
+    fewer = result("good", 0, 0, 0.55, "averaging", control=0.3, images=25)  # SA 0.63, where the other has 0.65
+    [_, point] = points([bare, plain, fewer])
+    assert point.plan == "once" and point.attacks["averaging"] == pytest.approx((0.63 - 0.4) / 0.5)
+    [_, alone] = points([bare, fewer])
+    assert alone.recovered_interval == pytest.approx(((0.57 - 0.4) / 0.5, (0.69 - 0.4) / 0.5))
 
 
 def test_a_page_shows_of_each_defense_the_cheapest_strength_that_takes_enough() -> None:

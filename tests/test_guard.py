@@ -109,6 +109,37 @@ def test_a_stopped_account_gets_nothing_and_a_slowed_one_has_to_wait(reference: 
     assert torch.equal(slow.answer(rows[150:200], replace(question, seconds=50.0)), rows[150:200])
 
 
+def test_a_theft_that_is_spread_thin_enough_is_never_judged(reference: str) -> None:
+    chain = guard(reference)
+    assert not any(changed(chain, broad(400)[start : start + 100], f"attacker/{start}") for start in range(0, 400, 100))
+
+
+@pytest.mark.parametrize("policy", ["degrade", "slow", "stop"])
+def test_whatever_is_asked_answers_are_finite_and_a_lower_threshold_never_suspects_less(
+    policy: str, reference: str
+) -> None:
+    rows = torch.cat([broad(150), torch.zeros(50, D), torch.full((50, D), 1e30), torch.ones(150, D)])
+    pictures, suspected = images(400), []
+    for threshold in (1e30, 4.0, 0.5):
+        chain = guard(reference, f"defense.guard.policy={policy}", f"defense.guard.threshold={threshold}")
+        suspected.append(0)
+        for start in range(0, 400, 50):
+            cut = slice(start, start + 50)
+            try:
+                answer = chain.answer(rows[cut], asked(pictures[cut], "attacker/0"))
+            except Refused:
+                suspected[-1] += 1
+                continue
+            assert answer.shape == (50, D) and answer.dtype == torch.float32 and answer.isfinite().all()
+            suspected[-1] += not torch.equal(answer, rows[cut])
+    assert suspected == sorted(suspected) and suspected[0] == 0 < suspected[-1], "no effect at strength zero"
+
+
+def test_features_of_another_encoder_are_refused_in_one_sentence(reference: str) -> None:
+    with pytest.raises(ConfigError, match=rf"width {D}, and these are of width 7: write one by"):
+        guard(reference).answer(torch.zeros(3, 7), asked(images(3)))
+
+
 def test_a_reference_that_is_absent_and_a_policy_that_is_none_are_one_sentence(reference: str) -> None:
     with pytest.raises(CheckpointError, match=r"reference=absent does not exist"):
         guard("absent")

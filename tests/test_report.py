@@ -2,11 +2,12 @@
 
 import json
 from pathlib import Path
+from statistics import stdev
 from typing import Any
 
 import numpy as np
 import pytest
-from conftest import run_script
+from conftest import ROOT, run_script
 from safetensors.numpy import save_file
 
 from stealing.errors import DataError
@@ -14,22 +15,23 @@ from stealing.evaluation.protocol import CONTROLS
 from stealing.evaluation.statistics import Right, overall, summarise
 from stealing.report.picture import COLOURS, style
 from stealing.report.runs import comparisons, settings
-from stealing.report.summary import overview
+from stealing.report.summary import by_task, overview
+from stealing.report.words import PLAIN, explained
 
 M = 1000
 
 
 def run(
     work: Path, group: str, accuracies: dict[str, tuple[float, float, float]], *, defense: str = "none",
-    images: str = "one", protocol: str = "p", neighbours: int = 20,
+    images: str = "one", protocol: str = "p", neighbours: int = 20, seed: int = 0,
 ) -> Path:  # fmt: skip
     """A finished run.
 
     Args:
         work: folder for it.
-        group: its name.
+        group: of its seeds.
         accuracies: TA, SA and C of each task.
-        defense, images, protocol, neighbours: in which it may differ from others.
+        defense, images, protocol, neighbours, seed: in which it may differ from others.
     """
     right, rows = Right(), dict[str, Any]()
     for task, (ta, sa, c) in accuracies.items():
@@ -39,12 +41,12 @@ def run(
         alike = {"agreement": 0.5, "agreement_ceiling": 0.6}
         rows[task] = {"role": "own", "linear": {**summarise([mine], resamples=50), **alike}}
     told = {
-        "schema": 1, "choices": {}, "seed": 0, "group": group, "protocol_hash": protocol, "hardware": {},
+        "schema": 1, "choices": {}, "seed": seed, "group": group, "protocol_hash": protocol, "hardware": {},
         "data": {"a/train": images, "queries": images, "asked": group}, "tasks": rows, "fidelity": {},
-        "queries": {"budget": 100, "spent": 100, "cost": 0.0, "evaluation": 10}, "seconds": {},
+        "queries": {"budget": 100, "spent": 100, "images": 100, "cost": 0.0, "evaluation": 10}, "seconds": {},
         "overall": overall([right], 50), "defense": {"name": defense, "milliseconds": 0.0, "bytes": 0},
     }  # fmt: skip
-    folder = work / group
+    folder = work / (f"{group}-s{seed}" if seed else group)
     folder.mkdir(parents=True)
     for name, content in (
         ("result.json", told),
@@ -73,7 +75,8 @@ def test_runs_on_other_images_are_named_apart_and_never_compared(tmp_path: Path)
     here = run(tmp_path, "g1", tasks)
     defended = run(tmp_path, "g2", {"a": (0.6, 0.4, 0.3)}, defense="topk")
     elsewhere = run(tmp_path, "g3", tasks, images="two")
-    assert len(comparisons(settings([here, defended]), "linear")) == 1
+    [test] = comparisons(settings([here, defended]), "linear")
+    assert (test.first, test.second, test.alike) == ("none", "topk", "") and test.difference == pytest.approx(0.1)
     assert comparisons(settings([elsewhere, defended]), "linear") == []
     names = {one.name for one in settings([here, elsewhere])}
     assert len(names) == 2 and all("checksum=" in name for name in names)
@@ -90,6 +93,48 @@ def test_runs_of_other_protocols_or_an_earlier_version_are_refused_with_what_dif
     (here / "result.json").write_text(json.dumps(old))
     with pytest.raises(DataError, match=r"earlier version: judge it again by python eval\.py run="):
         settings([here])
+
+
+def test_of_several_protocols_one_can_be_chosen(tmp_path: Path) -> None:
+    tasks = {"a": (0.6, 0.5, 0.3)}
+    here, other = run(tmp_path, "g1", tasks), run(tmp_path, "g2", tasks, protocol="q")
+    assert [one.folders for one in settings([here, other], "q")] == [[other]]
+    with pytest.raises(DataError, match="--protocol x judged none"):
+        settings([here, other], "x")
+
+
+def test_two_settings_that_no_table_could_tell_apart_are_refused(tmp_path: Path) -> None:
+    tasks = {"a": (0.6, 0.5, 0.3)}
+    with pytest.raises(DataError, match=r"g1 and .*g2 differ in prices.*name one of them"):
+        settings([run(tmp_path, "g1", tasks), run(tmp_path, "g2", tasks)])
+
+
+def test_a_deviation_over_seeds_is_of_the_same_tasks_as_the_mean(tmp_path: Path) -> None:
+    first = run(tmp_path, "g", {"a": (0.6, 0.5, 0.3), "b": (0.35, 0.22, 0.21)})
+    second = run(tmp_path, "g", {"a": (0.6, 0.5, 0.3), "b": (0.29, 0.22, 0.21)}, seed=1)
+    told = [json.loads((folder / "result.json").read_text())["overall"]["linear"] for folder in (first, second)]
+    assert [one["informative"] for one in told] == [["a", "b"], ["a"]], "alone, each is of other tasks"
+    [setting] = settings([first, second])
+    each = [overall([right], 2, tasks=["a", "b"])["linear"]["recovered"] for right in setting.right]
+    [row] = overview([setting], "linear").rows
+    assert f"± {stdev(each):.2f} [" in row[-1] and (setting.overall("linear") or {})["informative"] == ["a", "b"]
+
+
+def test_each_task_has_its_row_with_the_papers_ratio_and_the_greatest_sa_in_bold(tmp_path: Path) -> None:
+    weak = run(tmp_path, "g1", {"a": (0.6, 0.45, 0.3)})
+    strong = run(tmp_path, "g2", {"a": (0.6, 0.5, 0.3)})
+    (strong / "choices.json").write_text('{"attack": "y", "defense": "none"}')
+    sheet = by_task(settings([weak, strong]), "linear")
+    ratio, name = sheet.columns.index("SA/TA"), sheet.columns.index("attack")
+    assert [(row[name], row[ratio]) for row in sheet.rows] == [("x", "0.75"), ("y", "0.83")]
+    assert sheet.best == {(1, sheet.columns.index("SA"))} and r"\textbf{0.500" in sheet.latex()
+
+
+def test_every_choice_has_plain_words() -> None:
+    for group in ("attack", "defense", "plan"):
+        for path in (ROOT / "conf" / group).glob("*.yaml"):
+            assert path.stem in PLAIN or path.stem == "none", f"{group}={path.stem} is not explained on any page"
+    assert explained("b4b+transform k=1").count("; ") == 1 and explained("mine") == "mine"
 
 
 def test_commands_look_where_the_work_folder_was_moved_to(tmp_path: Path) -> None:

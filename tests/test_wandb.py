@@ -11,7 +11,13 @@ from typing import Any
 
 import pytest
 from conftest import DEBUG, ROOT, run_script
+from test_report import run as made_up
 from wandb.proto.wandb_internal_pb2 import Record
+
+from stealing.report.dashboard import charts, record
+from stealing.report.figures import defended
+from stealing.report.runs import settings
+from stealing.training.wandb import mode
 
 pytestmark = pytest.mark.slow
 
@@ -123,3 +129,23 @@ def test_a_report_is_charts_of_a_run_and_a_workspace_names_metrics_that_runs_hav
     assert {"report/settings", "report/runs", "report/budgets_table", "probes"} <= tables, json.dumps(panels)
     logged |= set(rows(path)[-1])
     assert {f"{name}/nrows" for name in tables} <= logged
+
+
+def test_the_charts_of_a_report_are_recorded_with_its_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = settings(
+        [
+            made_up(tmp_path, "g1", {"a": (0.6, 0.5, 0.3)}),
+            made_up(tmp_path, "g2", {"a": (0.6, 0.4, 0.3)}, defense="topk"),
+        ]
+    )
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    mode.cache_clear()
+    place = record(charts(found, "linear"), "stealing", tmp_path / "out", "team")
+    assert begun(next(place.glob("*.wandb"))).entity == "team"
+    [frontier] = place.glob("files/media/table/report/frontier*.json")
+    shown = {row[0]: row[1:] for row in json.loads(frontier.read_text())["data"]}
+    drawn, _ = defended(found, "linear")
+    assert shown == {point.name: pytest.approx([100 * point.loss, point.recovered]) for point in drawn}
+    [curve] = place.glob("files/media/table/report/budgets*.json")
+    rows_ = [(row[0], row[2]) for row in json.loads(curve.read_text())["data"]]
+    assert rows_ == [(100, pytest.approx(2 / 3)), (100, pytest.approx(1 / 3))]

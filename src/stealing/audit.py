@@ -1,5 +1,6 @@
 """Audit an encoder: attacks at a few budgets, then each defense against the best of them; one page with a verdict."""
 
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from itertools import product
@@ -22,7 +23,7 @@ from stealing.report.write import write
 HEAD = "linear"
 """The classifier by which the verdict is found."""
 
-OWN = ("attack", "defense", "plan", "plan_only", "until", "budget.images", "budget.evaluation")
+OWN = ("attack", "defense", "plan", "plan_only", "until", "seed", "budget.images", "budget.evaluation")
 """What an audit sets in each of its runs."""
 
 INTRODUCED = 3
@@ -49,12 +50,13 @@ class Audit:
         Raises:
             ConfigError: it is more than the limits, or a choice is the audit's own; nothing has been asked yet.
         """
-        lists = (self.audit.budgets, self.audit.attacks, self.audit.defenses)
-        numbers = [*self.audit.budgets, self.audit.queries] if all(isinstance(one, ListConfig) for one in lists) else []
-        if len(numbers) < 2 or not all(isinstance(one, int) for one in numbers) or not self.audit.attacks:
+        budgets, seeds, attacks, queries = (self.audit[name] for name in ("budgets", "seeds", "attacks", "queries"))
+        lists = all(isinstance(one, ListConfig) for one in (budgets, seeds, attacks, self.audit.defenses))
+        numbers = [*budgets, *seeds, queries] if lists and budgets and seeds and attacks else [None]
+        if not all(isinstance(one, int) for one in numbers):
             raise ConfigError(
-                "audit.budgets, attacks, defenses and queries say what is tried with how many images: set them to "
-                "[250,1000], [stolen_encoder], [topk] and 30000, for example."
+                "audit.budgets, seeds, attacks, defenses and queries say what is tried with how many images: set them "
+                "to [250,1000], [0], [stolen_encoder], [topk] and 30000, for example."
             )
         own = [word for word in self.overrides if word.split("=")[0].lstrip("+~") in OWN]
         if own:
@@ -68,13 +70,15 @@ class Audit:
             raise ConfigError(sentence(error)) from None
         tasks = open_scene(self.config).digests.values()
         self.measured = INTRODUCED + sum(len(set(digests)) for digests in tasks)
-        attacked = int(max(self.audit.budgets))
+        attacked = max(budgets) * len(seeds)  # each seed asks about images of its own
         asked = attacked + self.measured
         if asked > self.audit.queries:
             raise ConfigError(
                 f"The audit asks about {attacked} images to attack and {self.measured} to measure: set "
                 f"audit.queries={asked} to allow that, or name smaller audit.budgets and tasks."
             )
+        if self.audit.money is not None and not self.config.budget.price:
+            raise ConfigError("audit.money limits nothing while pictures cost nothing: set budget.price= too.")
         cost = asked * self.config.budget.price
         if self.audit.money is not None and cost > self.audit.money:
             raise ConfigError(
@@ -87,16 +91,18 @@ class Audit:
         )
 
     def steal(self, *choices: str) -> None:
-        """One theft; where it cannot be tried, say why and go on."""
-        print(f"audit: {' '.join(choices)}", file=sys.stderr, flush=True)
-        try:
-            limits = (f"budget.evaluation={self.measured}",)
-            folder = run(*composed("audit", [*self.overrides, *choices, *limits]))
-            assert folder is not None
-            self.folders.append(folder)
-        except StealingError as error:
-            print(f"{' '.join(choices)}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
-            self.failures += 1
+        """One theft with each seed; where it cannot be tried, say why and go on."""
+        for seed in self.audit.seeds:
+            named = " ".join([*choices, f"seed={seed}"])
+            print(f"audit: {named}", file=sys.stderr, flush=True)
+            try:
+                limits = (f"seed={seed}", f"budget.evaluation={self.measured}")
+                folder = run(*composed("audit", [*self.overrides, *choices, *limits]))
+                assert folder is not None
+                self.folders.append(folder)
+            except StealingError as error:
+                print(f"{named}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+                self.failures += 1
 
     def thefts(self) -> None:
         """All of them: without a defense first, as that decides which attack meets the defenses."""
@@ -148,6 +154,7 @@ def audit(config: DictConfig, overrides: Sequence[str]) -> Path:
     console = Console(width=max(100, Console().width))
     for about, text in verdict:
         console.print(Text.assemble((about, "bold"), f" {text}"))
-    page = write(this.folders, Path(config.audit.out), HEAD, "How stealable is this encoder?", verdict)
+    command = shlex.join(["python", "eval.py", "--config-name", "audit", *overrides])
+    page = write(this.folders, Path(config.audit.out), HEAD, "How stealable is this encoder?", verdict, command)
     console.print(f"Written: {page}", soft_wrap=True)
     return page

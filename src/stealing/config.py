@@ -111,6 +111,24 @@ def saved_choices(config: DictConfig, overrides: Sequence[str]) -> tuple[DictCon
     return saved, choices
 
 
+def name_surrogate(config: DictConfig, overrides: Sequence[str]) -> None:
+    """Make the encoder that a run stole the target, on that run's data and by its protocol where no other is chosen.
+
+    Raises:
+        ConfigError: `surrogate` is not the folder of a run that stole something.
+    """
+    folder = Path(str(config.surrogate))
+    if not (folder / "result.json").exists():
+        raise ConfigError(f"surrogate={folder} is not a judged run's folder: name one of the folders in work/runs.")
+    told = json.loads((folder / "result.json").read_text())
+    path = folder.resolve().parent.parent / told["artefacts"]["surrogate"] / "encoder.safetensors"
+    config.target.path = str(path)
+    saved = OmegaConf.load(folder / "config.yaml")
+    for group in ("data", "probe"):
+        if not any(word.startswith(f"{group}=") for word in overrides):
+            config[group] = saved[group]
+
+
 def composed(name: str, overrides: Sequence[str]) -> tuple[DictConfig, dict[str, str]]:
     """What a command with these overrides would run, checked, and its choices; inside Hydra, wherever its files are.
 

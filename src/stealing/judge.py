@@ -80,7 +80,8 @@ def judge(config: DictConfig, choices: dict[str, str]) -> Path:
             "seconds": time.monotonic() - began,
             "queries": {"evaluation": asked, "evaluation_cost": asked * config.budget.price},
         }  # fmt: skip
-    name = key(target=told["fingerprint"], defense=this.defense, protocol=protocol.hash, data=this.scene.checksums())
+    judged = {"target": told["fingerprint"], "defense": this.defense, "data": this.scene.checksums()}
+    name = key(**judged, protocol=protocol.hash, heads=list(config.heads))
     path = this.work / "judged" / f"{name}.json"
     write_whole(path, json.dumps(told, indent=1).encode())
     table = Table("task (role)", "head", "accuracy [95 %]", title=f"{asked} images asked")

@@ -84,8 +84,8 @@ class Run:
         self.defense = fingerprint(self.chain, plain(config.defense))
         inputs |= {"defense": self.defense, "target": named, "images": self.scene.checksums()}
         self.group = key(versions=VERSIONS, numerics=self.settings.numerics, until=config.until, **inputs)
-        names = [str(self.choices[group]) for group in ("data", "target", "defense", "plan", "attack", "budget")]
-        self.folder = self.work / "runs" / f"{'-'.join(names)}-s{config.seed}-{self.group}"
+        names = [str(self.choices[group]) for group in ("data", "target", "defense", "plan", "attack")]
+        self.folder = self.work / "runs" / f"{'-'.join(names)}-b{config.budget.images}-s{config.seed}-{self.group}"
         self.recorder: Recorder = opened(config.logger)(tags=self.choices)
 
     def pretrain(self) -> tuple[Target, Target | None]:

@@ -131,7 +131,7 @@ class Guard:
         if features_BD.shape[1] != len(self.watch.mean_D):
             raise ConfigError(
                 f"defense.guard.reference is of features of width {len(self.watch.mean_D)}, and these are of width "
-                f"{features_BD.shape[1]}: write one of this encoder by benchmarks/detection.py, and put guard first."
+                f"{features_BD.shape[1]}: write one by benchmarks/detection.py --encoder, and put guard first."
             )
         known = self.watch.accounts.setdefault(asked.account, Watched())
         suspected = self._scores.get(asked.account, 0.0) >= self.threshold

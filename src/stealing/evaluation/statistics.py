@@ -1,6 +1,9 @@
 """Paired intervals: which test images each encoder got right in, accuracies and what the theft recovered out.
 
-Shape letters: S seeds, M test images, R resamples.
+A figure's *cloud* is the figure itself, then of each seed alone, then of each resample of the test images: whatever is
+computed of accuracies is computed of all three at once.
+
+Shape letters: S seeds, N encoders, M test images, R resamples.
 """
 
 from collections.abc import Collection
@@ -8,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import t as student
 
 from stealing.evaluation.protocol import CONTROLS, INFORMATIVE, RECOVERABLE
 
@@ -19,7 +23,7 @@ def summarise(seeds: list[Right], *, resamples: int, seed: int = 0) -> dict[str,
     """Accuracies, `recovered`, the honest users' loss TA_clean - TA, and their paired 95 % intervals.
 
     One resample of the test images serves TA, SA and all controls, so what they share cancels in `recovered`. Where
-    there are two or more seeds, seeds are resampled first and accuracies are means over them.
+    there are two or more seeds, accuracies are means over them, and intervals hold their variance too.
 
     Args:
         seeds: one table of right answers a seed, on the same test images.
@@ -30,25 +34,22 @@ def summarise(seeds: list[Right], *, resamples: int, seed: int = 0) -> dict[str,
         The figures of one task and head, as in `result.json`.
     """
     names = [name for name in ("TA", "TA_clean", "SA", *CONTROLS) if name in seeds[0]]
-    table = np.stack([[seed_right[name] for name in names] for seed_right in seeds]).astype(np.float32)
-    point = dict(zip(names, table.mean((0, 2), dtype=np.float64).tolist(), strict=True))
-    draws = _resampled(table, resamples, np.random.default_rng(seed))
-    clouds = dict(zip(names, draws.T.astype(float), strict=True))
-    recovered = float(_recovered({name: np.array(value) for name, value in point.items()}))
+    clouds = _clouds(seeds, names, resamples, np.random.default_rng(seed))
+    point, count = {name: float(cloud[0]) for name, cloud in clouds.items()}, len(seeds)
     measurable = "TA_clean" in point and point["TA_clean"] - max(point[c] for c in CONTROLS) >= RECOVERABLE
     intervals: dict[str, list[float]] = {
-        name: _interval(clouds[name]) for name in ("TA", "TA_clean", "SA") if name in clouds
+        name: _interval(clouds[name], count) for name in ("TA", "TA_clean", "SA") if name in clouds
     }
     if measurable:
-        intervals["recovered"] = _interval(_recovered(clouds))
+        intervals["recovered"] = _interval(_recovered(clouds), count)
     if "TA_clean" in point:
-        intervals["honest_loss"] = _interval(clouds["TA_clean"] - clouds["TA"])
+        intervals["honest_loss"] = _interval(clouds["TA_clean"] - clouds["TA"], count)
     return {
         "TA": point["TA"],
         "TA_clean": point.get("TA_clean"),
         "SA": point["SA"],
         "ratio": point["SA"] / point["TA"],
-        "recovered": recovered if measurable else None,
+        "recovered": float(_recovered(clouds)[0]) if measurable else None,
         "honest_loss": point["TA_clean"] - point["TA"] if "TA_clean" in point else None,
         "controls": {name: point[name] for name in CONTROLS},
         "intervals": intervals,
@@ -57,9 +58,8 @@ def summarise(seeds: list[Right], *, resamples: int, seed: int = 0) -> dict[str,
 
 def accuracy(right_M: NDArray[np.bool_], *, resamples: int, seed: int = 0) -> tuple[float, list[float]]:
     """Share that is right, and its 95 % interval over test images."""
-    table = right_M.astype(np.float32)[None, None]
-    draws = _resampled(table, resamples, np.random.default_rng(seed))
-    return float(right_M.mean()), _interval(draws[:, 0].astype(float))
+    cloud = _clouds([{"it": right_M}], ["it"], resamples, np.random.default_rng(seed))["it"]
+    return float(cloud[0]), _interval(cloud, 1)
 
 
 def by_head(tables: list[Right]) -> dict[str, dict[str, list[Right]]]:
@@ -93,15 +93,12 @@ def overall(tables: list[Right], resamples: int, seed: int = 0, tasks: Collectio
         clouds = dict[str, dict[str, NDArray[np.float64]]]()
         for number, (task, heads) in enumerate(rights.items()):
             names = [name for name in ("TA", "TA_clean", "SA", *CONTROLS) if name in heads[head][0]]
-            table = np.stack([[right[name] for name in names] for right in heads[head]]).astype(np.float32)
-            outer = np.random.default_rng(seed)  # a seed that is drawn is drawn for every task
-            draws = _resampled(table, resamples, np.random.default_rng((seed, number)), outer).astype(float)
-            rows = np.vstack([table.mean((0, 2), dtype=np.float64), draws]).T
-            clouds[task] = dict(zip(names, rows, strict=True))
+            clouds[task] = _clouds(heads[head], names, resamples, np.random.default_rng((seed, number)))
         stolen = np.mean([cloud["SA"] for cloud in clouds.values()], axis=0)
         figures: dict[str, object] = {"SA": float(stolen[0]), "honest_loss": None, "worst": None, "recovered": None}
-        intervals = {"SA": _interval(stolen[1:])}
-        figures["offered"], informative, span = _share(clouds, "TA", tasks)
+        count = len(tables)
+        intervals = {"SA": _interval(stolen, count)}
+        figures["offered"], informative, span = _share(clouds, "TA", tasks, count)
         intervals |= {"offered": span} if span else {}
         if all("TA_clean" in cloud for cloud in clouds.values()):
             losses = {task: cloud["TA_clean"] - cloud["TA"] for task, cloud in clouds.items()}
@@ -109,15 +106,15 @@ def overall(tables: list[Right], resamples: int, seed: int = 0, tasks: Collectio
             loss = np.mean(list(losses.values()), axis=0)
             figures |= {"honest_loss": float(loss[0])}
             figures |= {"worst": {"task": worst, "honest_loss": float(losses[worst][0])}}
-            intervals["honest_loss"] = _interval(loss[1:])
-            figures["recovered"], informative, span = _share(clouds, "TA_clean", tasks)
+            intervals["honest_loss"] = _interval(loss, count)
+            figures["recovered"], informative, span = _share(clouds, "TA_clean", tasks, count)
             intervals |= {"recovered": span} if span else {}
         found[head] = {**figures, "informative": informative, "intervals": intervals}
     return found
 
 
 def _share(
-    clouds: dict[str, dict[str, NDArray[np.float64]]], reference: str, tasks: Collection[str] | None
+    clouds: dict[str, dict[str, NDArray[np.float64]]], reference: str, tasks: Collection[str] | None, seeds: int
 ) -> tuple[float | None, list[str], list[float] | None]:
     """Of what the reference has over the controls, what the surrogate has; on which tasks; and its interval."""
     strongest = {task: np.max([cloud[name] for name in CONTROLS], axis=0) for task, cloud in clouds.items()}
@@ -127,7 +124,7 @@ def _share(
         return None, [], None
     gains = [clouds[task]["SA"] - strongest[task] for task in informative]
     share = np.sum(gains, axis=0) / np.sum([gaps[task] for task in informative], axis=0)
-    return float(share[0]), informative, _interval(share[1:])
+    return float(share[0]), informative, _interval(share, seeds)
 
 
 def paired(
@@ -138,39 +135,61 @@ def paired(
     Args:
         first, second: tables of each seed, as for `by_head`, of equal seeds in equal order.
         head: of the accuracies.
-        resamples: R; seeds are resampled first where there are several, then test images, for both alike.
+        resamples: of the test images, for both alike.
         seed: of the resampling.
 
     Returns:
-        The difference, a mean over tasks; its 95 % interval; and p, twice the share of resamples on the other side
-        of zero, never below 2 / (R + 1).
+        The difference, a mean over seeds and tasks; its 95 % interval; and p of no difference, two-sided.
     """
-    tasks = sorted({place.split("/")[0] for place in first[0]})
-    clouds = []
-    for number, task in enumerate(tasks):
-        rows = [[right[f"{task}/{head}/SA"] for right in pair] for pair in zip(first, second, strict=True)]
-        table = np.array(rows, np.float32)
-        # one stream of seeds for all tasks: a seed that is drawn is drawn for every task
-        draws = _resampled(table, resamples, np.random.default_rng((seed, number)), np.random.default_rng(seed))
-        means = np.vstack([table.mean((0, 2), dtype=np.float64), draws])
-        clouds.append(means[:, 0] - means[:, 1])
-    cloud = np.mean(clouds, axis=0)
-    aside = min((cloud[1:] <= 0).sum(), (cloud[1:] >= 0).sum())
-    low, high = _interval(cloud[1:])
-    return float(cloud[0]), (low, high), min(1.0, 2 * float(aside + 1) / (resamples + 1))
+    differences = []
+    for number, task in enumerate(sorted({place.split("/")[0] for place in first[0]})):
+        pairs = [
+            {"first": one[f"{task}/{head}/SA"], "second": other[f"{task}/{head}/SA"]}
+            for one, other in zip(first, second, strict=True)
+        ]
+        cloud = _clouds(pairs, ["first", "second"], resamples, np.random.default_rng((seed, number)))
+        differences.append(cloud["first"] - cloud["second"])
+    mean = np.mean(differences, axis=0)
+    error, freedom = _error(mean, len(first))
+    difference, half = float(mean[0]), float(student.ppf(0.975, freedom)) * error
+    p = float(2 * student.sf(abs(difference) / error, freedom)) if error else float(difference == 0)
+    return difference, (difference - half, difference + half), p
 
 
-def _resampled(
-    table_SNM: NDArray[np.float32], resamples: int, rng: np.random.Generator, outer: np.random.Generator | None = None
-) -> NDArray[np.float32]:
-    """Mean accuracies (R, N) over resampled seeds, by a stream of their own where it is given, and resampled images."""
-    seeds, _, images = table_SNM.shape
-    out = []
+def _clouds(
+    seeds: list[Right], names: list[str], resamples: int, rng: np.random.Generator
+) -> dict[str, NDArray[np.float64]]:
+    """By name the accuracy's cloud (1 + S + R,): its mean over seeds, that of each seed, the mean in each resample."""
+    table_SNM = np.stack([[right[name] for name in names] for right in seeds]).astype(np.float32)
+    images, mean_NM = table_SNM.shape[2], table_SNM.mean(0)
+    draws = []
     for _ in range(resamples):
-        chosen = table_SNM[(outer or rng).integers(seeds, size=seeds)].mean(0) if seeds > 1 else table_SNM[0]
         counts = np.bincount(rng.integers(images, size=images), minlength=images).astype(np.float32)
-        out.append(chosen @ counts / images)
-    return np.stack(out)
+        draws.append(mean_NM @ counts / images)
+    by_seed_SN = table_SNM.mean(2, dtype=np.float64)
+    return dict(zip(names, np.vstack([by_seed_SN.mean(0), by_seed_SN, draws]).T, strict=True))
+
+
+def _error(cloud: NDArray[np.float64], seeds: int) -> tuple[float, float]:
+    """Standard error of a figure, over test images and over seeds where there are several, and its degrees of freedom.
+
+    Few seeds are few: resampling two or three of them finds differences where there are none, so the error is taken to
+    have Student's distribution, by Welch's and Satterthwaite's approximation for a sum of variances.
+    """
+    images, between = float(np.nanvar(cloud[1 + seeds :], ddof=1)), 0.0
+    if seeds > 1:
+        between = float(np.nanvar(cloud[1 : 1 + seeds], ddof=1)) / seeds
+    freedom = (seeds - 1) * ((images + between) / between) ** 2 if between else np.inf
+    return (images + between) ** 0.5, freedom
+
+
+def _interval(cloud: NDArray[np.float64], seeds: int) -> list[float]:
+    """95 %: quantiles over the resamples of one seed, else by the error."""
+    if seeds == 1:
+        return [float(bound) for bound in np.nanquantile(cloud[1 + seeds :], (0.025, 0.975))]
+    error, freedom = _error(cloud, seeds)
+    half = float(student.ppf(0.975, freedom)) * error
+    return [float(cloud[0]) - half, float(cloud[0]) + half]
 
 
 def _recovered(accuracy: dict[str, NDArray[np.float64]]) -> NDArray[np.float64]:
@@ -181,7 +200,3 @@ def _recovered(accuracy: dict[str, NDArray[np.float64]]) -> NDArray[np.float64]:
     gap = accuracy["TA_clean"] - strongest
     share: NDArray[np.float64] = (accuracy["SA"] - strongest) / np.where(np.abs(gap) < 1e-9, np.nan, gap)
     return share
-
-
-def _interval(values: NDArray[np.float64]) -> list[float]:
-    return [float(q) for q in np.nanquantile(values, (0.025, 0.975))]

@@ -1,6 +1,7 @@
 """`python -m stealing.report work/runs` writes tables and one page; with --status, where the cells of sweeps stand."""
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +19,9 @@ def main() -> None:
     parser.add_argument("paths", nargs="*", type=Path, help=f"runs, folders of runs, or sweeps; default: {WORK}/runs")
     parser.add_argument("--status", action="store_true", help="show done, running, failed and missing cells of sweeps")
     parser.add_argument("--head", default="linear", help="classifier of the figures: linear, knn or mlp")
+    parser.add_argument(
+        "--protocol", help="hash of the protocol by which the runs were judged, where there are several"
+    )
     parser.add_argument("--out", type=Path, default=WORK / "report", help="folder to write to")
     chosen = parser.parse_args()
     try:
@@ -25,7 +29,9 @@ def main() -> None:
             sys.exit(0 if status(chosen.paths or [WORK]) <= {"done", "running"} else 1)
         from stealing.report.write import write  # after the choices: it imports what draws
 
-        print(f"Written: {write(chosen.paths or [WORK / 'runs'], chosen.out, chosen.head)}")
+        command = shlex.join(["python", "-m", "stealing.report", *sys.argv[1:]])
+        paths = chosen.paths or [WORK / "runs"]
+        print(f"Written: {write(paths, chosen.out, chosen.head, command=command, protocol=chosen.protocol)}")
     except StealingError as error:
         sys.exit(f"{type(error).__name__}: {error}")
 

@@ -7,37 +7,10 @@ from statistics import fmean
 from stealing.evaluation.statistics import paired
 from stealing.report.frontier import COSTS, TAKES
 from stealing.report.runs import RESAMPLES, Setting
-
-PLAIN = {
-    "stolen_encoder": "copies the answers to each picture and to changed views of it",
-    "conventional": "copies the answers to each picture",
-    "topk": "only the largest numbers of an answer are given",
-    "rounding": "answers are rounded",
-    "poisoning": "answers are turned a little so as to mislead a thief's training",
-    "additive": "a cheap form of poisoning",
-    "noise": "noise is added to answers",
-    "cosine": "answers are turned by a fixed angle",
-    "b4b": "accounts that see much get noise, and each account numbers of its own",
-    "transform": "each account gets numbers of its own",
-    "guard": "suspicious accounts are slowed or stopped",
-    "once": "ask about each picture once",
-    "averaging": "ask about near copies of each picture too, and average",
-    "repeating": "ask several times, and average",
-    "completion": "fill in what was cut off",
-    "standardising": "take scale, sign and shift out of each number",
-    "sybil": "ask from several accounts",
-}
-"""Names of attacks, defenses and plans, in plain words."""
+from stealing.report.words import PLAIN, explained
 
 Sentence = tuple[str, str]
 """What it is about, and what it says."""
-
-
-def glossary(found: Sequence[Setting]) -> dict[str, str]:
-    """What the attacks, defenses and plans of these settings do."""
-    options = [setting.choices[kind].split()[0] for kind in ("attack", "defense", "plan") for setting in found]
-    names = dict.fromkeys([*(name for option in options for name in option.split("+")), "guard"])
-    return {name: f"{PLAIN[name]}." for name in names if name in PLAIN}
 
 
 @dataclass(frozen=True)
@@ -94,25 +67,24 @@ def advice(found: Sequence[Setting], head: str, enough: float, failures: int = 0
     top = shares[worst.name].value
     level = "Easy to steal." if top >= enough else "Partly stolen." if top >= TAKES else "Hardly stolen here."
     prices = "; ".join(f"{shares[setting.name]} by asking about {_asked(setting)}" for setting in best.values())
+    alike, ceiling = (
+        fmean(task[head][name] for task in worst.joined["tasks"].values())
+        for name in ("agreement", "agreement_ceiling")
+    )
     worth = (
-        f"Of what the encoder is worth, a thief gets at least {prices}. Its worth is how much better classifiers that "
-        "a customer builds on its answers do than those built on the same pictures without it; a copy of equal worth "
-        "may still answer otherwise."
+        f"Of what the encoder is worth, the best thief tried gets {prices}. Its worth is how much better classifiers "
+        "that a customer builds on its answers do than those built on the same pictures without it. A copy of equal "
+        f"worth is not the same encoder: a classifier on the copy and one on the encoder agree on {alike:.0%} of test "
+        f"pictures, two on the encoder itself on {ceiling:.0%}."
     )
     verdict = [(level, worth), ("The cheapest theft.", _cheapest(bare, shares, enough))]
     defended = [setting for setting in found if setting.defended and setting.name in shares]
-    useful = None
+    told = _tried(defended, bare, shares, head)
     if defended:
-        text, useful = _best_defense(defended, bare, shares, head)
-        verdict.append((f"Defenses, against thefts of {max(one.budget for one in defended):,} pictures.", text))
-    verdict.append(("What would lower the risk.", _remedy(bare, shares, enough, useful)))
+        about = f"Defenses, against thefts of {max(one.budget for one in defended):,} pictures."
+        verdict.append((about, _judged(told)))
+    verdict.append(("What would lower the risk.", _remedy(bare, shares, enough, told)))
     return [*verdict, _sureness(found, head, failures)]
-
-
-def _said(name: str) -> str:
-    """A name with what it does."""
-    words = PLAIN.get(name.split()[0].split("+")[0])
-    return f"{name} ({words})" if words else name
 
 
 def _asked(setting: Setting) -> str:
@@ -126,9 +98,10 @@ def _cheapest(bare: Sequence[Setting], shares: dict[str, Share], enough: float) 
         return f"No attack tried got {enough:.0%}, which counts as success here."
     first = min(thefts, key=lambda one: (one.joined["queries"]["cost"], one.budget, -shares[one.name].value))
     return (
-        f"Of the {len(bare)} tried without a defense, {_said(first.choices['attack'])} with {_asked(first)}: it gets "
-        f"{shares[first.name]}, and {enough:.0%} counts as success here."
-        f"{'' if first.joined['queries']['cost'] else ' Set budget.price= to see what that costs.'}"
+        f"Of the {len(bare)} tried without a defense, {first.choices['attack']} with {_asked(first)} ("
+        f"{PLAIN.get(first.choices['attack'], 'an attack of yours')}; {_plan(first)}): it gets {shares[first.name]}. "
+        f"From {enough:.0%} on we count a theft as a success (audit.enough)."
+        f"{'' if first.joined['queries']['cost'] else ' No price is set: budget.price=0.002 gives this page prices.'}"
     )
 
 
@@ -161,9 +134,14 @@ class Tried:
     plainly: Share | None
 
     @property
+    def only_fools(self) -> bool:
+        """Whether it stops those alone who take no notice of it."""
+        return self.plainly is not None and self.share.percent - self.plainly.percent >= 100 * TAKES
+
+    @property
     def name(self) -> str:
         """With its strength, and what it does."""
-        return _said(self.setting.choices["defense"])
+        return explained(self.setting.choices["defense"])
 
 
 def _tried(defended: Sequence[Setting], bare: Sequence[Setting], shares: dict[str, Share], head: str) -> list[Tried]:
@@ -190,48 +168,50 @@ def _tried(defended: Sequence[Setting], bare: Sequence[Setting], shares: dict[st
     return told
 
 
-def _best_defense(
-    defended: Sequence[Setting], bare: Sequence[Setting], shares: dict[str, Share], head: str
-) -> tuple[str, str | None]:
-    """What is said, and the useful defense if there is one."""
-    told = _tried(defended, bare, shares, head)
+def _judged(told: Sequence[Tried]) -> str:
+    """Whether a defense is worth its cost, what the best of them does, and which look better than they are."""
     if not told:
-        return "What customers lose is not known, so no defense can be judged.", None
+        return "What customers lose is not known, so no defense can be judged."
+    much = f"{100 * TAKES:.0f} percentage points of that worth from the thief"
     takes = [one for one in told if one.taken >= 100 * TAKES]
-    useful = [one for one in takes if one.most <= COSTS and one.sure]
-    if useful:
-        best = max(useful, key=lambda one: one.taken)
+    if useful := _useful(told):
+        best = useful
         lead = f"{best.name} has the best trade and is worth its cost"
     elif perhaps := [one for one in takes if one.loss <= COSTS]:
         best = max(perhaps, key=lambda one: one.taken)
         lead = (
-            f"None is shown to be worth its cost, which we take to be at most {100 * COSTS:.0f} percent of customers' "
-            f"test pictures, but {best.name} may be; more test pictures would decide"
+            f"None is shown to be worth its cost, which is to be at most {100 * COSTS:.0f} of 100 of customers' test "
+            f"pictures by our bar, but {best.name} may be; more test pictures would decide"
         )
     elif takes:
         best = min(takes, key=lambda one: one.loss)
         lead = (
-            f"None is worth its cost: each that takes {100 * TAKES:.0f} percent from the thief makes customers' "
-            f"classifiers wrong on more than {100 * COSTS:.0f} percent of test pictures more. The cheapest of those is "
-            f"{best.name}"
+            f"None is worth its cost by our bar: each that takes {much} makes customers' classifiers wrong on more "
+            f"than {100 * COSTS:.0f} of 100 test pictures more. The cheapest of those is {best.name}"
         )
     else:
         best = max(told, key=lambda one: one.taken)
-        lead = f"None of the {len(told)} tried takes {100 * TAKES:.0f} percent from the thief. The best is {best.name}"
-    less = f"{best.taken} less" if best.taken > 0 else "no less"
-    loses = f"{100 * best.loss:.1f} [{max(0.0, 100 * best.low):.1f} to {max(0.0, 100 * best.most):.1f}]"
+        lead = f"None of the {len(told)} tried takes {much}. The best is {best.name}"
+    less = f"{best.taken} percentage points less" if best.taken > 0 else "no less"
+    fewer = f"{100 * best.loss:.1f} [{max(0.0, 100 * best.low):.1f} to {max(0.0, 100 * best.most):.1f}] fewer"
     text = (
         f"{lead}. Against it the best thief ({_plan(best.setting)}) gets {best.share}, {less} than without it, and "
-        f"customers' classifiers lose {loses if best.loss >= 0.0005 else 'nothing measurable'} of the "
-        f"{100 * best.accuracy:.0f} percent of test pictures that they get right."
+        f"customers' classifiers get {fewer if best.loss >= 0.0005 else 'as many'} of 100 test pictures right "
+        f"{'than' if best.loss >= 0.0005 else 'as'} without it, {100 * best.accuracy:.0f}."
     )
-    fooled = [one for one in told if one.plainly and one.share.percent - one.plainly.percent >= 100 * TAKES]
-    for one in fooled:
-        text += (
-            f" Beware of {one.name}: a thief who takes no notice of it gets {one.plainly}, and one who answers it "
-            f"({_plan(one.setting)}) {one.share}."
-        )
-    return text, best.name if useful else None
+    for one in told:
+        if one.only_fools:
+            text += (
+                f" Beware of {one.name}: a thief who takes no notice of it gets {one.plainly}, and one who answers it "
+                f"({_plan(one.setting)}) {one.share}."
+            )
+    return text
+
+
+def _useful(told: Sequence[Tried]) -> Tried | None:
+    """The defense that takes most of those that surely take enough and surely cost little."""
+    useful = [one for one in told if one.taken >= 100 * TAKES and one.most <= COSTS and one.sure]
+    return max(useful, key=lambda one: one.taken, default=None)
 
 
 def _customers(found: Sequence[Setting]) -> int:
@@ -241,11 +221,19 @@ def _customers(found: Sequence[Setting]) -> int:
     return round(asked / len(joined["tasks"]))
 
 
-def _remedy(bare: Sequence[Setting], shares: dict[str, Share], enough: float, useful: str | None) -> str:
+def _remedy(bare: Sequence[Setting], shares: dict[str, Share], enough: float, told: Sequence[Tried]) -> str:
     budgets = sorted({setting.budget for setting in bare})
     risky = [setting.budget for setting in bare if shares[setting.name].high >= enough]
     safe = [budget for budget in budgets if budget < min(risky, default=budgets[-1] + 1)]
-    said = [f"Switch on {useful}."] if useful else []
+    said = []
+    if useful := _useful(told):
+        said.append(f"Switch on {useful.setting.choices['defense']}.")
+    for one in told:
+        if one.only_fools and one.most <= COSTS:
+            said.append(
+                f"{one.setting.choices['defense']} can be switched on at next to no cost against those who take no "
+                "notice of it; it is no protection from those who do."
+            )
     if safe:
         said.append(
             f"A limit of {max(safe):,} pictures for each account keeps these attacks below {enough:.0%}, as long as a "
@@ -260,8 +248,8 @@ def _remedy(bare: Sequence[Setting], shares: dict[str, Share], enough: float, us
             f"{enough:.0%}; and whoever opens several accounts goes around any limit."
         )
     said.append(
-        "Next: give the same command smaller thefts (audit.budgets=[100]), pictures and tasks of your own customers "
-        "(data=folders), another seed (seed=1), and what watches accounts (audit.defenses=[guard])."
+        "Next: add to the command that made this page (above) smaller thefts (audit.budgets=[100]), pictures and tasks "
+        "of your own customers (data=folders data.root=...), and other seeds (audit.seeds=[0,1,2])."
     )
     return " ".join(said)
 
@@ -273,17 +261,17 @@ def _sureness(found: Sequence[Setting], head: str, failures: int) -> Sentence:
     blind = sorted({setting.budget for setting, row in zip(found, rows, strict=True) if not row.get("informative")})
     told = ", ".join(informative) or "none"
     said = [
-        "A thief with better pictures, more computing or a better attack gets more, and a defense that holds here met "
-        "no other answers than those in the table. "
+        "A thief with better pictures, more computing or a better attack may get more, and each defense met those ways "
+        "of asking alone that the table names under plan. "
         + ("Each theft was run once" if seeds == 1 else f"Each theft was run with {seeds} seeds (starts of training)")
         + "; another run gives other figures. Brackets: 95 % intervals over test pictures"
         + f"{' and seeds' if seeds > 1 else ''}.",
-        f"{len(informative)} of {len(found[0].joined['tasks'])} tasks could tell, the same for all thefts ({told}); "
-        "others may differ.",
+        f"Shares are of {len(informative)} of {len(found[0].joined['tasks'])} tasks, the same for all thefts ({told}): "
+        "there the encoder is at least 10 points ahead of what the pictures give without it. Other tasks may differ.",
     ]
     if informative and blind:
         asked = " and ".join(f"{budget:,}" for budget in blind)
-        said.append(f"Thefts with {asked} pictures are left out where no task could tell.")
+        said.append(f"Thefts with {asked} pictures are left out where it is so on no task.")
     if informative and all(row.get("recovered") is None for row in rows):
         said.append("The undefended encoder is not known here: shares are of what the service offers.")
     if failures:

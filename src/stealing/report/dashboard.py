@@ -45,11 +45,12 @@ def charts(found: Sequence[Setting], head: str) -> dict[str, Any]:
     return made
 
 
-def record(made: dict[str, Any], project: str, folder: Path) -> Path:
-    """Log the charts as a run of the type `report`; where its files lie."""
+def record(made: dict[str, Any], project: str, folder: Path, entity: str | None) -> Path:
+    """Log the charts as a run of the type `report`, the user's own where no entity is named; where its files lie."""
     folder.mkdir(parents=True, exist_ok=True)
     quiet = wandb.Settings(init_timeout=15, silent=True)
-    run = wandb.init(project=project, job_type="report", dir=folder, mode=mode(), settings=quiet)  # type: ignore[arg-type]
+    where = {"project": project, "entity": entity, "dir": folder, "mode": mode()}
+    run = wandb.init(job_type="report", settings=quiet, **where)  # type: ignore[arg-type]
     run.log(made)
     place = Path(run.dir).parent
     run.finish()
@@ -113,7 +114,7 @@ def main() -> None:
         found = settings(found_in(chosen.paths))
         check_head(found, chosen.head)
         made = charts(found, chosen.head)
-        print(f"Written: {record(made, chosen.project, chosen.out)}")
+        print(f"Written: {record(made, chosen.project, chosen.out, chosen.entity)}")
         if chosen.entity:
             view = workspace(found, made, chosen.entity, chosen.project)
             if mode() == "online":

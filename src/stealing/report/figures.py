@@ -8,7 +8,7 @@ import numpy as np
 
 from stealing.errors import DataError
 from stealing.report import frontier
-from stealing.report.picture import COLOURS, MARKERS, Figure, Picture, names, style, svg
+from stealing.report.picture import COLOURS, WIDTH, Figure, Picture, names, style, svg
 from stealing.report.runs import VARIED, Setting
 from stealing.report.samples import agreement, neighbours, queries, sample_of, space
 
@@ -41,7 +41,7 @@ def headline(found: Sequence[Setting], head: str) -> Setting:
 def accuracies(setting: Setting, head: str) -> Picture:
     """TA, SA and C of each task."""
     tasks = {task: heads[head] for task, heads in setting.joined["tasks"].items()}
-    figure = Figure(figsize=(7, 0.9 + 0.62 * len(tasks)), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 1.2 + 0.62 * len(tasks)), layout="constrained")
     axes = figure.subplots()
     series = [
         ("target without defense, TA_clean", "TA_clean"),
@@ -56,24 +56,19 @@ def accuracies(setting: Setting, head: str) -> Picture:
         if None in values or None in spans:
             continue
         errors = np.abs(np.array(spans).T - np.array(values))
-        places = np.arange(len(tasks)) + 0.16 * (number - 1)
-        axes.errorbar(
-            values,
-            places,
-            xerr=errors,
-            fmt=MARKERS[number],
-            color=COLOURS[number],
-            label=label,
-            capsize=2,
-            markersize=6,
-        )
+        places = np.arange(len(tasks)) + 0.18 * (number - len(series) / 2)
+        axes.errorbar(values, places, xerr=errors, label=label, capsize=2, markersize=6, linestyle="", **style(number))
     strongest = [max(row["controls"].values()) for row in tasks.values()]
-    axes.scatter(strongest, np.arange(len(tasks)) + 0.3, marker="|", s=160, color="black", label="best control, C")
+    axes.scatter(
+        strongest, np.arange(len(tasks)) + 0.09 * len(series), marker="|", s=120, color="black", label="best control, C"
+    )
+    for number in range(1, len(tasks), 2):
+        axes.axhspan(number - 0.5, number + 0.5, color="#f2f2f2", zorder=0)
     axes.set_yticks(np.arange(len(tasks)), list(tasks))
-    axes.invert_yaxis()
+    axes.set_ylim(len(tasks) - 0.5, -0.5)
     axes.set_xlabel(f"test accuracy of a {head} head, with 95 % intervals")
     axes.grid(axis="x", alpha=0.3)
-    axes.legend(fontsize=8, loc="best")
+    figure.legend(fontsize=8, loc="outside upper center", ncols=2)
     told = "; ".join(
         f"{task}: TA {row['TA']:.3f}, SA {row['SA']:.3f}, C {control:.3f}"
         for (task, row), control in zip(tasks.items(), strongest, strict=True)
@@ -103,7 +98,7 @@ def budgets(found: list[Setting], head: str, *, priced: bool = False) -> Picture
         lines.setdefault(", ".join(setting.choices[key] for key in varied), []).append(setting)
     longer = {label: line for label, line in lines.items() if len(line) > 1}
     lines = longer or lines  # what was tried at one budget alone is no curve, where others are
-    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 3.8), layout="constrained")
     axes = figure.subplots()
     words = []
     for number, (label, line) in enumerate(lines.items()):
@@ -123,13 +118,16 @@ def budgets(found: list[Setting], head: str, *, priced: bool = False) -> Picture
         axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
         axes.minorticks_off()
     axes.grid(alpha=0.3)
+    if recovered:
+        axes.axhline(0, color="#777777", linestyle=":", linewidth=1)
+        axes.axhline(1, color="#777777", linestyle=":", linewidth=1)
     figure.legend(fontsize=8, loc="outside upper center", ncols=2)
     unit = "money" if priced else "queries"
     return Picture(
         f"How much is stolen for how much {unit}?" if priced else "How much is stolen with how many queries?",
         svg(figure, f"budgets-{unit}"),
         f"{SHARES.get(name, 'SA').capitalize()} against {unit}: {'; '.join(words)}.",
-        "0 is what the best control reaches without asking, 1 is the target itself"
+        "Dotted: 0 is what the best control reaches without asking, 1 is the target itself"
         f"{' as it is offered' if name == 'offered' else ''}; 95 % intervals."
         if recovered
         else "Mean SA over the tasks, with 95 % intervals; the recovered share is not known for all of these runs.",
@@ -162,14 +160,15 @@ def defenses(found: Sequence[Setting], head: str) -> Picture:
         "Which defense takes more from the thief than from customers?",
         svg(frontier.draw(points), "frontier"),
         f"Honest loss against recovered share at {chosen[0].budget} queries: {told}.",
-        "Good is low and left: the thief recovers little, customers lose little. Shaded: a useful defense by our bar.",
+        "Good is low and left: the thief recovers little, customers lose little. Shaded: a useful defense by our bar. "
+        "Beside each point its strength; the axis of what customers lose is drawn out near 0.",
         names(chosen),
     )
 
 
 def curves(setting: Setting) -> Picture | None:
     """The training loss of the surrogate, by seed."""
-    figure = Figure(figsize=(7, 3), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 2.6), layout="constrained")
     axes = figure.subplots()
     last = []
     for number, (folder, result) in enumerate(zip(setting.folders, setting.results, strict=True)):
@@ -192,6 +191,7 @@ def curves(setting: Setting) -> Picture | None:
         "Did the theft train to its end?",
         svg(figure, "curves"),
         f"Training loss of {setting.name}: {'; '.join(last)}.",
-        f"{setting.name}. A curve that still falls steeply at its end was cut short.",
+        f"{setting.name}. The loss is what training makes small. A curve that still falls steeply at its end was cut "
+        "short: the thief could have got more.",
         names([setting]),
     )

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from stealing.artefacts import write_whole
 from stealing.errors import DataError
-from stealing.report.picture import Figure, style, svg
+from stealing.report.picture import WIDTH, Figure, style, svg
 
 TAKES = 0.20
 """Least share of `recovered` that a useful defense takes."""
@@ -32,7 +32,7 @@ class Point:
         plan: of the attack that recovered most.
         loss: of the honest users, the mean over tasks, with its interval.
         worst: the task that loses most, and how much.
-        recovered: with its interval.
+        recovered: with its interval; over the controls of the theft without a defense, see `_recovered`.
         taken: of what the strongest attack recovers without defense.
         milliseconds, bytes: an answer's latency, an account's memory.
         attacks: by plan, what each recovered.
@@ -86,21 +86,48 @@ def points(results: list[dict[str, Any]], head: str = "linear") -> list[Point]:
         raise DataError("A frontier needs the cell without a defense: measure defense=none too.")
     if any(result["overall"][head]["recovered"] is None for result in results):
         raise DataError("A frontier needs a task on which the target beats all controls: add one to data.tasks.")
-    bare = max(float(result["overall"][head]["recovered"]) for result in undefended)
-    return [_point(name, strength, found, bare, head) for (name, strength), found in cells.items()]
+    controls = _controls(max(undefended, key=lambda result: int(result["queries"]["images"])), head)
+    bare = max(_recovered(result, head, controls)[0] for result in undefended)
+    return [_point(name, strength, found, bare, head, controls) for (name, strength), found in cells.items()]
 
 
-def _point(name: str, strength: str, results: list[dict[str, Any]], bare: float, head: str) -> Point:
-    best = max(results, key=lambda result: float(result["overall"][head]["recovered"]))
+def _controls(result: dict[str, Any], head: str) -> dict[str, float]:
+    return {task: max(rows[head]["controls"].values()) for task, rows in result["tasks"].items()}
+
+
+def _recovered(result: dict[str, Any], head: str, controls: dict[str, float]) -> tuple[float, tuple[float, float]]:
+    """What a theft recovers beyond these controls, with its interval.
+
+    A plan that asks several times about fewer images has weaker controls of its own, and would look better by them; but
+    its thief could have trained without answers on as many images as any other.
+    """
+    tasks, found = result["overall"][head]["informative"], result["overall"][head]
+    clean, own, common = (
+        sum(each[task] for task in tasks)
+        for each in (
+            {task: result["tasks"][task][head]["TA_clean"] for task in tasks}, _controls(result, head), controls,
+        )
+    )  # fmt: skip
+    share, low, high = (
+        (value * (clean - own) + own - common) / (clean - common)
+        for value in (found["recovered"], *found["intervals"]["recovered"])
+    )
+    return share, (low, high)
+
+
+def _point(
+    name: str, strength: str, results: list[dict[str, Any]], bare: float, head: str, controls: dict[str, float]
+) -> Point:
+    shares = [_recovered(result, head, controls) for result in results]
+    best, (share, interval) = max(zip(results, shares, strict=True), key=lambda entry: entry[1][0])
     plain = next((result for result in results if result["cell"]["plan"].endswith("once")), best)
-    figures, costs, protection = best["overall"][head], plain["overall"][head], plain["defense"]
+    costs, protection = plain["overall"][head], plain["defense"]
     return Point(
         name, strength, best["cell"]["plan"],
         costs["honest_loss"], tuple(costs["intervals"]["honest_loss"]),
         (costs["worst"]["task"], costs["worst"]["honest_loss"]),
-        figures["recovered"], tuple(figures["intervals"]["recovered"]), bare - figures["recovered"],
-        protection["milliseconds"], protection["bytes"],
-        {result["cell"]["plan"]: result["overall"][head]["recovered"] for result in results},
+        share, interval, bare - share, protection["milliseconds"], protection["bytes"],
+        {result["cell"]["plan"]: found for result, (found, _) in zip(results, shares, strict=True)},
     )  # fmt: skip
 
 
@@ -194,7 +221,7 @@ def cell_of(result: dict[str, Any], choices: dict[str, str]) -> dict[str, Any]:
 
 def draw(found: list[Point]) -> Figure:
     """The picture: honest loss against what the strongest attack recovers."""
-    figure = Figure(figsize=(8, 5), layout="constrained")
+    figure = Figure(figsize=(1.2 * WIDTH, WIDTH), layout="constrained")
     axes = figure.subplots()
     bare = next(point for point in found if point.defense == "none").recovered
     axes.fill_between([-1, 100 * COSTS], -1, bare - TAKES, color="#d8ead3", label="useful", zorder=0)
@@ -209,6 +236,9 @@ def draw(found: list[Point]) -> Figure:
             across, up, yerr=heights, xerr=widths, label=name, linewidth=1, elinewidth=0.6, markersize=6,
             **style(number),
         )  # fmt: skip
+        for point, x, y in zip(mine, across, up, strict=True):
+            short = " ".join(part.partition("=")[2] or part for part in point.strength.split())
+            axes.annotate(short, (x, y), (4, 3), textcoords="offset points", fontsize=6, color="#333333")
     axes.set_xscale("symlog", linthresh=2)
     axes.set_ylim(min(-0.1, *(point.recovered for point in found)) - 0.05, max(1.0, bare + 0.1))
     most = 1.15 * max(2.0, *(100 * point.loss_interval[1] for point in found))
@@ -218,5 +248,5 @@ def draw(found: list[Point]) -> Figure:
     axes.minorticks_off()
     axes.set_xlabel("honest loss: accuracy points that customers lose (mean over tasks)")
     axes.set_ylabel("recovered by the strongest attack tried")
-    figure.legend(fontsize=8, loc="outside right upper")
+    figure.legend(fontsize=8, loc="outside upper center", ncols=4)
     return figure

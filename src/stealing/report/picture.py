@@ -19,6 +19,9 @@ try:
 except ImportError:
     raise DataError("Pictures need matplotlib: pip install -e '.[report]'.") from None
 
+WIDTH = 5.0
+"""Of a picture in inches: its letters of 8 to 10 points can still be read when a phone shows it whole."""
+
 COLOURS = ("#0072B2", "#D55E00", "#00875F", "#B8608F", "#A87400", "#2B8CC4", "#000000", "#8C6D31")
 MARKERS = "osD^vP*X"
 

@@ -92,13 +92,22 @@ def found_in(paths: Sequence[Path]) -> list[Path]:
     return list(dict.fromkeys(found))
 
 
-def settings(folders: Sequence[Path]) -> list[Setting]:
+def settings(folders: Sequence[Path], protocol: str | None = None) -> list[Setting]:
     """Runs by all but their seed, in the order of attack, defense, plan and budget.
+
+    Args:
+        folders: of finished runs.
+        protocol: by which they were judged; others are left out.
 
     Raises:
         DataError: they were judged by several protocols, or two are of the same choices and seed.
     """
     results = [json.loads((folder / "result.json").read_text()) for folder in folders]
+    if protocol:
+        kept = [number for number, result in enumerate(results) if result["protocol_hash"] == protocol]
+        folders, results = [folders[number] for number in kept], [results[number] for number in kept]
+        if not kept:
+            raise DataError(f"--protocol {protocol} judged none of these runs: leave it out to see which did.")
     _check_comparable(folders, results)
     groups = dict[str, dict[int, tuple[Path, dict[str, Any]]]]()
     for folder, result in zip(folders, results, strict=True):
@@ -118,6 +127,7 @@ def settings(folders: Sequence[Path]) -> list[Setting]:
         name += f", {joined['queries']['budget']} queries" if several else ""
         right = [load_file(folder / "right.safetensors") for folder, _ in runs]
         found.append(Setting(name, choices, joined, [run for run, _ in runs], [result for _, result in runs], right))
+    _check_named_apart(found)
     _on_common_tasks(found)
     return sorted(found, key=lambda setting: (*(setting.choices[name] for name in VARIED), setting.budget))
 
@@ -144,8 +154,21 @@ def _check_comparable(folders: Sequence[Path], results: Sequence[dict[str, Any]]
         told = "; ".join(f"{protocol}: {count} runs" for protocol, count in counted.items())
         raise DataError(
             f"The runs were judged by {len(protocols)} protocols ({told}; they differ in {apart}), whose figures "
-            "cannot be compared: name the runs of one, or judge the others again by python eval.py run=<folder>."
+            "cannot be compared: choose one by --protocol, or judge the others again by python eval.py run=<folder>."
         )
+
+
+def _check_named_apart(found: Sequence[Setting]) -> None:
+    """Refuse two settings that differ in what no table shows, such as prices or versions of a step."""
+    known = dict[tuple[str, ...], Setting]()
+    for setting in found:
+        place = (*setting.choices.values(), str(setting.budget))
+        other = known.setdefault(place, setting)
+        if other is not setting:
+            raise DataError(
+                f"{other.folders[0]} and {setting.folders[0]} differ in prices, caps, numerics or versions alone, "
+                "which no table shows: name one of them."
+            )
 
 
 def _on_common_tasks(found: Sequence[Setting]) -> None:
@@ -206,7 +229,8 @@ class Comparison:
     """Two settings that differ in one choice, on the same seeds and test images.
 
     Attributes:
-        first, second: their names.
+        first, second: what they differ in.
+        alike: what else tells each from other settings of the report, the same of both.
         budget: of both.
         seeds: how many both have.
         difference: SA of the first less the second's, the mean over tasks, with its interval.
@@ -216,6 +240,7 @@ class Comparison:
 
     first: str
     second: str
+    alike: str
     budget: int
     seeds: int
     difference: float
@@ -227,6 +252,7 @@ class Comparison:
 def comparisons(found: Sequence[Setting], head: str) -> list[Comparison]:
     """Every two settings that differ in attack, defense or plan alone and share seeds and test images."""
     tests, pairs = [], []
+    varied = [name for name in VARIED if len({setting.choices[name] for setting in found}) > 1]
     for first, second in combinations(found, 2):
         apart = [name for name in VARIED if first.choices[name] != second.choices[name]]
         if len(apart) != 1 or apart[0] not in TRIED or first.budget != second.budget:
@@ -234,11 +260,10 @@ def comparisons(found: Sequence[Setting], head: str) -> list[Comparison]:
         both = sorted(set(first.joined["seeds"]) & set(second.joined["seeds"]))
         if both:
             pair = [[one.right[one.joined["seeds"].index(seed)] for seed in both] for one in (first, second)]
-            pairs.append((first, second, len(both), pair))
-    resamples = max(RESAMPLES, 60 * len(pairs))  # or the least p, times their number, could not be small
-    for first, second, count, pair in pairs:
-        told = paired(pair[0], pair[1], head, resamples=resamples)
-        tests.append((first.name, second.name, first.budget, count, *told))
+            alike = ", ".join(first.choices[name] for name in varied if name != apart[0])
+            pairs.append(((first.choices[apart[0]], second.choices[apart[0]], alike, first.budget), len(both), pair))
+    for named, count, pair in pairs:
+        tests.append((*named, count, *paired(pair[0], pair[1], head, resamples=RESAMPLES)))
     order = sorted(range(len(tests)), key=lambda place: tests[place][-1])
     adjusted, greatest = dict[int, float](), 0.0
     for rank, place in enumerate(order):

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
-from stealing.report.picture import COLOURS, MARKERS, Axes, Figure, Picture, names, svg
+from stealing.report.picture import COLOURS, MARKERS, WIDTH, Axes, Figure, Picture, names, svg
 from stealing.report.runs import Setting
 
 NEIGHBOURS, PROBED = 4, 5
@@ -30,7 +30,7 @@ def queries(setting: Setting, sample: Sample) -> Picture:
     shown = sample["queries"]
     columns = 12
     rows = -(-len(shown) // columns)
-    figure = Figure(figsize=(7, 0.62 * rows), layout="constrained")
+    figure = Figure(figsize=(WIDTH, WIDTH / columns * rows), layout="constrained")
     for place, axes in enumerate(figure.subplots(rows, columns).flat):
         _image(axes, shown[place] if place < len(shown) else None)
     return Picture(
@@ -47,7 +47,7 @@ def space(setting: Setting, sample: Sample, task: str) -> Picture:
     (target, told), (copy, kept) = _plane(sample["target"]), _plane(sample["surrogate"])
     left, _, right = np.linalg.svd(copy.T @ target)
     copy = copy @ (left @ right)
-    figure = Figure(figsize=(7, 3.4), layout="constrained")
+    figure = Figure(figsize=(WIDTH, WIDTH / 2 + 0.2), layout="constrained")
     labels = sample["labels"]
     for axes, points, title in zip(figure.subplots(1, 2), (target, copy), ("target", "surrogate"), strict=True):
         for number, label in enumerate(np.unique(labels)):
@@ -64,8 +64,9 @@ def space(setting: Setting, sample: Sample, task: str) -> Picture:
         svg(figure, "space"),
         f"Two scatter plots of {len(labels)} test images of {task}, target and surrogate, coloured by class. Places "
         f"correlate by {alike:.2f}. Two components hold {told:.0%} of the target's variance, {kept:.0%} of the copy's.",
-        f"{len(labels)} test images of {task} by the first two principal components of each encoder's features; the "
-        "right plane is turned to match the left. A colour and shape is a class.",
+        f"{len(labels)} test images of {task}, drawn along the two directions in which each encoder's features vary "
+        "most; a colour and shape is a class. Where a point lies relative to others counts, so the right is turned to "
+        f"match the left as well as it can: places then correlate by {alike:.2f}, where 1 is the same order.",
         names([setting], first=True),
     )
 
@@ -75,7 +76,7 @@ def neighbours(setting: Setting, sample: Sample, task: str) -> Picture:
     near = [_nearest(sample[name])[:, :NEIGHBOURS] for name in ("target", "surrogate")]
     shared = float(np.mean([len(set(a) & set(b)) / NEIGHBOURS for a, b in zip(*near, strict=True)]))
     columns = 2 * NEIGHBOURS + 3
-    figure = Figure(figsize=(7, 0.66 * PROBED + 0.3), layout="constrained")
+    figure = Figure(figsize=(WIDTH, WIDTH / columns * PROBED + 0.3), layout="constrained")
     grid = figure.subplots(PROBED, columns)
     for row in range(PROBED):
         places = [row, None, *near[0][row], None, *near[1][row]]
@@ -90,7 +91,8 @@ def neighbours(setting: Setting, sample: Sample, task: str) -> Picture:
         svg(figure, "neighbours"),
         f"{PROBED} test images of {task}, each with its {NEIGHBOURS} nearest others under the target and under the "
         f"surrogate. On average {shared:.0%} of the neighbours are the same, where chance gives {chance:.0%}.",
-        f"Of {len(sample['images'])} images of {task}; the encoders share {shared:.0%} of the {NEIGHBOURS} nearest.",
+        f"Of {len(sample['images'])} images of {task}; the encoders share {shared:.0%} of the {NEIGHBOURS} nearest, "
+        f"where chance gives {chance:.0%}. A copy that serves classifiers well may serve a search for pictures badly.",
         names([setting], first=True),
     )
 
@@ -102,23 +104,24 @@ def agreement(setting: Setting, sample: Sample, task: str, head: str) -> Picture
     counts_CC = np.zeros((classes, classes))
     np.add.at(counts_CC, (target, copy), 1)
     shares = counts_CC / np.maximum(counts_CC.sum(1, keepdims=True), 1)
-    figure = Figure(figsize=(5, 4.2), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 0.84 * WIDTH), layout="constrained")
     axes = figure.subplots()
-    drawn = axes.imshow(shares, cmap="cividis", vmin=0, vmax=1)
-    figure.colorbar(drawn, label="share of the row")
+    drawn = axes.imshow(shares, cmap="cividis", vmin=0, vmax=float(shares.max()))
+    figure.colorbar(drawn).set_label("share of the row", fontsize=8)
     known = setting.results[0]["sample"]["classes"] or list(range(classes))
     if classes <= 20:
         axes.set_xticks(range(classes), [str(name) for name in known[:classes]], rotation=90, fontsize=7)
         axes.set_yticks(range(classes), [str(name) for name in known[:classes]], fontsize=7)
-    axes.set_xlabel("class by the surrogate")
-    axes.set_ylabel("class by the target")
+    axes.set_xlabel("class by the surrogate", fontsize=8)
+    axes.set_ylabel("class by the target", fontsize=8)
     same = float((target == copy).mean())
     return Picture(
         "Where do target and copy decide alike?",
         svg(figure, "agreement"),
         f"Matrix of {classes} by {classes} classes of {task}: both heads give the same class to {same:.0%} of "
         f"{len(target)} test images, the diagonal.",
-        f"{head} heads on {task}, trained alike on either encoder's features; a row is a class by the target's head.",
+        f"{head} heads on {task}, trained alike on either encoder's features, give the same class to {same:.0%} of the "
+        "test images, the diagonal; a row is a class by the target's head.",
         names([setting], first=True),
     )
 

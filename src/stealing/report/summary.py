@@ -7,6 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from stealing.evaluation.statistics import overall
 from stealing.report.runs import VARIED, Comparison, Setting
 
 FIGURES = ("TA", "TA_clean", "SA", "ratio", "recovered", "honest_loss", "agreement", "agreement_ceiling")
@@ -87,17 +88,20 @@ def overview(found: Sequence[Setting], head: str) -> Sheet:
     known = [(setting.overall(head) or {}).get("honest_loss") is not None for setting in found]
     shares = [*(["recovered"] if any(known) else []), *([] if all(known) else ["offered"])]
     paid = any(setting.joined["queries"]["cost"] for setting in found)
-    columns = (*varied, "queries", *(["cost"] if paid else []), "seeds", "SA", *shares, "honest loss, points")
+    unequal = len({len(setting.results) for setting in found}) > 1
+    columns = (*varied, "queries", *(["cost"] if paid else []), *(["seeds"] if unequal else []), "SA", *shares)
+    columns = (*columns, "honest loss") if any(setting.defended for setting in found) else columns
     rows, best, rivals = [], set[tuple[int, int]](), dict[tuple[str, ...], list[tuple[float, int]]]()
     for number, setting in enumerate(found):
         asked, row = setting.joined["queries"], setting.overall(head) or {}
-        each = [result.get("overall", {}).get(head, {}) for result in setting.results]
+        tasks = row.get("informative", ())
+        each = [overall([right], 2, tasks=tasks)[head] for right in setting.right] if len(setting.right) > 1 else []
         rows.append(
             [
                 *(setting.choices[name] for name in varied), f"{asked['spent']:,}",
-                *([f"{asked['cost']:.2f}"] if paid else []), str(len(setting.results)),
+                *([f"{asked['cost']:.2f}"] if paid else []), *([str(len(setting.results))] if unequal else []),
                 *(_figure(name, row, each) for name in ("SA", *shares)),
-                _figure("honest_loss", row, each, 100) if setting.defended else "",
+                *([_figure("honest_loss", row, each, 100)] if "honest loss" in columns else []),
             ]
         )  # fmt: skip
         place = (*setting.scene, setting.choices["defense"], str(setting.budget))
@@ -110,10 +114,40 @@ def overview(found: Sequence[Setting], head: str) -> Sheet:
     return Sheet(columns, rows, best)
 
 
+def by_task(found: Sequence[Setting], head: str) -> Sheet:
+    """One row a setting and task: TA, SA, their ratio, the best control and what was recovered.
+
+    Figures as in `overview`; in bold the greatest SA of a task among thefts with the same budget and defense.
+    """
+    varied = [name for name in VARIED if len({setting.choices[name] for setting in found}) > 1] or ["attack"]
+    columns = ("task", *varied, "queries", "TA", "SA", "SA/TA", "C", "recovered")
+    rows, best = list[list[str]](), set[tuple[int, int]]()
+    rivals = dict[tuple[str, ...], list[tuple[float, int]]]()
+    for task in dict.fromkeys(task for setting in found for task in setting.joined["tasks"]):
+        for setting in found:
+            if task not in setting.joined["tasks"]:
+                continue
+            row = setting.joined["tasks"][task][head]
+            each = [result["tasks"][task][head] for result in setting.results]
+            place = (task, *setting.scene, setting.choices["defense"], str(setting.budget))
+            rivals.setdefault(place, []).append((row["SA"], len(rows)))
+            rows.append(
+                [
+                    task, *(setting.choices[name] for name in varied), f"{setting.joined['queries']['spent']:,}",
+                    _figure("TA", row, each), _figure("SA", row, each), f"{row['ratio']:.2f}",
+                    f"{max(row['controls'].values()):.3f}", _figure("recovered", row, each),
+                ]
+            )  # fmt: skip
+    for several in rivals.values():
+        if len(several) > 1:
+            best.add((max(several)[1], columns.index("SA")))
+    return Sheet(columns, rows, best)
+
+
 def _figure(name: str, row: dict[str, Any], each: list[dict[str, Any]], unit: int = 1) -> str:
     if row.get(name) is None:
-        return "not known" if name != "offered" and row.get("honest_loss") is None else "no informative task"
-    digits = 1 if unit == 100 else 3 if name == "SA" else 2
+        return "not known" if name != "offered" and row.get("honest_loss") is None else "not informative"
+    digits = 1 if unit == 100 else 3 if name in ("TA", "SA") else 2
     low, high = row["intervals"][name]
     values = [unit * found[name] for found in each if found.get(name) is not None]
     spread = f" ± {stdev(values):.{digits}f}" if len(values) > 1 else ""
@@ -124,11 +158,11 @@ def paired_tests(compared: Sequence[Comparison]) -> Sheet:
     """Paired tests, in bold where the difference is unlikely to be chance."""
     rows = [
         [
-            one.first, one.second, f"{one.budget:,}", str(one.seeds), f"{100 * one.difference:+.1f}",
+            one.first, one.second, one.alike, f"{one.budget:,}", str(one.seeds), f"{100 * one.difference:+.1f}",
             f"[{100 * one.interval[0]:+.1f}, {100 * one.interval[1]:+.1f}]", f"{one.p:.3f}", f"{one.adjusted:.3f}",
         ]
         for one in compared
     ]  # fmt: skip
-    columns = ("first", "second", "queries", "seeds", "SA, points", "95 %", "p", "p for all tests")
-    sure = {(number, 4) for number, one in enumerate(compared) if one.adjusted < 0.05 and one.seeds > 1}
+    columns = ("first", "second", "both", "queries", "seeds", "SA, points", "95 %", "p", "p for all tests")
+    sure = {(number, 5) for number, one in enumerate(compared) if one.adjusted < 0.05 and one.seeds > 1}
     return Sheet(columns, rows, sure)
