@@ -1,7 +1,8 @@
 """The frontier of defenses on real images: every cell of `conf/frontier.yaml` that is not in `results/frontier` yet.
 
-    python benchmarks/frontier.py                  goes on where it was stopped; writes tables and a picture
-    python benchmarks/frontier.py --most 5         at most five more cells
+    python benchmarks/frontier.py                             goes on where it was stopped; writes tables and a picture
+    python benchmarks/frontier.py --most 5                    at most five more cells
+    python benchmarks/frontier.py --cells frontier_adaptive   those of another file of conf, with a folder of their own
 
 Needs `STEALING_DATA` and `pip install -e '.[report]'`. A cell takes about two minutes on two cores of an AMD EPYC.
 """
@@ -24,7 +25,6 @@ from stealing.pipeline import run
 from stealing.report import frontier
 
 ROOT = Path(__file__).parents[1]
-FOLDER = ROOT / "results" / "frontier"
 
 
 def cells(chosen: Any) -> Iterator[tuple[str, dict[str, Any], list[str]]]:
@@ -61,11 +61,12 @@ def main() -> None:
     """Measure what is missing, then show everything."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--most", type=int, help="cells to measure now; without it, all that are missing")
-    most, failed = parser.parse_args().most, 0
-    chosen = OmegaConf.load(ROOT / "conf" / "frontier.yaml")
+    parser.add_argument("--cells", default="frontier", help="name of the file in conf, and of the folder in results")
+    typed, failed = parser.parse_args(), 0
+    folder, chosen = ROOT / "results" / typed.cells, OmegaConf.load(ROOT / "conf" / f"{typed.cells}.yaml")
     assert isinstance(chosen, DictConfig)
-    missing = [cell for cell in cells(chosen) if not (FOLDER / f"{cell[0]}.json").exists()]
-    for number, (name, cell, overrides) in enumerate(islice(missing, most), 1):
+    missing = [cell for cell in cells(chosen) if not (folder / f"{cell[0]}.json").exists()]
+    for number, (name, cell, overrides) in enumerate(islice(missing, typed.most), 1):
         print(f"{number} of {len(missing)}: {' '.join(overrides)}", flush=True)
         try:
             result = measured(overrides)
@@ -73,12 +74,12 @@ def main() -> None:
             print(f"{name}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
             failed += 1
             continue
-        write_whole(FOLDER / f"{name}.json", json.dumps({"cell": cell, **result}, indent=1).encode())
+        write_whole(folder / f"{name}.json", json.dumps({"cell": cell, **result}, indent=1).encode())
     order = {name: place for place, (name, _, _) in enumerate(cells(chosen))}
-    files = sorted((path for path in FOLDER.glob("*.json") if path.stem in order), key=lambda path: order[path.stem])
+    files = sorted((path for path in folder.glob("*.json") if path.stem in order), key=lambda path: order[path.stem])
     results = [json.loads(path.read_text()) for path in files]
-    frontier.write(results, FOLDER)
-    print((FOLDER / "table.txt").read_text())
+    frontier.write(results, folder)
+    print((folder / "table.txt").read_text())
     sys.exit(1 if failed else 0)
 
 

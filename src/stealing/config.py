@@ -124,6 +124,7 @@ def name_surrogate(config: DictConfig, overrides: Sequence[str]) -> None:
     path = folder.resolve().parent.parent / told["artefacts"]["surrogate"] / "encoder.safetensors"
     config.target.path = str(path)
     saved = OmegaConf.load(folder / "config.yaml")
+    assert isinstance(saved, DictConfig)
     for group in ("data", "probe"):
         if not any(word.startswith(f"{group}=") for word in overrides):
             config[group] = saved[group]

@@ -219,6 +219,12 @@ def cell_of(result: dict[str, Any], choices: dict[str, str]) -> dict[str, Any]:
     return {**result, "cell": cell}
 
 
+def _short(strength: str) -> str:
+    """Values alone, such as `0.4 fresh` for `sigma=0.4 fresh=true`."""
+    settings = [part.partition("=") for part in strength.split()]
+    return " ".join(name if value == "true" else value.strip("[]") or name for name, _, value in settings)
+
+
 def draw(found: list[Point]) -> Figure:
     """The picture: honest loss against what the strongest attack recovers."""
     figure = Figure(figsize=(1.2 * WIDTH, WIDTH), layout="constrained")
@@ -237,8 +243,9 @@ def draw(found: list[Point]) -> Figure:
             **style(number),
         )  # fmt: skip
         for point, x, y in zip(mine, across, up, strict=True):
-            short = " ".join(part.partition("=")[2] or part for part in point.strength.split())
-            axes.annotate(short, (x, y), (4, 3), textcoords="offset points", fontsize=6, color="#333333")
+            axes.annotate(
+                _short(point.strength), (x, y), (4, 3), textcoords="offset points", fontsize=6, color="#333333"
+            )
     axes.set_xscale("symlog", linthresh=2)
     axes.set_ylim(min(-0.1, *(point.recovered for point in found)) - 0.05, max(1.0, bare + 0.1))
     most = 1.15 * max(2.0, *(100 * point.loss_interval[1] for point in found))

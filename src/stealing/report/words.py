@@ -61,7 +61,6 @@ PLAIN = {
     "completion": "guess what was cut off from what other answers have in common",
     "standardising": "bring each number of the answers to one scale, which undoes scrambling",
     "spreading": "ask from many accounts, of each only a little",
-    "averaging_standardising": "ask about near copies of each picture too, average, and bring each number to one scale",
     "sybil": "ask from several accounts, and learn to translate between their answers",
 }
 """What the names of targets, data, attacks, defenses and plans stand for, in plain words."""
