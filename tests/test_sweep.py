@@ -14,6 +14,7 @@ import pyarrow.parquet
 import pytest
 from browsing import look
 from conftest import DEBUG, ROOT, Command, stored
+from filelock import FileLock
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import OmegaConf
@@ -24,6 +25,8 @@ from stealing.report.runs import comparisons, found_in, settings
 from stealing.report.summary import overview, paired_tests, tidy
 from stealing.report.sweep import cells
 from stealing.report.write import write
+
+pytestmark = pytest.mark.timeout(1800)  # whole sweeps, of which one waits for the other
 
 DATA = os.environ.get("STEALING_DATA", "")
 CELLS = ("-m", "experiment=cifar10_sweep", "trainer.threads=1", "attack=stolen_encoder,conventional",
@@ -117,17 +120,20 @@ def sweep(work: Path, kills: int) -> list[dict[Path, int]]:
 
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The work folder of a sweep of 24 cells on real images that nothing interrupted."""
+    """The work folder of a sweep of 24 cells on real images that nothing interrupted; workers of one test run share it."""
     if not DATA:
         assert os.environ.get("STEALING_REQUIRE_DATA") != "1", "STEALING_DATA has no images"
         pytest.skip("STEALING_DATA has no images")
-    work = tmp_path_factory.mktemp("swept") / "whole"
-    sweep(work, 0)
-    return work
+    beside = "PYTEST_XDIST_WORKER" in os.environ
+    root = tmp_path_factory.getbasetemp().parent if beside else tmp_path_factory.mktemp("swept")
+    with FileLock(root / "swept.lock"):
+        if not (root / "swept.done").exists():
+            sweep(root / "whole", 0)
+            (root / "swept.done").touch()
+    return root / "whole"
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
 def test_a_sweep_killed_three_times_ends_as_one_that_was_not(swept: Path, tmp_path: Path) -> None:
     seen = sweep(tmp_path / "killed", 3)
     assert [len(done) for done in seen] == sorted({len(done) for done in seen}), "each start went on"
