@@ -120,7 +120,7 @@ def sweep(work: Path, kills: int) -> list[dict[Path, int]]:
 
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The work folder of a sweep of 24 cells on real images that nothing interrupted; workers of one test run share it."""
+    """The work folder of an uninterrupted sweep of 24 cells on real images; workers of one test run share it."""
     if not DATA:
         assert os.environ.get("STEALING_REQUIRE_DATA") != "1", "STEALING_DATA has no images"
         pytest.skip("STEALING_DATA has no images")
