@@ -132,7 +132,8 @@ def test_the_papers_recipe_keeps_its_golden_losses(tmp_path: Path, monkeypatch: 
     """
     _, losses, _ = paper("resnet34", tmp_path, monkeypatch)
     golden = json.loads(GOLDEN.read_text())["losses"]
-    assert losses[0] == pytest.approx(golden[0], rel=1e-6) and losses == pytest.approx(golden, rel=1.5e-3)
+    assert losses[0] == pytest.approx(golden[0], rel=1e-6) and losses[1] == pytest.approx(golden[1], rel=1e-4)
+    assert losses[2] == pytest.approx(golden[2], rel=1.5e-3)
 
 
 def test_the_papers_preset_holds_the_released_settings() -> None:
