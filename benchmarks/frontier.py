@@ -1,8 +1,7 @@
 """The frontier of defenses on real images: every cell of `conf/frontier.yaml` that is not in `results/frontier` yet.
 
-    python benchmarks/frontier.py                             goes on where it was stopped; writes tables and a picture
-    python benchmarks/frontier.py --most 5                    at most five more cells
-    python benchmarks/frontier.py --cells frontier_adaptive   those of another file of conf, with a folder of their own
+    python benchmarks/frontier.py            goes on where it was stopped; writes tables and a picture
+    python benchmarks/frontier.py --most 5   at most five more cells
 
 Needs `STEALING_DATA` and `pip install -e '.[report]'`. A cell takes about two minutes on two cores of an AMD EPYC.
 """
@@ -61,9 +60,8 @@ def main() -> None:
     """Measure what is missing, then show everything."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--most", type=int, help="cells to measure now; without it, all that are missing")
-    parser.add_argument("--cells", default="frontier", help="name of the file in conf, and of the folder in results")
     typed, failed = parser.parse_args(), 0
-    folder, chosen = ROOT / "results" / typed.cells, OmegaConf.load(ROOT / "conf" / f"{typed.cells}.yaml")
+    folder, chosen = ROOT / "results" / "frontier", OmegaConf.load(ROOT / "conf" / "frontier.yaml")
     assert isinstance(chosen, DictConfig)
     missing = [cell for cell in cells(chosen) if not (folder / f"{cell[0]}.json").exists()]
     for number, (name, cell, overrides) in enumerate(islice(missing, typed.most), 1):
