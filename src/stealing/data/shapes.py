@@ -134,7 +134,7 @@ def _tint(hue: Plane, saturation: float, tone: Plane) -> Plane:
 
 
 def _backdrop(dice: _Dice, x: Plane, y: Plane, strength: float) -> Plane:
-    waves = np.zeros(np.broadcast_shapes(x.shape, y.shape), np.float32)
+    waves: Plane = np.zeros(np.broadcast_shapes(x.shape, y.shape), np.float32)
     for _ in range(2 if strength else 0):
         waves = waves + _sin(dice(-5, 5) * x + dice(-5, 5) * y + dice(0, 6.3))
     return strength * waves
