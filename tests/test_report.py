@@ -1,6 +1,7 @@
 """What may stand in one table: runs that were made up, so that each way in which two can differ is there."""
 
 import json
+from io import StringIO
 from pathlib import Path
 from statistics import stdev
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import ROOT, run_script
+from rich.console import Console
 from safetensors.numpy import save_file
 
 from stealing.errors import DataError
@@ -16,6 +18,7 @@ from stealing.evaluation.statistics import Right, overall, summarise
 from stealing.report.picture import COLOURS, style
 from stealing.report.runs import comparisons, settings
 from stealing.report.summary import by_task, overview
+from stealing.report.table import show
 from stealing.report.words import PLAIN, explained
 
 M = 1000
@@ -150,3 +153,13 @@ def test_every_colour_stands_out_from_the_page_and_no_two_lines_look_alike() -> 
 
     assert all(1.05 / (luminance(colour) + 0.05) >= 3 for colour in COLOURS)  # WCAG 2.2, 1.4.11
     assert len({tuple(style(number).values()) for number in range(40)}) == 40
+
+
+def test_a_run_s_table_cuts_no_figure_however_long_a_task_is_named() -> None:
+    result = json.loads((ROOT / "results/frontier/b4b_beta-0.1_sybil-2_s0.json").read_text())
+    console = Console(width=124, file=StringIO())
+    show(result, console)
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "…" not in shown
+    for heads in result["tasks"].values():
+        assert all(f" {heads['linear'][name]:.3f} " in shown for name in ("TA", "SA"))

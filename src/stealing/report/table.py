@@ -20,7 +20,7 @@ def show(result: dict[str, Any], console: Console) -> None:
     defended = _defended(result)
     last = "honest loss [95 %]" if defended else "agree (max)"
     for column in ("task (role)", "head", "TA", "SA", "SA/TA", "control C", "recovered [95 %]", last):
-        table.add_column(column, no_wrap=True)
+        table.add_column(column, no_wrap=column != "task (role)", overflow="fold")  # a long name folds, a figure stays
     for task, heads in result["tasks"].items():
         for head in heads:
             if head != "role":
