@@ -41,6 +41,7 @@ WORDS = {
 PLAIN = {
     "zoo": "the small encoder that comes with this package",
     "shapes": "pictures that this package draws",
+    "shapes_unseen": "pictures that this package draws, of a kind that the encoder did not learn from",
     "stolen_encoder": "train a copy to answer each picture, and changed views of it that are not asked about, as the "
     "encoder answered the picture",
     "stolen_encoder_paper": "the same, by the recipe of the paper's released code",
