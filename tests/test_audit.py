@@ -84,7 +84,7 @@ def test_a_defense_is_recommended_only_if_it_is_useful_against_the_strongest_pla
     assert "Switch" not in beaten["What would lower the risk."]
     dear = said(bare, setting(1000, 0.1, "dear", 0.05))
     assert "None is worth its cost by our bar" in dear[DEFENSES]
-    assert "get 5.0 [4.5 to 5.5] fewer of 100 test pictures right than without it, 60." in dear[DEFENSES]
+    assert "get 5.0 [4.5 to 5.5] fewer of 100 test pictures right than the 60 without it." in dear[DEFENSES]
 
 
 def test_what_is_not_shown_is_not_claimed() -> None:

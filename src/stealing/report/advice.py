@@ -197,7 +197,7 @@ def _judged(told: Sequence[Tried]) -> str:
     text = (
         f"{lead}. Against it the best thief ({_plan(best.setting)}) gets {best.share}, {less} than without it, and "
         f"customers' classifiers get {fewer if best.loss >= 0.0005 else 'as many'} of 100 test pictures right "
-        f"{'than' if best.loss >= 0.0005 else 'as'} without it, {100 * best.accuracy:.0f}."
+        f"{'than' if best.loss >= 0.0005 else 'as'} the {100 * best.accuracy:.0f} without it."
     )
     for one in told:
         if one.only_fools:
