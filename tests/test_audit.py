@@ -97,7 +97,8 @@ def test_what_is_not_shown_is_not_claimed() -> None:
     weak = said(setting(1000, 0.1), setting(1000, -0.3, "good", 0.002))
     assert "None of the 1 tried takes 20 percentage" in weak[DEFENSES] and "nothing, 10 percentage" in weak[DEFENSES]
     assert (
-        "get as many of 100 test pictures right as the 60 without it." in said(bare, setting(1000, 0.4, "good", -0.01))[DEFENSES]
+        "get as many of 100 test pictures right as the 60 without it."
+        in said(bare, setting(1000, 0.4, "good", -0.01))[DEFENSES]
     )
 
 
