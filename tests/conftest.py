@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from stealing.data.draws import Dice, generator
 
 ROOT = Path(__file__).parents[1]
 torch.set_num_threads(1)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background a shell ignores it, and so would commands
 
 
 def choose(*overrides: str, name: str = "train") -> DictConfig:
