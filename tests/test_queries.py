@@ -1,6 +1,7 @@
 """The door: counted, capped, kept, and the only way to a target."""
 
 import shutil
+import signal
 import threading
 import time
 from pathlib import Path
@@ -18,6 +19,7 @@ from stealing.data.images import Images
 from stealing.defenses.chain import Chain
 from stealing.encoders import build_encoder
 from stealing.errors import BudgetExceeded, ConfigError, DataError
+from stealing.queries.audit import spendings
 from stealing.queries.digests import digests, digests_of
 from stealing.queries.door import Budget, MeteredTarget
 from stealing.queries.ledger import Ledger
@@ -185,6 +187,35 @@ def test_a_refused_ask_gives_back_the_requests_in_doubt_that_it_met(tmp_path: Pa
     start = time.monotonic()
     meter.ask(MANY[:10], "a", "attack")
     assert time.monotonic() - start < 5 and ledger.spent("sizes", "attack") == 10
+
+
+@pytest.mark.parametrize("method", ["reserve", "store"])
+def test_ctrl_c_amid_the_books_leaves_nothing_in_doubt(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It comes when the second request was booked and not sent, or when the first was answered and not stored."""
+    inner = target()
+    monkeypatch.setattr(inner, "images_a_request", 8)
+    meter, original, calls = door(tmp_path, inner=inner), getattr(Ledger, method), list[int]()
+
+    def struck(self: Ledger, *args: Any, **options: Any) -> Any:
+        calls.append(len(calls))
+        if method == "store" and len(calls) == 1:
+            signal.raise_signal(signal.SIGINT)
+        done = original(self, *args, **options)
+        if method == "reserve" and len(calls) == 2:
+            signal.raise_signal(signal.SIGINT)
+        return done
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Ledger, method, struck)
+        with pytest.raises(KeyboardInterrupt):
+            meter.ask(IMAGES[:20], "attacker/0", "attack")
+    row, _ = spendings(Ledger(str(tmp_path / "ledger.sqlite")))
+    assert row.in_doubt == 0 and row.spent == row.stored in (8, 16), "the second was sent or taken back"
+    again = door(tmp_path, inner=inner)
+    assert torch.equal(again.ask(IMAGES[:20], "attacker/0", "attack"), inner.answer(IMAGES[:20], "x"))
+    assert again.sent == 20 - row.stored
 
 
 def test_in_doubt_is_one_of_two() -> None:

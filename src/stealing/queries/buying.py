@@ -3,12 +3,13 @@
 Requests go out side by side from threads; the ledger is spoken to by the calling thread alone.
 """
 
+import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -26,6 +27,28 @@ MARGIN = 10.0
 
 POLL = 0.1
 """Seconds between two looks at what another process has reserved."""
+
+
+@contextmanager
+def _unbroken() -> Iterator[None]:
+    """Ctrl-C waits for what is inside, or a request would stay booked and not sent; a second one does not wait."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # where it never comes
+        return
+    came = list[int]()
+
+    def later(number: int, _: object) -> None:
+        if came:
+            raise KeyboardInterrupt
+        came.append(number)
+
+    before = signal.signal(signal.SIGINT, later)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        for number in came:
+            signal.raise_signal(number)
 
 
 class NotServed(Exception):
@@ -144,9 +167,10 @@ class _Purchase:
                 )
             with Bar(self.order.purpose, total, self.order.price) as self.bar:
                 while free or theirs or self.doubtful or self.flying:
-                    while self.doubtful:
-                        self._send(pool, self.doubtful.pop())
-                    self._reserve(pool, free, theirs)
+                    with _unbroken():
+                        while self.doubtful:
+                            self._send(pool, self.doubtful.pop())
+                        self._reserve(pool, free, theirs)
                     if self.flying:
                         self._gather()
                     elif theirs:
@@ -215,6 +239,10 @@ class _Purchase:
             StealingError: the first thing that did.
         """
         done, _ = wait(self.flying, return_when=FIRST_COMPLETED)
+        with _unbroken():
+            self._keep(done)
+
+    def _keep(self, done: set[Future[Tensor]]) -> None:
         ended = [(future, self.flying.pop(future)) for future in done]
         try:
             self._store([(reservation, future.result()) for future, reservation in ended if not future.exception()])
