@@ -3,7 +3,8 @@
     python benchmarks/frontier.py            goes on where it was stopped; writes tables and a picture
     python benchmarks/frontier.py --most 5   at most five more cells
 
-Needs `STEALING_DATA` and `pip install -e '.[report]'`. A cell takes about two minutes on two cores of an AMD EPYC.
+Needs `STEALING_DATA` and `pip install -e '.[report]'`. A cell takes about two minutes on two cores of an AMD EPYC
+or Intel Xeon.
 """
 
 import argparse
@@ -76,7 +77,10 @@ def main() -> None:
     order = {name: place for place, (name, _, _) in enumerate(cells(chosen))}
     files = sorted((path for path in folder.glob("*.json") if path.stem in order), key=lambda path: order[path.stem])
     results = [json.loads(path.read_text()) for path in files]
-    frontier.write(results, folder)
+    try:
+        frontier.write(results, folder)
+    except StealingError as error:
+        sys.exit(f"{type(error).__name__}: {error}")
     print((folder / "table.txt").read_text())
     sys.exit(1 if failed else 0)
 

@@ -77,7 +77,10 @@ def points(results: list[dict[str, Any]], head: str = "linear") -> list[Point]:
         for result in results
     }
     if len(scenes) != 1:
-        raise DataError("The results of a frontier are of several protocols or data sets: keep those of one apart.")
+        raise DataError(
+            "The results of a frontier are of several protocols or data sets: move those of an earlier version "
+            "elsewhere, and measure them again."
+        )
     cells = dict[tuple[str, str], list[dict[str, Any]]]()
     for result in results:
         cells.setdefault((result["cell"]["defense"], result["cell"]["strength"]), []).append(result)
