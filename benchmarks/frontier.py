@@ -54,7 +54,7 @@ def measured(overrides: list[str]) -> dict[str, Any]:
         folder = run(*composed("train", ["experiment=cifar10_frontier", *overrides]))
     assert folder is not None
     found: dict[str, Any] = json.loads((folder / "result.json").read_text())
-    return found
+    return {name: told for name, told in found.items() if name not in ("artefacts", "files")}  # of a work folder
 
 
 def main() -> None:
