@@ -108,6 +108,11 @@ def test_what_a_plan_gains_without_a_defense_is_not_held_against_the_defense() -
     both = said(setting(1000, 0.85), setting(1000, 0.97, plan="standardising"), defended)
     assert "22 percentage points less than without it" in both[DEFENSES]
     assert "97% [92% to 102%] by asking about 1,000" in both["Easy to steal."]
+    idle = said(
+        setting(1000, 0.5), setting(1000, 0.8, plan="standardising"),
+        setting(1000, 0.5, "idle", 0.0), setting(1000, 0.8, "idle", 0.0, "standardising"),
+    )  # fmt: skip
+    assert "idle:" not in idle[DEFENSES] and "idle can be" not in idle["What would lower the risk."]
 
 
 def test_budgets_at_which_no_task_could_tell_are_named() -> None:

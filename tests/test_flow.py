@@ -134,6 +134,15 @@ def test_eval_judges_what_a_run_stole_as_the_run_did_and_on_tasks_and_heads_that
     assert task == "scene_kind" and heads["linear"]["accuracy"] == pytest.approx(told, abs=0.01)
     wrong = command("eval.py", f"surrogate={tmp_path}")
     assert wrong.returncode == 1 and "is not a judged run's folder: name one of" in wrong.stderr
+    half = command("eval.py", f"surrogate={folder}", "probe.neighbours=3")
+    assert half.returncode == 1 and "name all of it, probe=, too" in half.stderr
+
+
+def test_a_ledger_that_cannot_be_opened_is_one_sentence_and_a_failed_run(command: Command, tmp_path: Path) -> None:
+    done = command("train.py", *DEBUG, f"paths.ledger={tmp_path}")
+    assert done.returncode == 1 and "LedgerError" in done.stderr and "Traceback" not in done.stderr
+    [status] = (tmp_path / "work").glob("runs/*/status.json")
+    assert json.loads(status.read_text())["state"] == "failed"
 
 
 def test_a_loss_that_is_no_number_stops_with_one_sentence(command: Command) -> None:

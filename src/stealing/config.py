@@ -127,6 +127,8 @@ def name_surrogate(config: DictConfig, overrides: Sequence[str]) -> None:
     assert isinstance(saved, DictConfig)
     for group in ("data", "probe"):
         if not any(word.startswith(f"{group}=") for word in overrides):
+            if own := [word for word in overrides if word.lstrip("+~").startswith(f"{group}.")]:
+                raise ConfigError(f"{own[0]} would change what the run was judged by: name all of it, {group}=, too.")
             config[group] = saved[group]
 
 

@@ -73,6 +73,7 @@ class Run:
         self.work, self.seconds = Path(config.paths.work), dict[str, float]()
         self.cpu_seconds: dict[str, float] = {}
         self.made: dict[str, Path] = {}
+        self.step = "pretrain"
         self.apart = 0.0  # answers of the target to one image from each other
         settled = plain(config)
         inputs = {

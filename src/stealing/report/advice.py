@@ -121,6 +121,7 @@ class Tried:
         loss, low, most: what customers lose, and its 95 % interval.
         accuracy: of what they have without the defense.
         plainly: what a thief gets who asks as if there were no defense, or None where none was tried.
+        stopped: percent that this thief loses by the defense.
     """
 
     setting: Setting
@@ -132,11 +133,14 @@ class Tried:
     most: float
     accuracy: float
     plainly: Share | None
+    stopped: int
 
     @property
     def only_fools(self) -> bool:
         """Whether it stops those alone who take no notice of it."""
-        return self.plainly is not None and self.share.percent - self.plainly.percent >= 100 * TAKES
+        if self.plainly is None or self.stopped < 100 * TAKES:
+            return False
+        return self.share.percent - self.plainly.percent >= 100 * TAKES
 
     @property
     def name(self) -> str:
@@ -164,7 +168,10 @@ def _tried(defended: Sequence[Setting], bare: Sequence[Setting], shares: dict[st
             clean = fmean(task[head]["TA_clean"] for task in setting.joined["tasks"].values())
             alike = [one for one in defended if one.choices["defense"] == name and one.choices["plan"] == "once"]
             plainly = next((shares[one.name] for one in alike), None)
-            told.append(Tried(setting, share_, taken, worse > 0, row["honest_loss"], low, most, clean, plainly))
+            unaware = max((shares[one.name].percent for one in rivals if one.choices["plan"] == "once"), default=0)
+            stopped = unaware - plainly.percent if plainly else 0
+            loss = row["honest_loss"]
+            told.append(Tried(setting, share_, taken, worse > 0, loss, low, most, clean, plainly, stopped))
     return told
 
 
@@ -248,8 +255,8 @@ def _remedy(bare: Sequence[Setting], shares: dict[str, Share], enough: float, to
             f"{enough:.0%}; and whoever opens several accounts goes around any limit."
         )
     said.append(
-        "Next: add to the command that made this page (above) smaller thefts (audit.budgets=[100]), pictures and tasks "
-        "of your own customers (data=folders data.root=...), and other seeds (audit.seeds=[0,1,2])."
+        "Next: add to the command that made this page (above) smaller thefts (audit.budgets=[128,1000]), pictures and "
+        "tasks of your own customers (data=folders data.root=...), and other seeds (audit.seeds=[0,1,2])."
     )
     return " ".join(said)
 

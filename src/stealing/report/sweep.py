@@ -130,7 +130,7 @@ def _cell(overrides: list[str], begun: dict[str, Any] | None, sweep: Path) -> Ce
 
 def show(found: list[Cell], console: Console) -> None:
     """Print a matrix, the values of what varies last across and all else that varies down; then what failed."""
-    split = [dict(word.split("=", 1) for word in cell.overrides) for cell in found]
+    split = [dict(word.partition("=")[::2] for word in cell.overrides) for cell in found]  # ~a deletion has no value
     names = list(dict.fromkeys(name for cell in split for name in cell))
     varied = [name for name in names if len({cell.get(name) for cell in split}) > 1]
     rows, across = varied[:-1], varied[-1:]
