@@ -138,6 +138,8 @@ def test_where_no_task_can_tell_nothing_is_claimed() -> None:
         ("audit.budgets=[]", "set them to"), ("audit.queries=null", "set them to"), ("audit.attacks=[]", "set them to"),
         ("audit.defenses=[tpk]", "tpk"), ("audit.budgets=250", "set them to"), ("audit.defenses=topk", "set them to"),
         ("audit.defenses=[{plans:[once]}]", "defense/None"), ("defense=topk", "leave defense=topk out"),
+        ("audit.enough=50%", "is a share above 0"), ("audit.money=50EUR", "an amount, such as 50"),
+        ("audit.out=null", "is the folder of the page"), ("audit.budgets=[-5]", "set them to"),
     ],
 )  # fmt: skip
 def test_an_audit_refuses_what_is_beyond_its_limits_or_means_nothing_before_it_asks(

@@ -53,11 +53,16 @@ class Audit:
         budgets, seeds, attacks, queries = (self.audit[name] for name in ("budgets", "seeds", "attacks", "queries"))
         lists = all(isinstance(one, ListConfig) for one in (budgets, seeds, attacks, self.audit.defenses))
         numbers = [*budgets, *seeds, queries] if lists and budgets and seeds and attacks else [None]
-        if not all(isinstance(one, int) for one in numbers):
+        if not all(isinstance(one, int) and one >= 0 for one in numbers):
             raise ConfigError(
                 "audit.budgets, seeds, attacks, defenses and queries say what is tried with how many images: set them "
                 "to [250,1000], [0], [stolen_encoder], [topk] and 30000, for example."
             )
+        enough, money = self.audit.enough, self.audit.money
+        if not isinstance(enough, int | float) or not 0 < enough <= 1 or not isinstance(money, int | float | None):
+            raise ConfigError("audit.enough is a share above 0, such as 0.5, and audit.money an amount, such as 50.")
+        if not self.audit.out:
+            raise ConfigError("audit.out is the folder of the page: name one, such as audit.out=work/audit.")
         own = [word for word in self.overrides if word.split("=")[0].lstrip("+~") in OWN]
         if own:
             raise ConfigError(f"An audit chooses for itself: leave {' '.join(own)} out; see audit. in --cfg job.")
