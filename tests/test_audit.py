@@ -14,13 +14,13 @@ from serving import served
 
 from stealing.audit import Audit
 from stealing.config import composed
-from stealing.errors import ConfigError
+from stealing.errors import StealingError
 from stealing.report.advice import advice
 from stealing.report.runs import Setting
 
 TASKS = ("scene_texture", "plain_texture", "scene_kind", "plain_kind")
 SMALL = [f"data.tasks.{task}.{split}.count=300" for task in TASKS for split in ("train", "test")]
-TINY = ("target=zoo", "trainer.threads=1", "data.queries.count=500", "pretrain.batch_size=64", *SMALL)
+TINY = ("target=zoo", "trainer.threads=1", "data.queries.count=1000", "pretrain.batch_size=64", *SMALL)
 
 
 DEFENSES = "Defenses, against thefts of 1,000 pictures."
@@ -140,6 +140,11 @@ def test_where_no_task_can_tell_nothing_is_claimed() -> None:
         ("audit.defenses=[{plans:[once]}]", "defense/None"), ("defense=topk", "leave defense=topk out"),
         ("audit.enough=50%", "is a share above 0"), ("audit.money=50EUR", "an amount, such as 50"),
         ("audit.out=null", "is the folder of the page"), ("audit.budgets=[-5]", "set them to"),
+        ("audit.budgets=[100]", "is more than the 100 images"), ("audit.defenses=[1]", "audit.defenses holds 1: write"),
+        ("audit.budgets=[250,5000]", "more than the 1000 query images: lower"),
+        ("audit.defenses=[{name:topk,strengths:'topk.k=4'}]", "audit.defenses holds"),
+        ("audit.defenses=[{name:topk,strengths:['topk.k=0']}]", "k=0"),
+        ("audit.attacks=[stolen_encoder_paper]", "for steps or for epochs"),
     ],
 )  # fmt: skip
 def test_an_audit_refuses_what_is_beyond_its_limits_or_means_nothing_before_it_asks(
@@ -148,9 +153,17 @@ def test_an_audit_refuses_what_is_beyond_its_limits_or_means_nothing_before_it_a
     words = [*TINY, f"paths.work={tmp_path}", "budget.price=0.01", *limit.split()]
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         config, _ = composed("audit", words)
-        with pytest.raises(ConfigError, match=re.escape(sentence)):
+        with pytest.raises(StealingError, match=re.escape(sentence)):
             Audit(config, words).check()
     assert not (tmp_path / "ledger.sqlite").exists()
+
+
+def test_the_next_theft_that_a_page_proposes_is_one_that_an_audit_accepts(tmp_path: Path) -> None:
+    proposed = re.findall(r"audit\.\w+=\[[\d,]+\]", said(setting(1000, 0.6))["What would lower the risk."])
+    assert len(proposed) == 2
+    words = [*TINY, f"paths.work={tmp_path}", *proposed]
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        assert "to measure" in Audit(composed("audit", words)[0], words).check()
 
 
 def test_an_audit_that_is_refused_is_one_line(command: Command, tmp_path: Path) -> None:

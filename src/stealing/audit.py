@@ -6,16 +6,16 @@ from collections.abc import Iterator, Sequence
 from itertools import product
 from pathlib import Path
 
-from hydra import compose
 from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig
 from rich.console import Console
 from rich.text import Text
 
-from stealing.config import composed, sentence
+from stealing.config import composed, opened, sentence
+from stealing.defenses.chain import Chain
 from stealing.errors import ConfigError, StealingError
 from stealing.pipeline import run
-from stealing.plan import open_scene
+from stealing.plan import Scene, check_inputs, open_scene
 from stealing.report.advice import Sentence, advice, share
 from stealing.report.runs import settings
 from stealing.report.write import write
@@ -45,10 +45,11 @@ class Audit:
         self.failures = self.measured = 0
 
     def check(self) -> str:
-        """What the target will be asked, if that is allowed; all choices are composed, so that none fails hours later.
+        """What the target will be asked, if that is allowed; each theft is checked, so that none fails hours later.
 
         Raises:
-            ConfigError: it is more than the limits, or a choice is the audit's own; nothing has been asked yet.
+            ConfigError, DataError: it is more than the limits, a choice is the audit's own, or a theft cannot be run;
+                nothing has been asked yet.
         """
         budgets, seeds, attacks, queries = (self.audit[name] for name in ("budgets", "seeds", "attacks", "queries"))
         lists = all(isinstance(one, ListConfig) for one in (budgets, seeds, attacks, self.audit.defenses))
@@ -66,15 +67,8 @@ class Audit:
         own = [word for word in self.overrides if word.split("=")[0].lstrip("+~") in OWN]
         if own:
             raise ConfigError(f"An audit chooses for itself: leave {' '.join(own)} out; see audit. in --cfg job.")
-        try:
-            for choices in ([f"attack={attack}"] for attack in self.audit.attacks):
-                compose("audit", overrides=[*self.overrides, *choices])
-            for choices in self._defenses():
-                compose("audit", overrides=[*self.overrides, *choices])
-        except HydraException as error:
-            raise ConfigError(sentence(error)) from None
-        tasks = open_scene(self.config).digests.values()
-        self.measured = INTRODUCED + sum(len(set(digests)) for digests in tasks)
+        scene = open_scene(self.config)
+        self.measured = INTRODUCED + sum(len(set(digests)) for digests in scene.digests.values())
         attacked = max(budgets) * len(seeds)  # each seed asks about images of its own
         asked = attacked + self.measured
         if asked > self.audit.queries:
@@ -90,10 +84,30 @@ class Audit:
                 f"{asked} images cost {cost:.2f} at budget.price={self.config.budget.price}: set "
                 f"audit.money={cost:.2f} to allow that, or name smaller audit.budgets and tasks."
             )
+        self._check_thefts(scene)
         return (
             f"at most {attacked:,} images are asked about to attack and {self.measured:,} to measure, cost {cost:.2f}; "
             "what was bought before costs nothing, and defenses are tried on the same answers."
         )
+
+    def _check_thefts(self, scene: Scene) -> None:
+        """Make of each theft all that can be made without asking."""
+        defended = [] if self._is_remote else list(self._defenses())
+        thefts = [[f"budget.images={budget}"] for budget in self.audit.budgets]
+        thefts += [[f"budget.images={max(self.audit.budgets)}", *defense] for defense in defended]
+        try:
+            for attack, choices in product(self.audit.attacks, thefts):
+                limits = (f"attack={attack}", f"budget.evaluation={self.measured}")
+                config, _ = composed("audit", [*self.overrides, *choices, *limits])
+                check_inputs(config, scene)
+                Chain(opened(config.defense))
+        except HydraException as error:
+            raise ConfigError(sentence(error)) from None
+
+    @property
+    def _is_remote(self) -> bool:
+        """Whether the target's defenses are its own."""
+        return self.config.target.remote is not None
 
     def steal(self, *choices: str) -> None:
         """One theft with each seed; where it cannot be tried, say why and go on."""
@@ -114,8 +128,8 @@ class Audit:
         for budget in self.audit.budgets:
             for attack in self.audit.attacks:
                 self.steal(f"attack={attack}", f"budget.images={budget}")
-        if self.config.target.remote is not None or not self.folders:
-            return  # a remote target's defenses are its own
+        if self._is_remote or not self.folders:
+            return
         found = [(got.value, one) for one in settings(self.folders) if (got := share(one, HEAD)) is not None]
         if not found:
             return
@@ -126,8 +140,14 @@ class Audit:
     def _defenses(self) -> Iterator[list[str]]:
         """Of each defense at each strength, against each plan, the overrides."""
         for named in self.audit.defenses:
-            defense = {"name": named} if isinstance(named, str) else named
-            for strength, plan in product(defense.get("strengths", [""]), defense.get("plans", ["once"])):
+            defense = DictConfig({"name": named}) if isinstance(named, str) else named
+            given = defense if isinstance(defense, DictConfig) else {"strengths": None}
+            strengths, plans = given.get("strengths", [""]), given.get("plans", ["once"])
+            if not all(isinstance(one, list | ListConfig) for one in (strengths, plans)):
+                raise ConfigError(
+                    f"audit.defenses holds {named}: write topk, or {{name:topk,strengths:['topk.k=16'],plans:[once]}}."
+                )
+            for strength, plan in product(strengths, plans):
                 chosen = [f"defense.{part}" for part in strength.split()]
                 yield [f"defense={defense.get('name')}", *chosen, f"plan={plan}"]
 

@@ -69,7 +69,7 @@ def draw(indices: NDArray[np.int64], *, seed: int, split: str, domain: str, size
         )
     if size < 8 or (len(indices) and int(indices.min()) < 0):
         raise DataError(f"shapes draws from index 0 on and from 8 pixels up: size={size} or an index is too small.")
-    stream = zlib.crc32(f"1/{seed}/{split}/{domain}".encode())
+    stream = zlib.crc32(f"1/{seed}/{split}/{domain}".encode())  # of VERSION 1 too: 2 only rounds otherwise
     parts = [_draw(indices[at : at + BLOCK], stream, _LOOKS[domain], size) for at in range(0, len(indices), BLOCK)]
     empty = Drawing(np.zeros((0, 3, size, size), np.uint8), np.zeros(0, np.int64), np.zeros(0, np.int64))
     columns = zip(*[(p.pixels, p.kind, p.texture) for p in parts or [empty]], strict=True)
