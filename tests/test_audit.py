@@ -5,7 +5,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from browsing import look
 from conftest import ROOT, Command
@@ -17,6 +16,7 @@ from stealing.config import composed
 from stealing.errors import StealingError
 from stealing.report.advice import advice
 from stealing.report.runs import Setting
+from stealing.report.seeds import Run
 
 TASKS = ("scene_texture", "plain_texture", "scene_kind", "plain_kind")
 SMALL = [f"data.tasks.{task}.{split}.count=300" for task in TASKS for split in ("train", "test")]
@@ -47,9 +47,8 @@ def setting(
         "seeds": [0],
         "queries": {"budget": budget, "spent": budget, "cost": budget / 100, "evaluation": 5000},
     }
-    right = {"a/linear/SA": np.arange(400) < 400 * max(0.0, recovered or 0.0)}
     choices = {"data": "x", "target": "x", "attack": "stolen_encoder", "defense": defense, "plan": plan}
-    return Setting(f"{defense} {plan} {budget}", choices, joined, [Path("r")], [{}], [right])
+    return Setting(f"{defense} {plan} {budget}", choices, joined, [Run(Path("r"), {}, {})])
 
 
 def said(*found: Setting, **options: Any) -> dict[str, str]:
@@ -91,15 +90,25 @@ def test_what_is_not_shown_is_not_claimed() -> None:
     bare = setting(1000, 0.9)
     small = said(bare, setting(1000, 0.4, "good", 0.008))[DEFENSES]  # at most 1.3 points: too few test pictures
     assert "None is shown to be worth its cost" in small and "good may be; more test pictures would decide" in small
-    alike = setting(1000, 0.4, "good", 0.002)
-    alike.right[0] |= bare.right[0]  # the share is less by a control's luck: the stolen encoder is as good
-    assert "good may be" in said(bare, alike)[DEFENSES]
+    vague = setting(1000, 0.4, "good", 0.002)
+    vague.joined["overall"]["linear"]["intervals"]["recovered"] = [-0.2, 0.95]  # it may take nothing
+    assert "good may be" in said(bare, vague)[DEFENSES]
     weak = said(setting(1000, 0.1), setting(1000, -0.3, "good", 0.002))
     assert "None of the 1 tried takes 20 percentage" in weak[DEFENSES] and "nothing, 10 percentage" in weak[DEFENSES]
     assert (
         "get as many of 100 test pictures right as the 60 without it."
         in said(bare, setting(1000, 0.4, "good", -0.01))[DEFENSES]
     )
+
+
+def test_a_defense_whose_seeds_no_theft_without_one_has_is_named_and_not_judged() -> None:
+    bare, ended, other = setting(1000, 0.9), setting(1000, 0.4, "good", 0.002), setting(1000, 0.1, "half", 0.002)
+    other.joined["seeds"] = [0, 1]
+    other.runs.append(other.runs[0])
+    told = said(bare, ended, other)
+    assert "good has the best trade" in told[DEFENSES] and "Not judged: half, as no theft" in told[DEFENSES]
+    assert said(bare, other)[DEFENSES].startswith("Not judged: half")
+    assert "Each theft was run with 1 to 2 seeds" in told["How sure that is."]
 
 
 def test_what_a_plan_gains_without_a_defense_is_not_held_against_the_defense() -> None:

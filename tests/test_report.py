@@ -17,7 +17,7 @@ from stealing.evaluation.protocol import CONTROLS
 from stealing.evaluation.statistics import Right, overall, summarise
 from stealing.report.picture import COLOURS, style
 from stealing.report.runs import comparisons, settings
-from stealing.report.summary import by_task, overview
+from stealing.report.summary import by_task, overview, tidy
 from stealing.report.table import show
 from stealing.report.words import PLAIN, explained
 
@@ -26,7 +26,7 @@ M = 1000
 
 def run(
     work: Path, group: str, accuracies: dict[str, tuple[float, float, float]], *, defense: str = "none",
-    images: str = "one", protocol: str = "p", neighbours: int = 20, seed: int = 0,
+    images: str = "one", protocol: str = "p", neighbours: int = 20, seed: int = 0, asked: int = 100,
 ) -> Path:  # fmt: skip
     """A finished run.
 
@@ -34,7 +34,7 @@ def run(
         work: folder for it.
         group: of its seeds.
         accuracies: TA, SA and C of each task.
-        defense, images, protocol, neighbours, seed: in which it may differ from others.
+        defense, images, protocol, neighbours, seed, asked: in which it may differ from others.
     """
     right, rows = Right(), dict[str, Any]()
     for task, (ta, sa, c) in accuracies.items():
@@ -46,7 +46,7 @@ def run(
     told = {
         "schema": 1, "choices": {}, "seed": seed, "group": group, "protocol_hash": protocol, "hardware": {},
         "data": {"a/train": images, "queries": images, "asked": group}, "tasks": rows, "fidelity": {},
-        "queries": {"budget": 100, "spent": 100, "images": 100, "cost": 0.0, "evaluation": 10}, "seconds": {},
+        "queries": {"budget": 100, "spent": 100, "images": asked, "cost": 0.0, "evaluation": 10}, "seconds": {},
         "overall": overall([right], 50), "defense": {"name": defense, "milliseconds": 0.0, "bytes": 0},
     }  # fmt: skip
     folder = work / (f"{group}-s{seed}" if seed else group)
@@ -71,6 +71,23 @@ def test_shares_of_settings_that_are_compared_are_of_the_same_tasks(tmp_path: Pa
     rows = {one.choices["defense"]: one.overall("linear") or {} for one in settings([first, second, blind])}
     assert rows["none"]["informative"] == rows["topk"]["informative"] == ["a"] and rows["noise"]["recovered"] is None
     assert rows["none"]["recovered"] == pytest.approx(rows["topk"]["recovered"]) == pytest.approx(2 / 3)
+
+
+def test_a_plan_that_asks_about_fewer_images_is_held_against_the_controls_of_one_that_asks_about_more(
+    tmp_path: Path,
+) -> None:
+    plain = run(tmp_path, "g1", {"a": (0.6, 0.5, 0.3)})
+    fewer = run(tmp_path, "g2", {"a": (0.6, 0.4, 0.2)}, asked=25)
+    (fewer / "choices.json").write_text('{"attack": "x", "defense": "none", "plan": "averaging"}')
+    [alone] = settings([fewer])
+    assert (alone.overall("linear") or {})["recovered"] == pytest.approx(0.5)
+    found = {one.choices["plan"]: one for one in settings([plain, fewer])}
+    held = found["averaging"]
+    row = held.overall("linear") or {}
+    assert row["recovered"] == pytest.approx(1 / 3) and row["intervals"]["recovered"][1] < 0.5
+    told = by_task([held], "linear").rows[0]
+    assert "0.300" in told and told[-1].startswith("0.33 [") and tidy([held])["recovered"][0].as_py() < 0.34
+    assert (found[""].overall("linear") or {})["recovered"] == pytest.approx(2 / 3)
 
 
 def test_runs_on_other_images_are_named_apart_and_never_compared(tmp_path: Path) -> None:
@@ -101,7 +118,7 @@ def test_runs_of_other_protocols_or_an_earlier_version_are_refused_with_what_dif
 def test_of_several_protocols_one_can_be_chosen(tmp_path: Path) -> None:
     tasks = {"a": (0.6, 0.5, 0.3)}
     here, other = run(tmp_path, "g1", tasks), run(tmp_path, "g2", tasks, protocol="q")
-    assert [one.folders for one in settings([here, other], "q")] == [[other]]
+    assert [[run.folder for run in one.runs] for one in settings([here, other], "q")] == [[other]]
     with pytest.raises(DataError, match="--protocol x judged none"):
         settings([here, other], "x")
 
@@ -118,7 +135,7 @@ def test_a_deviation_over_seeds_is_of_the_same_tasks_as_the_mean(tmp_path: Path)
     told = [json.loads((folder / "result.json").read_text())["overall"]["linear"] for folder in (first, second)]
     assert [one["informative"] for one in told] == [["a", "b"], ["a"]], "alone, each is of other tasks"
     [setting] = settings([first, second])
-    each = [overall([right], 2, tasks=["a", "b"])["linear"]["recovered"] for right in setting.right]
+    each = [overall([run.right], 2, tasks=["a", "b"])["linear"]["recovered"] for run in setting.runs]
     [row] = overview([setting], "linear").rows
     assert f"± {stdev(each):.2f} [" in row[-1] and (setting.overall("linear") or {})["informative"] == ["a", "b"]
 

@@ -141,15 +141,14 @@ class Audit:
         """Of each defense at each strength, against each plan, the overrides."""
         for named in self.audit.defenses:
             defense = DictConfig({"name": named}) if isinstance(named, str) else named
-            given = defense if isinstance(defense, DictConfig) else {"strengths": None}
-            strengths, plans = given.get("strengths", [""]), given.get("plans", ["once"])
-            if not all(isinstance(one, list | ListConfig) for one in (strengths, plans)):
+            given = {"strengths": [""], "plans": ["once"], **defense} if isinstance(defense, DictConfig) else {}
+            if not all(isinstance(given.get(part), list | ListConfig) for part in ("strengths", "plans")):
                 raise ConfigError(
                     f"audit.defenses holds {named}: write topk, or {{name:topk,strengths:['topk.k=16'],plans:[once]}}."
                 )
-            for strength, plan in product(strengths, plans):
+            for strength, plan in product(given["strengths"], given["plans"]):
                 chosen = [f"defense.{part}" for part in strength.split()]
-                yield [f"defense={defense.get('name')}", *chosen, f"plan={plan}"]
+                yield [f"defense={given.get('name')}", *chosen, f"plan={plan}"]
 
     def verdict(self) -> list[Sentence]:
         """In plain words.

@@ -3,6 +3,10 @@
 A figure's *cloud* is the figure itself, then of each seed alone, then of each resample of the test images: whatever is
 computed of accuracies is computed of all three at once.
 
+C is the largest accuracy of several controls, and so is too large by luck: of controls that are equally good, one had
+the easier test images. The figure itself keeps it, as whoever reads the accuracies would compute it; intervals leave
+out what resamples estimate of it, or a share near nothing would lie under its truth more often than they say.
+
 Shape letters: S seeds, N encoders, M test images, R resamples.
 """
 
@@ -14,6 +18,9 @@ from numpy.typing import NDArray
 from scipy.stats import t as student
 
 from stealing.evaluation.protocol import CONTROLS, INFORMATIVE, RECOVERABLE
+
+Clouds = dict[str, NDArray[np.float64]]
+"""By name an accuracy's cloud (1 + S + R,)."""
 
 Right = dict[str, NDArray[np.bool_]]
 """For TA, TA_clean (absent for a remote target), SA and each control: right or wrong on each of M test images."""
@@ -37,11 +44,12 @@ def summarise(seeds: list[Right], *, resamples: int, seed: int = 0) -> dict[str,
     clouds = _clouds(seeds, names, resamples, np.random.default_rng(seed))
     point, count = {name: float(cloud[0]) for name, cloud in clouds.items()}, len(seeds)
     measurable = "TA_clean" in point and point["TA_clean"] - max(point[c] for c in CONTROLS) >= RECOVERABLE
+    recovered: float | None = None
     intervals: dict[str, list[float]] = {
         name: _interval(clouds[name], count) for name in ("TA", "TA_clean", "SA") if name in clouds
     }
     if measurable:
-        intervals["recovered"] = _interval(_recovered(clouds), count)
+        recovered, intervals["recovered"] = _share([clouds], "TA_clean", count)
     if "TA_clean" in point:
         intervals["honest_loss"] = _interval(clouds["TA_clean"] - clouds["TA"], count)
     return {
@@ -49,7 +57,7 @@ def summarise(seeds: list[Right], *, resamples: int, seed: int = 0) -> dict[str,
         "TA_clean": point.get("TA_clean"),
         "SA": point["SA"],
         "ratio": point["SA"] / point["TA"],
-        "recovered": float(_recovered(clouds)[0]) if measurable else None,
+        "recovered": recovered,
         "honest_loss": point["TA_clean"] - point["TA"] if "TA_clean" in point else None,
         "controls": {name: point[name] for name in CONTROLS},
         "intervals": intervals,
@@ -90,16 +98,21 @@ def overall(tables: list[Right], resamples: int, seed: int = 0, tasks: Collectio
     """
     found, rights = dict[str, Any](), by_head(tables)
     for head in next(iter(rights.values())):
-        clouds = dict[str, dict[str, NDArray[np.float64]]]()
+        clouds = dict[str, Clouds]()
         for number, (task, heads) in enumerate(rights.items()):
             names = [name for name in ("TA", "TA_clean", "SA", *CONTROLS) if name in heads[head][0]]
             clouds[task] = _clouds(heads[head], names, resamples, np.random.default_rng((seed, number)))
         stolen = np.mean([cloud["SA"] for cloud in clouds.values()], axis=0)
-        figures: dict[str, object] = {"SA": float(stolen[0]), "honest_loss": None, "worst": None, "recovered": None}
-        count = len(tables)
+        figures: dict[str, object] = {"SA": float(stolen[0]), "honest_loss": None, "worst": None}
+        count, shares, informative = len(tables), {"offered": "TA", "recovered": "TA_clean"}, list[str]()
         intervals = {"SA": _interval(stolen, count)}
-        figures["offered"], informative, span = _share(clouds, "TA", tasks, count)
-        intervals |= {"offered": span} if span else {}
+        for name, reference in shares.items():
+            figures[name] = None
+            if all(reference in cloud for cloud in clouds.values()):
+                informative = [task for task, cloud in clouds.items() if _tells(task, cloud, reference, tasks)]
+                if informative:
+                    telling = [clouds[task] for task in informative]
+                    figures[name], intervals[name] = _share(telling, reference, count)
         if all("TA_clean" in cloud for cloud in clouds.values()):
             losses = {task: cloud["TA_clean"] - cloud["TA"] for task, cloud in clouds.items()}
             worst = max(losses, key=lambda task: float(losses[task][0]))
@@ -107,24 +120,15 @@ def overall(tables: list[Right], resamples: int, seed: int = 0, tasks: Collectio
             figures |= {"honest_loss": float(loss[0])}
             figures |= {"worst": {"task": worst, "honest_loss": float(losses[worst][0])}}
             intervals["honest_loss"] = _interval(loss, count)
-            figures["recovered"], informative, span = _share(clouds, "TA_clean", tasks, count)
-            intervals |= {"recovered": span} if span else {}
         found[head] = {**figures, "informative": informative, "intervals": intervals}
     return found
 
 
-def _share(
-    clouds: dict[str, dict[str, NDArray[np.float64]]], reference: str, tasks: Collection[str] | None, seeds: int
-) -> tuple[float | None, list[str], list[float] | None]:
-    """Of what the reference has over the controls, what the surrogate has; on which tasks; and its interval."""
-    strongest = {task: np.max([cloud[name] for name in CONTROLS], axis=0) for task, cloud in clouds.items()}
-    gaps = {task: cloud[reference] - strongest[task] for task, cloud in clouds.items()}
-    informative = [task for task, gap in gaps.items() if (gap[0] >= INFORMATIVE if tasks is None else task in tasks)]
-    if not informative:
-        return None, [], None
-    gains = [clouds[task]["SA"] - strongest[task] for task in informative]
-    share = np.sum(gains, axis=0) / np.sum([gaps[task] for task in informative], axis=0)
-    return float(share[0]), informative, _interval(share, seeds)
+def _tells(task: str, cloud: Clouds, reference: str, tasks: Collection[str] | None) -> bool:
+    """Whether a task is one of these, or without them whether the reference is far enough ahead of all controls."""
+    if tasks is not None:
+        return task in tasks
+    return bool(cloud[reference][0] - max(cloud[name][0] for name in CONTROLS) >= INFORMATIVE)
 
 
 def paired(
@@ -156,10 +160,8 @@ def paired(
     return difference, (difference - half, difference + half), p
 
 
-def _clouds(
-    seeds: list[Right], names: list[str], resamples: int, rng: np.random.Generator
-) -> dict[str, NDArray[np.float64]]:
-    """By name the accuracy's cloud (1 + S + R,): its mean over seeds, that of each seed, the mean in each resample."""
+def _clouds(seeds: list[Right], names: list[str], resamples: int, rng: np.random.Generator) -> Clouds:
+    """Of each name the accuracy: its mean over seeds, that of each seed, the mean in each resample."""
     table_SNM = np.stack([[right[name] for name in names] for right in seeds]).astype(np.float32)
     images, mean_NM = table_SNM.shape[2], table_SNM.mean(0)
     draws = []
@@ -192,11 +194,17 @@ def _interval(cloud: NDArray[np.float64], seeds: int) -> list[float]:
     return [float(cloud[0]) - half, float(cloud[0]) + half]
 
 
-def _recovered(accuracy: dict[str, NDArray[np.float64]]) -> NDArray[np.float64]:
-    """(SA - C) / (TA_clean - C), C the strongest control."""
-    if "TA_clean" not in accuracy:
-        return np.array(np.nan)
-    strongest = np.max([accuracy[name] for name in CONTROLS], axis=0)
-    gap = accuracy["TA_clean"] - strongest
-    share: NDArray[np.float64] = (accuracy["SA"] - strongest) / np.where(np.abs(gap) < 1e-9, np.nan, gap)
-    return share
+def _share(clouds: list[Clouds], reference: str, seeds: int) -> tuple[float, list[float]]:
+    """(SA - C) / (reference - C), C the strongest control, tasks summed above and below; and its interval."""
+    strongest = [max((cloud[name] for name in CONTROLS), key=lambda it: float(it[0])) for cloud in clouds]
+    lucky = [
+        np.mean(np.max([cloud[name][1 + seeds :] for name in CONTROLS], axis=0) - best[1 + seeds :])
+        for cloud, best in zip(clouds, strongest, strict=True)
+    ]
+    stolen, whole, control = (
+        np.sum(part, axis=0)
+        for part in ([cloud["SA"] for cloud in clouds], [cloud[reference] for cloud in clouds], strongest)
+    )
+    fair = control - np.sum(lucky)
+    gap = np.where(np.abs(whole - fair) < 1e-9, np.nan, whole - fair)
+    return float((stolen[0] - control[0]) / (whole[0] - control[0])), _interval((stolen - fair) / gap, seeds)

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from statistics import fmean
 
-from stealing.evaluation.statistics import paired
-from stealing.report.frontier import COSTS, TAKES
-from stealing.report.runs import RESAMPLES, Setting
+from stealing.report.frontier import COSTS, TAKES, is_useful, percent
+from stealing.report.runs import Setting
 from stealing.report.words import PLAIN, explained
 
 Sentence = tuple[str, str]
@@ -24,7 +24,7 @@ class Share:
     @property
     def percent(self) -> int:
         """As it is told: nothing is zero."""
-        return max(0, round(100 * self.value))
+        return percent(self.value)
 
     def __str__(self) -> str:
         if self.value < 0.005:  # a surrogate that is worse than what a thief has anyway
@@ -65,7 +65,7 @@ def advice(found: Sequence[Setting], head: str, enough: float, failures: int = 0
     }
     worst = max(best.values(), key=lambda setting: shares[setting.name].value)
     top = shares[worst.name].value
-    level = "Easy to steal." if top >= enough else "Partly stolen." if top >= TAKES else "Hardly stolen here."
+    level = "Easy to steal." if top >= enough else "Partly stolen." if percent(top) >= TAKES else "Hardly stolen here."
     prices = "; ".join(f"{shares[setting.name]} by asking about {_asked(setting)}" for setting in best.values())
     alike, ceiling = (
         fmean(task[head][name] for task in worst.joined["tasks"].values())
@@ -79,10 +79,10 @@ def advice(found: Sequence[Setting], head: str, enough: float, failures: int = 0
     )
     verdict = [(level, worth), ("The cheapest theft.", _cheapest(bare, shares, enough))]
     defended = [setting for setting in found if setting.defended and setting.name in shares]
-    told = _tried(defended, bare, shares, head)
+    told, apart = _tried(defended, bare, shares, head)
     if defended:
         about = f"Defenses, against thefts of {max(one.budget for one in defended):,} pictures."
-        verdict.append((about, _judged(told)))
+        verdict.append((about, _judged(told, apart)))
     verdict.append(("What would lower the risk.", _remedy(bare, shares, enough, told)))
     return [*verdict, _sureness(found, head, failures)]
 
@@ -116,31 +116,40 @@ class Tried:
     Attributes:
         setting: that theft.
         share: what that theft gets.
-        taken: percent that the thief loses by the defense.
-        sure: whether the stolen encoder is worse than without it by more than chance.
+        without: what the strongest theft gets without the defense.
         loss, low, most: what customers lose, and its 95 % interval.
         accuracy: of what they have without the defense.
         plainly: what a thief gets who asks as if there were no defense, or None where none was tried.
-        stopped: percent that this thief loses by the defense.
+        unaware: what that thief gets without the defense.
     """
 
     setting: Setting
     share: Share
-    taken: int
-    sure: bool
+    without: Share
     loss: float
     low: float
     most: float
     accuracy: float
     plainly: Share | None
-    stopped: int
+    unaware: Share | None
+
+    @property
+    def taken(self) -> int:
+        """Percentage points that the thief loses by the defense."""
+        return self.without.percent - self.share.percent
+
+    @property
+    def useful(self) -> bool:
+        """Whether it is worth its cost."""
+        return is_useful(self.without.value, self.share.value, self.share.high, self.most)
 
     @property
     def only_fools(self) -> bool:
         """Whether it stops those alone who take no notice of it."""
-        if self.plainly is None or self.stopped < 100 * TAKES:
+        if self.plainly is None or self.unaware is None:
             return False
-        return self.share.percent - self.plainly.percent >= 100 * TAKES
+        got = self.plainly.percent
+        return self.unaware.percent - got >= TAKES and self.share.percent - got >= TAKES
 
     @property
     def name(self) -> str:
@@ -148,39 +157,48 @@ class Tried:
         return explained(self.setting.choices["defense"])
 
 
-def _tried(defended: Sequence[Setting], bare: Sequence[Setting], shares: dict[str, Share], head: str) -> list[Tried]:
-    """Each defense, compared with the strongest theft of its own budget without one."""
+def _tried(
+    defended: Sequence[Setting], bare: Sequence[Setting], shares: dict[str, Share], head: str
+) -> tuple[list[Tried], list[str]]:
+    """Each defense, compared with the strongest theft of its own budget and seeds without one; those that have none."""
     strongest = dict[str, Setting]()
     for setting in defended:
         name = setting.choices["defense"]
         if name not in strongest or shares[setting.name].value > shares[strongest[name].name].value:
             strongest[name] = setting
-    told = []
+    told, apart = [], []
     for name, setting in strongest.items():
-        row, share_ = setting.overall(head) or {}, shares[setting.name]
-        rivals = [one for one in bare if one.budget == setting.budget]
-        rivals = [one for one in rivals if one.joined["seeds"] == setting.joined["seeds"]]
-        if rivals and row.get("honest_loss") is not None:
-            rival = max(rivals, key=lambda one: shares[one.name].value)
-            taken = shares[rival.name].percent - share_.percent
-            _, (worse, _), _ = paired(rival.right, setting.right, head, resamples=RESAMPLES)
+        row = setting.overall(head) or {}
+        place = setting.budget, setting.joined["seeds"]
+        rivals = [one for one in bare if (one.budget, one.joined["seeds"]) == place]
+        if not rivals:
+            apart.append(name)
+        elif row.get("honest_loss") is not None:
             low, most = row["intervals"]["honest_loss"]
             clean = fmean(task[head]["TA_clean"] for task in setting.joined["tasks"].values())
             alike = [one for one in defended if one.choices["defense"] == name and one.choices["plan"] == "once"]
             plainly = next((shares[one.name] for one in alike), None)
-            unaware = max((shares[one.name].percent for one in rivals if one.choices["plan"] == "once"), default=0)
-            stopped = unaware - plainly.percent if plainly else 0
-            loss = row["honest_loss"]
-            told.append(Tried(setting, share_, taken, worse > 0, loss, low, most, clean, plainly, stopped))
-    return told
+            got = [shares[one.name] for one in rivals]
+            unaware = [shares[one.name] for one in rivals if one.choices["plan"] == "once"]
+            without, foolish = max(got, key=attrgetter("value")), max(unaware, key=attrgetter("value"), default=None)
+            told.append(
+                Tried(setting, shares[setting.name], without, row["honest_loss"], low, most, clean, plainly, foolish)
+            )
+    return told, apart
 
 
-def _judged(told: Sequence[Tried]) -> str:
+def _judged(told: Sequence[Tried], apart: Sequence[str]) -> str:
     """Whether a defense is worth its cost, what the best of them does, and which look better than they are."""
+    omitted = (
+        f"Not judged: {', '.join(apart)}, as no theft without a defense ended with the same seeds; run the command "
+        "again to finish those that failed."
+        if apart
+        else ""
+    )
     if not told:
-        return "What customers lose is not known, so no defense can be judged."
-    much = f"{100 * TAKES:.0f} percentage points of that worth from the thief"
-    takes = [one for one in told if one.taken >= 100 * TAKES]
+        return omitted or "What customers lose is not known, so no defense can be judged."
+    much = f"{TAKES} percentage points of that worth from the thief"
+    takes = [one for one in told if one.taken >= TAKES]
     if useful := _useful(told):
         best = useful
         lead = f"{best.name} has the best trade and is worth its cost"
@@ -212,13 +230,12 @@ def _judged(told: Sequence[Tried]) -> str:
                 f" Beware of {one.name}: a thief who takes no notice of it gets {one.plainly}, and one who answers it "
                 f"({_plan(one.setting)}) {one.share}."
             )
-    return text
+    return f"{text} {omitted}".rstrip()
 
 
 def _useful(told: Sequence[Tried]) -> Tried | None:
-    """The defense that takes most of those that surely take enough and surely cost little."""
-    useful = [one for one in told if one.taken >= 100 * TAKES and one.most <= COSTS and one.sure]
-    return max(useful, key=lambda one: one.taken, default=None)
+    """The defense that takes most of those that are worth their cost."""
+    return max((one for one in told if one.useful), key=lambda one: one.taken, default=None)
 
 
 def _customers(found: Sequence[Setting]) -> int:
@@ -262,7 +279,8 @@ def _remedy(bare: Sequence[Setting], shares: dict[str, Share], enough: float, to
 
 
 def _sureness(found: Sequence[Setting], head: str, failures: int) -> Sentence:
-    seeds = max(len(setting.results) for setting in found)
+    seeds = sorted({len(setting.runs) for setting in found})
+    several = f"with {' to '.join(map(str, dict.fromkeys([seeds[0], seeds[-1]])))} seeds (starts of training)"
     rows = [setting.overall(head) or {} for setting in found]
     informative = sorted({task for row in rows for task in row.get("informative", [])})
     blind = sorted({setting.budget for setting, row in zip(found, rows, strict=True) if not row.get("informative")})
@@ -270,9 +288,9 @@ def _sureness(found: Sequence[Setting], head: str, failures: int) -> Sentence:
     said = [
         "A thief with better pictures, more computing or a better attack may get more, and each defense met those ways "
         "of asking alone that the table names under plan. "
-        + ("Each theft was run once" if seeds == 1 else f"Each theft was run with {seeds} seeds (starts of training)")
+        + f"Each theft was run {'once' if seeds == [1] else several}"
         + "; another run gives other figures. Brackets: 95 % intervals over test pictures"
-        + f"{' and seeds' if seeds > 1 else ''}.",
+        + f"{' and seeds' if seeds != [1] else ''}.",
         f"Shares are of {len(informative)} of {len(found[0].joined['tasks'])} tasks, the same for all thefts ({told}): "
         "there the encoder is at least 10 points ahead of what the pictures give without it. Other tasks may differ.",
     ]

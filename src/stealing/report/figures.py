@@ -26,7 +26,7 @@ def pictures(found: list[Setting], head: str) -> list[Picture]:
         drawn.append(defenses(found, head))
     drawn.append(curves(shown))
     if (sample := sample_of(shown)) is not None:
-        task = shown.results[0]["sample"]["task"]
+        task = shown.runs[0].result["sample"]["task"]
         drawn += [queries(shown, sample), space(shown, sample, task), neighbours(shown, sample, task)]
         drawn.append(agreement(shown, sample, task, head))
     return [picture for picture in drawn if picture is not None]
@@ -171,16 +171,18 @@ def curves(setting: Setting) -> Picture | None:
     figure = Figure(figsize=(WIDTH, 2.6), layout="constrained")
     axes = figure.subplots()
     last = []
-    for number, (folder, result) in enumerate(zip(setting.folders, setting.results, strict=True)):
-        path = folder.parent.parent / str(result["artefacts"].get("surrogate", "")) / "curves.csv"
+    for number, run in enumerate(setting.runs):
+        path = run.folder.parent.parent / str(run.result["artefacts"].get("surrogate", "")) / "curves.csv"
         if not path.is_file():
             continue
         with path.open() as file:
             rows = [row for row in DictReader(file) if row.get("steal/loss")]
         steps, losses = [int(row["step"]) for row in rows], [float(row["steal/loss"]) for row in rows]
         if losses:
-            axes.plot(steps, losses, color=COLOURS[number % len(COLOURS)], label=f"seed {result['seed']}", linewidth=1)
-            last.append(f"seed {result['seed']} from {losses[0]:.3f} to {losses[-1]:.3f} in {steps[-1] + 1} steps")
+            axes.plot(
+                steps, losses, color=COLOURS[number % len(COLOURS)], label=f"seed {run.result['seed']}", linewidth=1
+            )
+            last.append(f"seed {run.result['seed']} from {losses[0]:.3f} to {losses[-1]:.3f} in {steps[-1] + 1} steps")
     if not last:
         return None
     axes.set_xlabel("step")

@@ -15,11 +15,27 @@ from stealing.artefacts import write_whole
 from stealing.errors import DataError
 from stealing.report.picture import WIDTH, Figure, style, svg
 
-TAKES = 0.20
-"""Least share of `recovered` that a useful defense takes."""
+TAKES = 20
+"""Least percentage points of `recovered` that a useful defense takes."""
 
 COSTS = 0.01
 """Greatest upper 95 % bound of the honest loss of a useful defense."""
+
+
+def percent(recovered: float) -> int:
+    """As it is told: whoever gets less than the controls gets nothing."""
+    return max(0, round(100 * recovered))
+
+
+def is_useful(bare: float, recovered: float, high: float, most: float) -> bool:
+    """Whether a defense takes enough from the thief, by more than chance, and surely little from the honest.
+
+    Args:
+        bare: recovered by the strongest attack without the defense.
+        recovered, high: by the strongest that met it, and the upper bound of its interval.
+        most: upper bound of what the honest lose.
+    """
+    return percent(bare) - percent(recovered) >= TAKES and high < bare and most <= COSTS
 
 
 @dataclass(frozen=True)
@@ -32,8 +48,8 @@ class Point:
         plan: of the attack that recovered most.
         loss: of the honest users, the mean over tasks, with its interval.
         worst: the task that loses most, and how much.
-        recovered: with its interval; over the controls of the theft without a defense, see `_recovered`.
-        taken: of what the strongest attack recovers without defense.
+        recovered: with its interval.
+        bare: what the strongest attack recovers without a defense.
         milliseconds, bytes: an answer's latency, an account's memory.
         attacks: by plan, what each recovered.
     """
@@ -46,7 +62,7 @@ class Point:
     worst: tuple[str, float]
     recovered: float
     recovered_interval: tuple[float, float]
-    taken: float
+    bare: float
     milliseconds: float
     bytes: float
     attacks: dict[str, float]
@@ -57,9 +73,14 @@ class Point:
         return f"{self.defense} {self.strength}".strip()
 
     @property
+    def taken(self) -> int:
+        """Percentage points that the defense takes from the strongest attack."""
+        return percent(self.bare) - percent(self.recovered)
+
+    @property
     def useful(self) -> bool:
-        """Whether it takes enough from the thief and little enough from the honest."""
-        return self.taken >= TAKES and self.loss_interval[1] <= COSTS
+        """Whether it is worth its cost; see `is_useful`."""
+        return is_useful(self.bare, self.recovered, self.recovered_interval[1], self.loss_interval[1])
 
 
 def points(results: list[dict[str, Any]], head: str = "linear") -> list[Point]:
@@ -89,7 +110,7 @@ def points(results: list[dict[str, Any]], head: str = "linear") -> list[Point]:
         raise DataError("A frontier needs the cell without a defense: measure defense=none too.")
     if any(result["overall"][head]["recovered"] is None for result in results):
         raise DataError("A frontier needs a task on which the target beats all controls: add one to data.tasks.")
-    controls = _controls(max(undefended, key=lambda result: int(result["queries"]["images"])), head)
+    controls = _controls(max(results, key=lambda result: int(result["queries"]["images"])), head)
     bare = max(_recovered(result, head, controls)[0] for result in undefended)
     return [_point(name, strength, found, bare, head, controls) for (name, strength), found in cells.items()]
 
@@ -101,8 +122,8 @@ def _controls(result: dict[str, Any], head: str) -> dict[str, float]:
 def _recovered(result: dict[str, Any], head: str, controls: dict[str, float]) -> tuple[float, tuple[float, float]]:
     """What a theft recovers beyond these controls, with its interval.
 
-    A plan that asks several times about fewer images has weaker controls of its own, and would look better by them; but
-    its thief could have trained without answers on as many images as any other.
+    They are those of the theft that asked about most images, as in `runs.settings`; here they are put in the place of a
+    theft's own by its figures alone, as stored cells have no more.
     """
     tasks, found = result["overall"][head]["informative"], result["overall"][head]
     clean, own, common = (
@@ -129,7 +150,7 @@ def _point(
         name, strength, best["cell"]["plan"],
         costs["honest_loss"], tuple(costs["intervals"]["honest_loss"]),
         (costs["worst"]["task"], costs["worst"]["honest_loss"]),
-        share, interval, bare - share, protection["milliseconds"], protection["bytes"],
+        share, interval, bare, protection["milliseconds"], protection["bytes"],
         {result["cell"]["plan"]: found for result, (found, _) in zip(results, shares, strict=True)},
     )  # fmt: skip
 
@@ -161,7 +182,7 @@ def markdown(found: list[Point]) -> str:
             point.name,
             f"{100 * point.loss:.1f} [{low:.1f}, {high:.1f}]",
             f"{point.recovered:.2f} [{least:.2f}, {most:.2f}], {point.plan}",
-            f"{100 * point.taken:.0f}" + (", useful" if point.useful else ""),
+            f"{point.taken}" + (", useful" if point.useful else ""),
             f"{point.milliseconds:.3f}",
         ]
         lines.append(f"| {' | '.join(cells)} |")
@@ -172,7 +193,7 @@ def show(found: list[Point], console: Console) -> None:
     """Print the points as a table."""
     caption = (
         "honest loss: TA_clean - TA in points, the mean over tasks. recovered: of the strongest attack tried, over\n"
-        f"the informative tasks together. useful: takes {100 * TAKES:.0f} points of it, and the upper bound of the\n"
+        f"the informative tasks together. useful: takes {TAKES} points of it, and the upper bound of the\n"
         f"honest loss is at most {100 * COSTS:.0f} point."
     )
     table = Table(caption=caption, caption_justify="left")
@@ -187,7 +208,7 @@ def show(found: list[Point], console: Console) -> None:
             f"{100 * point.worst[1]:+.1f} {point.worst[0]}",
             f"{point.recovered:.2f} [{least:.2f}, {most:.2f}]",
             point.plan,
-            f"{100 * point.taken:.0f}" + (" useful" if point.useful else ""),
+            f"{point.taken}" + (" useful" if point.useful else ""),
             f"{point.milliseconds:.3f}",
             f"{point.bytes:.0f}",
         )
@@ -233,7 +254,7 @@ def draw(found: list[Point]) -> Figure:
     figure = Figure(figsize=(1.2 * WIDTH, WIDTH), layout="constrained")
     axes = figure.subplots()
     bare = next(point for point in found if point.defense == "none").recovered
-    axes.fill_between([-1, 100 * COSTS], -1, bare - TAKES, color="#d8ead3", label="useful", zorder=0)
+    axes.fill_between([-1, 100 * COSTS], -1, bare - TAKES / 100, color="#d8ead3", label="useful", zorder=0)
     axes.axhline(bare, color="#777777", linestyle=":", linewidth=1, label="without defense")
     for number, name in enumerate(dict.fromkeys(point.defense for point in found)):
         mine = sorted((point for point in found if point.defense == name), key=lambda point: point.loss)

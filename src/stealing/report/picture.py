@@ -64,4 +64,4 @@ def svg(figure: Figure, name: str) -> bytes:
 
 def names(found: Iterable[Setting], *, first: bool = False) -> list[str]:
     """Of the runs that a picture shows."""
-    return [folder.name for setting in found for folder in (setting.folders[:1] if first else setting.folders)]
+    return [run.folder.name for setting in found for run in (setting.runs[:1] if first else setting.runs)]

@@ -3,18 +3,18 @@
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
-from safetensors.numpy import load_file
 
 from stealing.artefacts import key
 from stealing.errors import DataError
-from stealing.evaluation.statistics import Right, overall, paired
-from stealing.report.seeds import join
+from stealing.evaluation.protocol import CONTROLS
+from stealing.evaluation.statistics import by_head, overall, paired, summarise
+from stealing.report.seeds import Run, join
 from stealing.report.sweep import cells
 
 RESAMPLES = 1000
@@ -35,17 +35,13 @@ class Setting:
         name: what tells it apart from the others of the report.
         choices: the option of each of `VARIED`, with what it has other than another setting of that option.
         joined: one result over all seeds; see `join`.
-        folders: of the runs, by seed.
-        results: their `result.json`.
-        right: which test images each encoder got right, by seed.
+        runs: by seed.
     """
 
     name: str
     choices: dict[str, str]
     joined: dict[str, Any]
-    folders: list[Path]
-    results: list[dict[str, Any]]
-    right: list[Right]
+    runs: list[Run]
 
     @property
     def budget(self) -> int:
@@ -60,7 +56,7 @@ class Setting:
     @property
     def scene(self) -> tuple[str, ...]:
         """All that is not tried out: settings of one scene can be compared."""
-        return tuple(self.choices[name] for name in VARIED if name not in TRIED)
+        return _scene(self.choices)
 
     def overall(self, head: str) -> dict[str, Any] | None:
         """Honest loss and recovered over all tasks, or None for a target whose undefended features are unknown."""
@@ -102,31 +98,30 @@ def settings(folders: Sequence[Path], protocol: str | None = None) -> list[Setti
     Raises:
         DataError: they were judged by several protocols, or two are of the same choices and seed.
     """
-    results = [json.loads((folder / "result.json").read_text()) for folder in folders]
+    runs = [Run.read(folder) for folder in folders]
     if protocol:
-        kept = [number for number, result in enumerate(results) if result["protocol_hash"] == protocol]
-        folders, results = [folders[number] for number in kept], [results[number] for number in kept]
-        if not kept:
+        runs = [run for run in runs if run.result["protocol_hash"] == protocol]
+        if not runs:
             raise DataError(f"--protocol {protocol} judged none of these runs: leave it out to see which did.")
-    _check_comparable(folders, results)
-    groups = dict[str, dict[int, tuple[Path, dict[str, Any]]]]()
-    for folder, result in zip(folders, results, strict=True):
-        twice = groups.setdefault(result["group"], {}).setdefault(result["seed"], (folder, result))[0]
-        if twice != folder:
-            raise DataError(f"{twice} and {folder} are of the same choices and seed: name one of them.")
-    chosen = _choices({group: next(iter(runs.values())) for group, runs in groups.items()})
+    _check_comparable(runs)
+    groups = dict[str, dict[int, Run]]()
+    for run in runs:
+        twice = groups.setdefault(run.result["group"], {}).setdefault(run.result["seed"], run)
+        if twice is not run:
+            raise DataError(f"{twice.folder} and {run.folder} are of the same choices and seed: name one of them.")
+    chosen = _choices({group: next(iter(seeds.values())) for group, seeds in groups.items()})
+    _on_common_controls(groups, chosen)
     made = []
     for group, seeds in groups.items():
-        runs = [seeds[seed] for seed in sorted(seeds)]
-        made.append((chosen[group], join([folder for folder, _ in runs], RESAMPLES), runs))
+        alike = [seeds[seed] for seed in sorted(seeds)]
+        made.append((chosen[group], join(alike, RESAMPLES), alike))
     varied = [name for name in VARIED if len({choices[name] for choices, _, _ in made}) > 1] or ["attack"]
     several = len({joined["queries"]["budget"] for _, joined, _ in made}) > 1
     found = []
-    for choices, joined, runs in made:
+    for choices, joined, alike in made:
         name = ", ".join(choices[name] for name in varied)
         name += f", {joined['queries']['budget']} queries" if several else ""
-        right = [load_file(folder / "right.safetensors") for folder, _ in runs]
-        found.append(Setting(name, choices, joined, [run for run, _ in runs], [result for _, result in runs], right))
+        found.append(Setting(name, choices, joined, alike))
     _check_named_apart(found)
     _on_common_tasks(found)
     return sorted(found, key=lambda setting: (*(setting.choices[name] for name in VARIED), setting.budget))
@@ -142,15 +137,19 @@ def check_head(found: Sequence[Setting], head: str) -> None:
         raise DataError(f"--head {head} was not trained in all of these runs: choose {', '.join(found[0].heads)}.")
 
 
-def _check_comparable(folders: Sequence[Path], results: Sequence[dict[str, Any]]) -> None:
-    old = [folder for folder, result in zip(folders, results, strict=True) if "overall" not in result]
+def _scene(choices: dict[str, str]) -> tuple[str, ...]:
+    return tuple(choices[name] for name in VARIED if name not in TRIED)
+
+
+def _check_comparable(runs: Sequence[Run]) -> None:
+    old = [run.folder for run in runs if "overall" not in run.result]
     if old:
         raise DataError(f"{old[0]} was judged by an earlier version: judge it again by python eval.py run={old[0]}.")
-    protocols = {result["protocol_hash"]: folder for folder, result in zip(folders, results, strict=True)}
+    protocols = {run.result["protocol_hash"]: run.folder for run in runs}
     if len(protocols) > 1:
         judged = [set(_flat(_config(folder).get("probe"), "")) for folder in protocols.values()]
         apart = " ".join(sorted(judged[0].union(*judged) - judged[0].intersection(*judged)))
-        counted = Counter(result["protocol_hash"] for result in results)
+        counted = Counter(run.result["protocol_hash"] for run in runs)
         told = "; ".join(f"{protocol}: {count} runs" for protocol, count in counted.items())
         raise DataError(
             f"The runs were judged by {len(protocols)} protocols ({told}; they differ in {apart}), whose figures "
@@ -166,9 +165,39 @@ def _check_named_apart(found: Sequence[Setting]) -> None:
         other = known.setdefault(place, setting)
         if other is not setting:
             raise DataError(
-                f"{other.folders[0]} and {setting.folders[0]} differ in prices, caps, numerics or versions alone, "
-                "which no table shows: name one of them."
+                f"{other.runs[0].folder} and {setting.runs[0].folder} differ in prices, caps, numerics or versions "
+                "alone, which no table shows: name one of them."
             )
+
+
+def _on_common_controls(groups: dict[str, dict[int, Run]], chosen: dict[str, dict[str, str]]) -> None:
+    """Hold thefts of one scene, budget and seed against the controls of the one that asked about most images.
+
+    A plan that asks several times about fewer images has weaker controls of its own, and would look better by them; but
+    its thief could have trained without answers on as many images as any other.
+    """
+    rivals = dict[tuple[object, ...], list[Run]]()
+    for group, seeds in groups.items():
+        for seed, run in seeds.items():
+            rivals.setdefault((_scene(chosen[group]), run.result["queries"]["budget"], seed), []).append(run)
+    for alike in rivals.values():
+        most = max(alike, key=lambda run: int(run.result["queries"]["images"]))
+        for run in alike:
+            if run.result["queries"]["images"] < most.result["queries"]["images"]:
+                groups[run.result["group"]][run.result["seed"]] = _with_controls(run, most)
+
+
+def _with_controls(run: Run, other: Run) -> Run:
+    """The run, with the controls of another in their place."""
+    right = {
+        place: other.right[place] if place.split("/")[2] in CONTROLS else rows for place, rows in run.right.items()
+    }
+    tasks = dict[str, Any]()
+    for task, heads in by_head([right]).items():
+        told = run.result["tasks"][task]
+        again = {head: told[head] | summarise(tables, resamples=RESAMPLES) for head, tables in heads.items()}
+        tasks[task] = told | again
+    return replace(run, result={**run.result, "tasks": tasks, "overall": overall([right], RESAMPLES)}, right=right)
 
 
 def _on_common_tasks(found: Sequence[Setting]) -> None:
@@ -182,7 +211,9 @@ def _on_common_tasks(found: Sequence[Setting]) -> None:
             for one in alike:
                 row = one.overall(head)
                 if row and row["informative"] and set(row["informative"]) != common:
-                    one.joined["overall"][head] = overall(one.right, RESAMPLES, tasks=common)[head]
+                    one.joined["overall"][head] = overall([run.right for run in one.runs], RESAMPLES, tasks=common)[
+                        head
+                    ]
 
 
 def _config(folder: Path) -> dict[str, Any]:
@@ -191,19 +222,19 @@ def _config(folder: Path) -> dict[str, Any]:
     return {str(name): node for name, node in config.items()}
 
 
-def _choices(first: dict[str, tuple[Path, dict[str, Any]]]) -> dict[str, dict[str, str]]:
+def _choices(first: dict[str, Run]) -> dict[str, dict[str, str]]:
     """Of each group the option of each of `VARIED`, with those settings in which it differs from others of that option.
 
     Args:
-        first: folder and result of one run of each group.
+        first: one run of each group.
     """
     options, leaves = dict[str, dict[str, str]](), dict[str, dict[str, set[str]]]()
-    for group, (folder, result) in first.items():
-        named = json.loads((folder / "choices.json").read_text())
-        config = _config(folder)
+    for group, run in first.items():
+        named = json.loads((run.folder / "choices.json").read_text())
+        config = _config(run.folder)
         options[group] = {name: str(named.get(f"arch@{name}", named.get(name, ""))) for name in VARIED}
         leaves[group] = {name: set(_flat(config.get(name), "")) for name in VARIED}
-        images = {name: checksum for name, checksum in result["data"].items() if name != "asked"}
+        images = {name: checksum for name, checksum in run.result["data"].items() if name != "asked"}
         leaves[group]["data"] = {f"checksum={key(**images)[:8]}"}  # which images, and not where they lie
     chosen = dict[str, dict[str, str]]()
     for group, parts in options.items():
@@ -259,7 +290,7 @@ def comparisons(found: Sequence[Setting], head: str) -> list[Comparison]:
             continue
         both = sorted(set(first.joined["seeds"]) & set(second.joined["seeds"]))
         if both:
-            pair = [[one.right[one.joined["seeds"].index(seed)] for seed in both] for one in (first, second)]
+            pair = [[run.right for run in one.runs if run.result["seed"] in both] for one in (first, second)]
             alike = ", ".join(first.choices[name] for name in varied if name != apart[0])
             pairs.append(((first.choices[apart[0]], second.choices[apart[0]], alike, first.budget), len(both), pair))
     for named, count, pair in pairs:

@@ -20,7 +20,7 @@ Sample = dict[str, NDArray[Any]]
 
 def sample_of(setting: Setting) -> Sample | None:
     """Images, labels, features and predictions that the first of its runs kept."""
-    folder, result = setting.folders[0], setting.results[0]
+    folder, result = setting.runs[0].folder, setting.runs[0].result
     path = folder / result["files"].get("sample", "-")
     return load_file(path) if path.exists() else None
 
@@ -108,7 +108,7 @@ def agreement(setting: Setting, sample: Sample, task: str, head: str) -> Picture
     axes = figure.subplots()
     drawn = axes.imshow(shares, cmap="cividis", vmin=0, vmax=float(shares.max()))
     figure.colorbar(drawn).set_label("share of the row", fontsize=8)
-    known = setting.results[0]["sample"]["classes"] or list(range(classes))
+    known = setting.runs[0].result["sample"]["classes"] or list(range(classes))
     if classes <= 20:
         axes.set_xticks(range(classes), [str(name) for name in known[:classes]], rotation=90, fontsize=7)
         axes.set_yticks(range(classes), [str(name) for name in known[:classes]], fontsize=7)

@@ -2,27 +2,41 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, Self
 
 from rich.console import Console
 from safetensors.numpy import load_file
 
 from stealing.artefacts import write_whole
-from stealing.evaluation.statistics import by_head, overall, summarise
+from stealing.evaluation.statistics import Right, by_head, overall, summarise
 from stealing.report.table import show
 
 
-def join(folders: Sequence[Path], resamples: int) -> dict[str, Any]:
-    """One result over all seeds; figures are means over them, intervals resample seeds, then test images.
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its folder, its `result.json`, and which test images each encoder got right."""
+
+    folder: Path
+    result: dict[str, Any]
+    right: Right
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """Of a folder."""
+        return cls(folder, json.loads((folder / "result.json").read_text()), load_file(folder / "right.safetensors"))
+
+
+def join(runs: Sequence[Run], resamples: int) -> dict[str, Any]:
+    """One result over all seeds; figures are means over them, intervals hold what varies with seeds and test images.
 
     Args:
-        folders: finished runs with equal `group` and different seeds.
+        runs: with equal `group` and different seeds.
         resamples: of the bootstrap.
     """
-    results = [json.loads((folder / "result.json").read_text()) for folder in folders]
-    tables = [load_file(folder / "right.safetensors") for folder in folders]
+    results, tables = [run.result for run in runs], [run.right for run in runs]
     first, tasks, found = results[0], dict[str, Any](), by_head(tables)
     for task, heads in first["tasks"].items():
         tasks[task] = {"role": heads["role"]}
@@ -38,13 +52,12 @@ def join(folders: Sequence[Path], resamples: int) -> dict[str, Any]:
         name: first[name] for name in ("schema", "choices", "group", "protocol_hash", "data", "hardware", "queries")
     }
     seeds_ = [result["seed"] for result in results]
-    runs = [folder.name for folder in folders]
     seconds = [result["seconds"] for result in results]
     return {
         **shared,
         "defense": first.get("defense"),
         "seeds": seeds_,
-        "runs": runs,
+        "runs": [run.folder.name for run in runs],
         "seconds": seconds,
         "tasks": tasks,
         "overall": together,
@@ -75,7 +88,7 @@ def conclude(folder: Path, resamples: int, console: Console) -> None:
     found = siblings(folder)
     console.print(f"Written: {folder / 'result.json'}", soft_wrap=True)
     if len(found) > 1:
-        joined = join(found, resamples)
+        joined = join([Run.read(sibling) for sibling in found], resamples)
         path = folder.parent / f"{folder.name.rsplit('-s', 1)[0]}-seeds-{joined['group']}.json"
         write_whole(path, json.dumps(joined, indent=1).encode())
         show(joined, console)

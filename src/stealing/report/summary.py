@@ -26,11 +26,11 @@ def tidy(found: Sequence[Setting]) -> pa.Table:
     """
     rows = []
     for setting in found:
-        for folder, result in zip(setting.folders, setting.results, strict=True):
-            asked = result["queries"]
-            shared = {"run": folder.name, "seed": result["seed"], **setting.choices, "budget": asked["budget"]}
+        for run in setting.runs:
+            asked = run.result["queries"]
+            shared = {"run": run.folder.name, "seed": run.result["seed"], **setting.choices, "budget": asked["budget"]}
             shared |= {name: asked[name] for name in ("spent", "evaluation", "cost")}
-            for task, heads in result["tasks"].items():
+            for task, heads in run.result["tasks"].items():
                 for head, row in heads.items():
                     if head == "role":
                         continue
@@ -88,18 +88,18 @@ def overview(found: Sequence[Setting], head: str) -> Sheet:
     known = [(setting.overall(head) or {}).get("honest_loss") is not None for setting in found]
     shares = [*(["recovered"] if any(known) else []), *([] if all(known) else ["offered"])]
     paid = any(setting.joined["queries"]["cost"] for setting in found)
-    unequal = len({len(setting.results) for setting in found}) > 1
+    unequal = len({len(setting.runs) for setting in found}) > 1
     columns = (*varied, "queries", *(["cost"] if paid else []), *(["seeds"] if unequal else []), "SA", *shares)
     columns = (*columns, "honest loss") if any(setting.defended for setting in found) else columns
     rows, best, rivals = [], set[tuple[int, int]](), dict[tuple[str, ...], list[tuple[float, int]]]()
     for number, setting in enumerate(found):
         asked, row = setting.joined["queries"], setting.overall(head) or {}
         tasks = row.get("informative", ())
-        each = [overall([right], 2, tasks=tasks)[head] for right in setting.right] if len(setting.right) > 1 else []
+        each = [overall([run.right], 2, tasks=tasks)[head] for run in setting.runs] if len(setting.runs) > 1 else []
         rows.append(
             [
                 *(setting.choices[name] for name in varied), f"{asked['spent']:,}",
-                *([f"{asked['cost']:.2f}"] if paid else []), *([str(len(setting.results))] if unequal else []),
+                *([f"{asked['cost']:.2f}"] if paid else []), *([str(len(setting.runs))] if unequal else []),
                 *(_figure(name, row, each) for name in ("SA", *shares)),
                 *([_figure("honest_loss", row, each, 100)] if "honest loss" in columns else []),
             ]
@@ -128,7 +128,7 @@ def by_task(found: Sequence[Setting], head: str) -> Sheet:
             if task not in setting.joined["tasks"]:
                 continue
             row = setting.joined["tasks"][task][head]
-            each = [result["tasks"][task][head] for result in setting.results]
+            each = [run.result["tasks"][task][head] for run in setting.runs]
             place = (task, *setting.scene, setting.choices["defense"], str(setting.budget))
             rivals.setdefault(place, []).append((row["SA"], len(rows)))
             rows.append(

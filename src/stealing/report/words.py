@@ -17,7 +17,7 @@ WORDS = {
     "TA, SA": "accuracy, the share of test pictures that a classifier gets right, on the target's and on the "
     "surrogate's features; TA_clean is TA without a defense. One figure for all tasks is their mean.",
     "control, C": "the best accuracy that a thief gets without asking anything: from raw pixels, from the untrained "
-    "copy, or from training on the same pictures without the answers.",
+    "copy, or from training without answers on as many pictures as a theft of that size asks about.",
     "recovered": "(SA - C) / (TA_clean - C), the share of its worth that a verdict speaks of: 0 means that the answers "
     "were worth nothing (below 0, less than the controls), 1 that the copy is as good as the target. Of all tasks "
     "that can tell together.",
@@ -27,8 +27,8 @@ WORDS = {
     "defense": "what the owner does to answers or to accounts to spoil a theft.",
     "strength": "how strongly a defense acts, as written behind its name: less is left of an answer with smaller k and "
     "fewer decimals, and it is changed more with greater epsilon or sigma and with smaller beta or cosine.",
-    "useful defense": "takes at least 20 percentage points of the encoder's worth from the thief, and surely costs "
-    "honest customers at most 1 of 100 test pictures.",
+    "useful defense": "takes at least 20 percentage points of the encoder's worth from the thief, and surely some, and "
+    "surely costs honest customers at most 1 of 100 test pictures.",
     "95 % interval": "in brackets: how far the figure moves in 95 of 100 draws of the same number of test images, and "
     "of seeds where there are several (two say little); other targets or tasks may lie elsewhere.",
     "seed": "the number that all chance of a run hangs on: which pictures are asked about, and how training starts.",

@@ -85,7 +85,7 @@ def _sweeps(paths: Sequence[Path]) -> list[Path]:
 
 def overview_caption(found: Sequence[Setting]) -> str:
     """How to read the first table."""
-    most = max(len(setting.results) for setting in found)
+    most = max(len(setting.runs) for setting in found)
     figures = "means over seeds, ± the standard deviation over seeds" if most > 1 else "of one seed"
     return (
         f"Figures are {figures}, [95 % interval]; over several tasks, SA is their mean, and honest loss is in test "
@@ -95,7 +95,7 @@ def overview_caption(found: Sequence[Setting]) -> str:
 
 def about(found: Sequence[Setting], head: str) -> list[str]:
     """Under the title: what was measured, where and when."""
-    results = [result for setting in found for result in setting.results]
+    results = [run.result for setting in found for run in setting.runs]
     dates = sorted({result["date"] for result in results})
     first = results[0]
     target, data = (
