@@ -35,7 +35,7 @@ from stealing.data.draws import Dice, generator
 from stealing.data.images import Images
 from stealing.defenses.guard import SIGNALS, Watch, standard
 from stealing.defenses.keyed import Secret
-from stealing.encoders import load_encoder
+from stealing.encoders import Encoder, load_encoder
 from stealing.evaluation.features import encode
 from stealing.plan import open_scene
 from stealing.provenance import provenance
@@ -75,9 +75,9 @@ class Traffic:
     orders: dict[str, Callable[[], Rows]]
 
 
-def traffic(config: DictConfig, path: Path, rng: np.random.Generator) -> Traffic:
-    """The features, under the encoder of this file, of all images that anyone asks about."""
-    scene, (encoder, _) = open_scene(config), load_encoder(path)
+def traffic(config: DictConfig, encoder: Encoder, rng: np.random.Generator) -> Traffic:
+    """The features, under this encoder, of all images that anyone asks about."""
+    scene = open_scene(config)
 
     def features(images: Images) -> tuple[Tensor, Rows]:
         part = images.part(rng.permutation(len(images)))
@@ -171,7 +171,8 @@ def main() -> None:
         most = [f"data.tasks.{name}.train.count={count}" for name, count in POOLS.items()]
         config = compose("train", overrides=["experiment=cifar10_cpu", *most])
     rng = np.random.default_rng(0)
-    seen = traffic(config, chosen.encoder, rng)
+    encoder, _ = load_encoder(chosen.encoder)
+    seen = traffic(config, encoder, rng)
     everything = torch.cat([part[:1000] for part in seen.reference.values()])
     mean = everything.mean(0)
     values, vectors = torch.linalg.eigh((everything - mean).T.cov().double())
@@ -190,7 +191,9 @@ def main() -> None:
     spread = np.stack([np.maximum(rows.std(0), np.maximum(FLOOR * rows.mean(0), 1e-3)) for rows in pooled])
     tensors = {"mean": mean, "whiten": whiten.contiguous(), "sizes": torch.tensor(SIZES, dtype=torch.float64)}
     tensors |= {"centre": torch.from_numpy(centre), "spread": torch.from_numpy(spread)}
-    write_whole((chosen.out or chosen.encoder.parent) / "honest.safetensors", save(tensors))
+    write_whole(
+        (chosen.out or chosen.encoder.parent) / "honest.safetensors", save(tensors, {"encoder": encoder.fingerprint})
+    )
 
     score = standard(np.array(SIZES, float), centre, spread)
     named = {f"honest: {name}": found for name, found in honest.items()}

@@ -9,7 +9,7 @@ import pytest
 from browsing import look
 from conftest import ROOT, Command
 from hydra import initialize_config_dir
-from serving import served
+from serving import save_trivial, served
 
 from stealing.audit import Audit
 from stealing.config import composed
@@ -165,6 +165,14 @@ def test_an_audit_refuses_what_is_beyond_its_limits_or_means_nothing_before_it_a
         with pytest.raises(StealingError, match=re.escape(sentence)):
             Audit(config, words).check()
     assert not (tmp_path / "ledger.sqlite").exists()
+
+
+def test_a_guard_of_another_encoder_is_refused_before_anything_is_asked(tmp_path: Path) -> None:
+    other = [f"target.path={save_trivial(tmp_path, size=32)}", "audit.defenses=[guard]", f"paths.work={tmp_path}"]
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        words = [*TINY[1:], *other]
+        with pytest.raises(StealingError, match=r"reference is of encoder aeacbb56.*detection\.py --encoder"):
+            Audit(composed("audit", words)[0], words).check()
 
 
 def test_the_next_theft_that_a_page_proposes_is_one_that_an_audit_accepts(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from stealing.data.draws import generator
 from stealing.defenses.chain import Chain
 from stealing.defenses.guard import Watch
 from stealing.defenses.keyed import Secret
+from stealing.encoders import load_encoder
 from stealing.errors import CheckpointError, ConfigError, Refused
 
 D = 16
@@ -46,7 +47,7 @@ def reference(tmp_path: Path) -> str:
         tables.append(np.stack([watch.see("x", honest(400, seed)[slice(*cut)]) for cut in cuts]))
     kept = {"mean": rows.mean(0), "whiten": torch.eye(D), "sizes": torch.tensor(SIZES, dtype=torch.float64)}
     kept |= {"centre": torch.from_numpy(np.mean(tables, 0)), "spread": torch.from_numpy(np.std(tables, 0) + 0.01)}
-    save_file(kept, tmp_path / "honest.safetensors")
+    save_file(kept, tmp_path / "honest.safetensors", {"encoder": "this encoder"})
     return str(tmp_path / "honest.safetensors")
 
 
@@ -136,19 +137,26 @@ def test_whatever_is_asked_answers_are_finite_and_a_lower_threshold_never_suspec
 
 
 def test_features_of_another_encoder_are_refused_in_one_sentence(reference: str) -> None:
-    with pytest.raises(ConfigError, match=rf"width {D}, and these are of width 7: write one by"):
-        guard(reference).answer(torch.zeros(3, 7), asked(images(3)))
+    chain = guard(reference)
+    chain.check("this encoder")
+    with pytest.raises(ConfigError, match=r"of encoder this enc, and this one is another: write one by"):
+        chain.check("another")
+    with pytest.raises(ConfigError, match=rf"width {D}, and these are of width 7: put guard first"):
+        chain.answer(torch.zeros(3, 7), asked(images(3)))
 
 
 def test_a_reference_that_is_absent_and_a_policy_that_is_none_are_one_sentence(reference: str) -> None:
     with pytest.raises(CheckpointError, match=r"reference=absent does not exist"):
         guard("absent")
+    with pytest.raises(CheckpointError, match=r"encoder\.safetensors is no reference \(.*tensor.*\): write one by"):
+        guard(str(ROOT / "assets" / "cifar10_narrow" / "encoder.safetensors"))
     with pytest.raises(ConfigError, match="slow, degrade, stop"):
         guard(reference, "defense.guard.policy=shout")
 
 
 def test_the_stored_targets_reference_is_read() -> None:
     chain = Chain(opened(choose("defense=guard").defense))
+    chain.check(load_encoder(ROOT / "assets" / "cifar10_narrow" / "encoder.safetensors")[0].fingerprint)
     features = torch.rand(300, 192, generator=generator("stored"))
     assert chain.answer(features, asked(images(300))).shape == features.shape
     assert (ROOT / "assets" / "cifar10_narrow" / "honest.safetensors").stat().st_size < 400_000

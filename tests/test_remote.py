@@ -389,8 +389,11 @@ def test_the_surrogate_is_the_same_bit_for_bit_whether_the_target_is_here_or_beh
 def test_who_is_stopped_by_a_services_defense_keeps_what_was_answered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    of = {"encoder": load_encoder(save_trivial(tmp_path))[0].fingerprint}
     kept = {"mean": torch.zeros(16), "whiten": torch.eye(16), "sizes": torch.tensor([1.0, 1000.0])}
-    save_file(kept | {"centre": torch.zeros(2, 3), "spread": torch.full((2, 3), 1e-6)}, tmp_path / "honest.safetensors")
+    save_file(
+        kept | {"centre": torch.zeros(2, 3), "spread": torch.full((2, 3), 1e-6)}, tmp_path / "honest.safetensors", of
+    )
     guard = ["defense=guard", "defense.guard.policy=stop", "defense.guard.patience=48"]
     with served(tmp_path, *guard, f"defense.guard.reference={tmp_path / 'honest.safetensors'}") as service:
         monkeypatch.setenv("STEALING_KEY", service.key)

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from stealing.config import composed, opened, sentence
 from stealing.defenses.chain import Chain
+from stealing.encoders import load_encoder
 from stealing.errors import ConfigError, StealingError
 from stealing.pipeline import run
 from stealing.plan import Scene, check_inputs, open_scene
@@ -95,12 +96,16 @@ class Audit:
         defended = [] if self._is_remote else list(self._defenses())
         thefts = [[f"budget.images={budget}"] for budget in self.audit.budgets]
         thefts += [[f"budget.images={max(self.audit.budgets)}", *defense] for defense in defended]
+        path = self.config.target.path
+        encoder = load_encoder(Path(path))[0].fingerprint if path else None
         try:
             for attack, choices in product(self.audit.attacks, thefts):
                 limits = (f"attack={attack}", f"budget.evaluation={self.measured}")
                 config, _ = composed("audit", [*self.overrides, *choices, *limits])
                 check_inputs(config, scene)
-                Chain(opened(config.defense))
+                chain = Chain(opened(config.defense))
+                if encoder is not None:
+                    chain.check(encoder)
         except HydraException as error:
             raise ConfigError(sentence(error)) from None
 

@@ -110,6 +110,7 @@ class Run:
             folder, size = path.parent, int(card["size"])
             self.book("pretrain", {"seconds": 0.0, "cpu_seconds": 0.0})
         self.made["target"] = folder
+        self.chain.check(encoder.fingerprint)
         encoder.to("cuda" if self.settings.accelerator == "gpu" else "cpu")
         name = key(encoder=encoder.fingerprint, **self.settings.numerics)
         features = Bank(Path(config.paths.cache) / "undefended" / name, "undefended")

@@ -1,7 +1,9 @@
 """What a service does to its answers: features and who asked for them in, the features that leave the service out.
 
-A defense is a class with `answer`. One that remembers has `load` and `dump` too, and one that holds a secret or reads a
-file says so by `private`. Shape letters: B images asked, D feature width.
+A defense is a class with `answer`. One that remembers has `load` and `dump` too, one that holds a secret or reads a
+file says so by `private`, and one that was made for an encoder has `check`.
+
+Shape letters: B images asked, D feature width.
 """
 
 import base64
@@ -77,6 +79,21 @@ class Private(Protocol):
     private: str
 
 
+@runtime_checkable
+class Fitted(Protocol):
+    """A defense that was made for one encoder."""
+
+    def check(self, encoder: str) -> None:
+        """Refuse to defend another.
+
+        Args:
+            encoder: fingerprint of the one whose answers it will get.
+
+        Raises:
+            stealing.errors.ConfigError: it is of another.
+        """
+
+
 class Chain:
     """Defenses in the order of their names' appearance in the configuration; none of them is no defense.
 
@@ -101,6 +118,12 @@ class Chain:
     def private(self) -> dict[str, str]:
         """By name, what the settings do not say."""
         return {name: defense.private for name, defense in self.defenses.items() if isinstance(defense, Private)}
+
+    def check(self, encoder: str) -> None:
+        """See `Fitted`."""
+        for defense in self.defenses.values():
+            if isinstance(defense, Fitted):
+                defense.check(encoder)
 
     def answer(self, features_BD: Tensor, asked: Asked) -> Tensor:
         """Each defense sees what the one before it let through."""

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from stealing.defenses.chain import Asked
@@ -114,24 +114,32 @@ class Guard:
                 f"defense.guard.reference={reference} does not exist: write it by benchmarks/detection.py."
             )
         self.threshold, self.patience, self.policy, self.rate, self.sigma = threshold, patience, policy, rate, sigma
-        self._secret, kept = Secret(secret), load_file(reference)
+        self._secret, (kept, self._encoder) = Secret(secret), _read(reference)
         self.private = self._secret.hash + hashlib.blake2b(Path(reference).read_bytes(), digest_size=8).hexdigest()
         window = int(kept["sizes"].max())
         self.watch = Watch(kept["mean"], kept["whiten"], closeness, window, self._secret)
         self._honest = standard(kept["sizes"].numpy(), kept["centre"].numpy(), kept["spread"].numpy())
         self._scores: dict[str, float] = {}
 
+    def check(self, encoder: str) -> None:
+        """See `stealing.defenses.chain.Fitted`."""
+        if encoder != self._encoder:
+            raise ConfigError(
+                f"defense.guard.reference is of encoder {self._encoder[:8]}, and this one is {encoder[:8]}: write one "
+                "by benchmarks/detection.py --encoder."
+            )
+
     def answer(self, features_BD: Tensor, asked: Asked) -> Tensor:
         """(B, D), as they are for an account that is not suspected.
 
         Raises:
             Refused: the account is stopped, or has to wait.
-            ConfigError: the reference is of another encoder.
+            ConfigError: they are not of the reference's width.
         """
         if features_BD.shape[1] != len(self.watch.mean_D):
             raise ConfigError(
                 f"defense.guard.reference is of features of width {len(self.watch.mean_D)}, and these are of width "
-                f"{features_BD.shape[1]}: write one by benchmarks/detection.py --encoder, and put guard first."
+                f"{features_BD.shape[1]}: put guard first."
             )
         known = self.watch.accounts.setdefault(asked.account, Watched())
         suspected = self._scores.get(asked.account, 0.0) >= self.threshold
@@ -171,6 +179,18 @@ class Guard:
         seen = np.frombuffer(self.watch.coverage.dump(account), np.uint8)
         np.savez(stream, numbers=numbers, recent=known.recent_MR.numpy(), coverage=seen)
         return stream.getvalue()
+
+
+def _read(path: str) -> tuple[dict[str, Tensor], str]:
+    """A reference's tensors, and the fingerprint of its encoder."""
+    try:
+        with safe_open(path, "pt") as file:
+            kept = {name: file.get_tensor(name) for name in ("mean", "whiten", "sizes", "centre", "spread")}
+            return kept, str((file.metadata() or {})["encoder"])
+    except (SafetensorError, KeyError) as error:
+        raise CheckpointError(
+            f"defense.guard.reference={path} is no reference ({error}): write one by benchmarks/detection.py."
+        ) from None
 
 
 def standard(

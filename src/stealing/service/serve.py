@@ -59,7 +59,9 @@ def built(config: DictConfig) -> Service:
     encoder, card = load_encoder(Path(config.target.path))
     device = "cuda" if config.accelerator == "gpu" else "cpu"
     encoder.requires_grad_(False).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    defense, books = Chain(opened(config.defense)), Books(config.books)
+    defense = Chain(opened(config.defense))
+    defense.check(encoder.fingerprint)
+    books = Books(config.books)
     named = fingerprint(defense, plain(config.defense))
     version = key(encoder=encoder.fingerprint, defense=named)  # tells that it changed, not how
     batcher = Batcher(
