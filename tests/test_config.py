@@ -1,6 +1,7 @@
 """Choices: every file composes, the command answers at once, and a mistake gets one sentence that says what to do."""
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -9,12 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import DEBUG, ROOT, Command, choose
+from hydra import initialize_config_dir
 from safetensors.torch import load_file, save_file
 
 from stealing.artefacts import claim
-from stealing.config import check_choices, plain
+from stealing.config import check_choices, composed, plain
 from stealing.encoders import build_encoder, save_encoder
 from stealing.errors import ConfigError
+from stealing.pipeline import Run
 
 OPTIONS = [
     (path.parent.name, path.stem)
@@ -111,6 +114,21 @@ def test_an_absent_or_foreign_checkpoint_is_one_sentence(command: Command, tmp_p
     foreign = tmp_path / "model.pth"
     torch.save({"model": torch.zeros(3)}, foreign)
     assert "is not a safetensors file" in sentence(command("train.py", *DEBUG, "target=file", f"target.path={foreign}"))
+
+
+def test_another_encoder_at_the_same_place_is_another_run_and_the_same_one_elsewhere_is_not(
+    encoder_file: Path, tmp_path: Path
+) -> None:
+    def group(path: Path) -> str:
+        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+            return Run(*composed("train", [*DEBUG, "target=file", f"target.path={path}"])).group
+
+    before, elsewhere = group(encoder_file), tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    for file in encoder_file.parent.glob("encoder.*"):
+        shutil.copy(file, elsewhere)
+    save_file(load_file(encoder_file) | {"mean": torch.full((3, 1, 1), 0.25)}, encoder_file)
+    assert group(elsewhere / encoder_file.name) == before != group(encoder_file)
 
 
 def test_a_renamed_key_is_one_sentence(command: Command, encoder_file: Path) -> None:

@@ -20,13 +20,16 @@ from stealing.report.runs import comparisons, settings
 from stealing.report.summary import by_task, overview, tidy
 from stealing.report.table import show
 from stealing.report.words import PLAIN, explained
+from stealing.report.write import write
 
 M = 1000
 
 
 def run(
-    work: Path, group: str, accuracies: dict[str, tuple[float, float, float]], *, defense: str = "none",
+    work: Path, group: str, accuracies: dict[str, tuple[float, float, float]], *, attack: str = "x",
+    defense: str = "none", plan: str = "once",
     images: str = "one", protocol: str = "p", neighbours: int = 20, seed: int = 0, asked: int = 100,
+    target: str = "t",
 ) -> Path:  # fmt: skip
     """A finished run.
 
@@ -34,7 +37,7 @@ def run(
         work: folder for it.
         group: of its seeds.
         accuracies: TA, SA and C of each task.
-        defense, images, protocol, neighbours, seed, asked: in which it may differ from others.
+        attack, defense, plan, images, protocol, neighbours, seed, asked, target: in which it may differ from others.
     """
     right, rows = Right(), dict[str, Any]()
     for task, (ta, sa, c) in accuracies.items():
@@ -44,7 +47,9 @@ def run(
         alike = {"agreement": 0.5, "agreement_ceiling": 0.6}
         rows[task] = {"role": "own", "linear": {**summarise([mine], resamples=50), **alike}}
     told = {
-        "schema": 1, "choices": {}, "seed": seed, "group": group, "protocol_hash": protocol, "hardware": {},
+        "schema": 1, "choices": {}, "target": target, "seed": seed, "group": group, "protocol_hash": protocol,
+        "hardware": {"gpu": None, "cores": 2, "cpu": "x"}, "artefacts": {}, "files": {}, "date": "today", "commit": "c",
+        "versions": {"stealing": "0"},
         "data": {"a/train": images, "queries": images, "asked": group}, "tasks": rows, "fidelity": {},
         "queries": {"budget": 100, "spent": 100, "images": asked, "cost": 0.0, "evaluation": 10}, "seconds": {},
         "overall": overall([right], 50), "defense": {"name": defense, "milliseconds": 0.0, "bytes": 0},
@@ -53,11 +58,11 @@ def run(
     folder.mkdir(parents=True)
     for name, content in (
         ("result.json", told),
-        ("choices.json", {"attack": "x", "defense": defense}),
+        ("choices.json", {"data": "d", "target": "t", "attack": attack, "defense": defense, "plan": plan}),
         ("done.json", {}),
     ):
         (folder / name).write_text(json.dumps(content))
-    (folder / "config.yaml").write_text(f"probe: {{neighbours: {neighbours}}}\n")
+    (folder / "config.yaml").write_text(f"probe: {{neighbours: {neighbours}}}\ntarget: {{path: my.safetensors}}\n")
     save_file(right, folder / "right.safetensors")
     return folder
 
@@ -77,8 +82,7 @@ def test_a_plan_that_asks_about_fewer_images_is_held_against_the_controls_of_one
     tmp_path: Path,
 ) -> None:
     plain = run(tmp_path, "g1", {"a": (0.6, 0.5, 0.3)})
-    fewer = run(tmp_path, "g2", {"a": (0.6, 0.4, 0.2)}, asked=25)
-    (fewer / "choices.json").write_text('{"attack": "x", "defense": "none", "plan": "averaging"}')
+    fewer = run(tmp_path, "g2", {"a": (0.6, 0.4, 0.2)}, plan="averaging", asked=25)
     [alone] = settings([fewer])
     assert (alone.overall("linear") or {})["recovered"] == pytest.approx(0.5)
     found = {one.choices["plan"]: one for one in settings([plain, fewer])}
@@ -87,7 +91,7 @@ def test_a_plan_that_asks_about_fewer_images_is_held_against_the_controls_of_one
     assert row["recovered"] == pytest.approx(1 / 3) and row["intervals"]["recovered"][1] < 0.5
     told = by_task([held], "linear").rows[0]
     assert "0.300" in told and told[-1].startswith("0.33 [") and tidy([held])["recovered"][0].as_py() < 0.34
-    assert (found[""].overall("linear") or {})["recovered"] == pytest.approx(2 / 3)
+    assert (found["once"].overall("linear") or {})["recovered"] == pytest.approx(2 / 3)
 
 
 def test_runs_on_other_images_are_named_apart_and_never_compared(tmp_path: Path) -> None:
@@ -101,6 +105,37 @@ def test_runs_on_other_images_are_named_apart_and_never_compared(tmp_path: Path)
     names = {one.name for one in settings([here, elsewhere])}
     assert len(names) == 2 and all("checksum=" in name for name in names)
     assert overview(settings([here, elsewhere]), "linear").best == set(), "no best of thefts of different images"
+
+
+def test_two_encoders_that_lay_at_one_place_are_told_apart_by_what_they_are(tmp_path: Path) -> None:
+    tasks = {"a": (0.6, 0.5, 0.3)}
+    found = settings([run(tmp_path, "g1", tasks, target="a" * 16), run(tmp_path, "g2", tasks, target="b" * 16)])
+    assert [one.name for one in found] == ["t fingerprint=aaaaaaaa", "t fingerprint=bbbbbbbb"]
+    assert comparisons(found, "linear") == []
+
+
+def test_each_of_several_tests_is_adjusted_for_all_of_them(tmp_path: Path) -> None:
+    folders = []
+    for number, (sa, defense) in enumerate([(0.5, "none"), (0.52, "b"), (0.53, "c")]):
+        folders.append(run(tmp_path, f"g{number}", {"a": (0.6, sa, 0.3)}, defense=defense))
+    found = comparisons(settings(folders), "linear")
+    small, middle, large = sorted(found, key=lambda test: test.p)
+    assert 0 < small.p < middle.p < large.p < 0.05, "so that no bound at 1 hides a factor"
+    assert small.adjusted == pytest.approx(3 * small.p) and middle.adjusted == pytest.approx(2 * middle.p)
+    assert large.adjusted == pytest.approx(max(large.p, 2 * middle.p)), "and none is below a smaller one's"
+
+
+def test_a_report_takes_away_the_pictures_of_an_earlier_one_and_nothing_else(tmp_path: Path) -> None:
+    folder, out = run(tmp_path / "runs", "g1", {"a": (0.6, 0.5, 0.3)}), tmp_path / "out"
+    out.mkdir()
+    (out / "figure-9.svg").write_text("of somebody else")
+    write([folder], out, "linear")
+    assert {path.name for path in out.glob("*.svg")} == {"figure-0.svg", "figure-1.svg", "figure-9.svg"}
+    page = (out / "index.html").read_text()
+    (out / "index.html").write_text(page + '<section id="figure-2">')
+    (out / "figure-2.svg").write_text("of an earlier report")
+    write([folder], out, "linear")
+    assert {path.name for path in out.glob("*.svg")} == {"figure-0.svg", "figure-1.svg", "figure-9.svg"}
 
 
 def test_runs_of_other_protocols_or_an_earlier_version_are_refused_with_what_differs(tmp_path: Path) -> None:
@@ -142,8 +177,7 @@ def test_a_deviation_over_seeds_is_of_the_same_tasks_as_the_mean(tmp_path: Path)
 
 def test_each_task_has_its_row_with_the_papers_ratio_and_the_greatest_sa_in_bold(tmp_path: Path) -> None:
     weak = run(tmp_path, "g1", {"a": (0.6, 0.45, 0.3)})
-    strong = run(tmp_path, "g2", {"a": (0.6, 0.5, 0.3)})
-    (strong / "choices.json").write_text('{"attack": "y", "defense": "none"}')
+    strong = run(tmp_path, "g2", {"a": (0.6, 0.5, 0.3)}, attack="y")
     sheet = by_task(settings([weak, strong]), "linear")
     ratio, name = sheet.columns.index("SA/TA"), sheet.columns.index("attack")
     assert [(row[name], row[ratio]) for row in sheet.rows] == [("x", "0.75"), ("y", "0.83")]

@@ -111,7 +111,8 @@ def test_what_was_asked_and_the_probes_results_are_shown_beside_the_figures(work
 
 def test_a_report_is_charts_of_a_run_and_a_workspace_names_metrics_that_runs_have(work: Path, tmp_path: Path) -> None:
     line = [sys.executable, "-m", "stealing.report.dashboard", str(work / "runs"), "--entity", "me"]
-    line += ["--out", str(tmp_path)]
+    [protocol] = {json.loads(file.read_text())["protocol_hash"] for file in work.glob("runs/*/result.json")}
+    line += ["--out", str(tmp_path), "--protocol", protocol]
     done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "WANDB_MODE": "offline"})
     assert done.returncode == 0, done.stderr
     [path] = tmp_path.glob("wandb/offline-run-*/*.wandb")

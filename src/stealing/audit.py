@@ -19,6 +19,7 @@ from stealing.pipeline import run
 from stealing.plan import Scene, check_inputs, open_scene
 from stealing.report.advice import Sentence, advice, share
 from stealing.report.runs import settings
+from stealing.report.seeds import Run
 from stealing.report.write import write
 
 HEAD = "linear"
@@ -63,8 +64,6 @@ class Audit:
         enough, money = self.audit.enough, self.audit.money
         if not isinstance(enough, int | float) or not 0 < enough <= 1 or not isinstance(money, int | float | None):
             raise ConfigError("audit.enough is a share above 0, such as 0.5, and audit.money an amount, such as 50.")
-        if not self.audit.out:
-            raise ConfigError("audit.out is the folder of the page: name one, such as audit.out=work/audit.")
         own = [word for word in self.overrides if word.split("=")[0].lstrip("+~") in OWN]
         if own:
             raise ConfigError(f"An audit chooses for itself: leave {' '.join(own)} out; see audit. in --cfg job.")
@@ -108,6 +107,8 @@ class Audit:
                     chain.check(encoder)
         except HydraException as error:
             raise ConfigError(sentence(error)) from None
+        except StealingError as error:
+            raise type(error)(f"{' '.join(choices)}: {error}") from None
 
     @property
     def _is_remote(self) -> bool:
@@ -155,6 +156,16 @@ class Audit:
                 chosen = [f"defense.{part}" for part in strength.split()]
                 yield [f"defense={given.get('name')}", *chosen, f"plan={plan}"]
 
+    @property
+    def out(self) -> Path:
+        """Folder of the page; each encoder has one of its own."""
+        if self.audit.out:
+            return Path(self.audit.out)
+        run_ = Run.read(self.folders[0])
+        return (
+            Path(self.config.paths.work) / "audits" / f"{run_.result['choices']['target']}-{run_.result['target'][:8]}"
+        )
+
     def verdict(self) -> list[Sentence]:
         """In plain words.
 
@@ -184,6 +195,6 @@ def audit(config: DictConfig, overrides: Sequence[str]) -> Path:
     for about, text in verdict:
         console.print(Text.assemble((about, "bold"), f" {text}"))
     command = shlex.join(["python", "eval.py", "--config-name", "audit", *overrides])
-    page = write(this.folders, Path(config.audit.out), HEAD, "How stealable is this encoder?", verdict, command)
+    page = write(this.folders, this.out, HEAD, "How stealable is this encoder?", verdict, command)
     console.print(f"Written: {page}", soft_wrap=True)
     return page

@@ -80,7 +80,9 @@ class Run:
             name: settled[name] for name in ("arch", "target_arch", "pretrain", "budget", "plan", "attack", "probe")
         }
         self.remote: Target | None = opened(config.target.remote) if config.target.remote else None
-        named = self.remote.fingerprint if self.remote else config.target.path or config.target.seed
+        self.saved = load_encoder(Path(config.target.path)) if config.target.path else None
+        given = self.remote or (self.saved and self.saved[0])
+        named = given.fingerprint if given else config.target.seed  # which encoder, and not where it lies
         self.chain = Chain(opened(config.defense))
         self.defense = fingerprint(self.chain, plain(config.defense))
         inputs |= {"defense": self.defense, "target": named, "images": self.scene.checksums()}
@@ -95,7 +97,7 @@ class Run:
         if self.remote is not None:
             self.book("pretrain", {"seconds": 0.0, "cpu_seconds": 0.0})
             return self.remote, None
-        if config.target.path is None:
+        if self.saved is None:
             assert self.scene.pretrain is not None
             encoder, folder, spent = pretrained(
                 self.scene.pretrain, plain(config.target_arch), recipe(config), name="pretrain",
@@ -105,9 +107,8 @@ class Run:
             size = self.scene.queries.size
             self.book("pretrain", spent)
         else:
-            path = Path(config.target.path)
-            encoder, card = load_encoder(path)
-            folder, size = path.parent, int(card["size"])
+            encoder, card = self.saved
+            folder, size = Path(config.target.path).parent, int(card["size"])
             self.book("pretrain", {"seconds": 0.0, "cpu_seconds": 0.0})
         self.made["target"] = folder
         self.chain.check(encoder.fingerprint)
@@ -269,6 +270,7 @@ def _result(this: Run, door: MeteredTarget, answers: Answers) -> dict[str, Any]:
         "choices": this.choices,
         "seed": config.seed,
         "seeds": [config.seed],
+        "target": door.fingerprint,
         "target_seed": config.target.seed,
         "group": this.group,
         "config_hash": key(group=this.group, seed=config.seed),

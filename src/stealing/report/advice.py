@@ -284,10 +284,10 @@ def _sureness(found: Sequence[Setting], head: str, failures: int) -> Sentence:
     rows = [setting.overall(head) or {} for setting in found]
     informative = sorted({task for row in rows for task in row.get("informative", [])})
     blind = sorted({setting.budget for setting, row in zip(found, rows, strict=True) if not row.get("informative")})
-    told = ", ".join(informative) or "none"
+    told, met = ", ".join(informative) or "none", any(setting.defended for setting in found)
     said = [
-        "A thief with better pictures, more computing or a better attack may get more, and each defense met those ways "
-        "of asking alone that the table names under plan. "
+        "A thief with better pictures, more computing or a better attack may get more"
+        + (", and each defense met those ways of asking alone that the table names under plan. " if met else ". ")
         + f"Each theft was run {'once' if seeds == [1] else several}"
         + "; another run gives other figures. Brackets: 95 % intervals over test pictures"
         + f"{' and seeds' if seeds != [1] else ''}.",

@@ -108,10 +108,13 @@ def main() -> None:
     parser.add_argument("--project", default="stealing")
     parser.add_argument("--entity", help="wandb user or team to save the workspace for; offline it is written as JSON")
     parser.add_argument("--head", default="linear", help="classifier of the figures: linear, knn or mlp")
+    parser.add_argument(
+        "--protocol", help="hash of the protocol by which the runs were judged, where there are several"
+    )
     parser.add_argument("--out", type=Path, default=WORK / "report")
     chosen = parser.parse_args()
     try:
-        found = settings(found_in(chosen.paths))
+        found = settings(found_in(chosen.paths), chosen.protocol)
         check_head(found, chosen.head)
         made = charts(found, chosen.head)
         print(f"Written: {record(made, chosen.project, chosen.out, chosen.entity)}")

@@ -49,7 +49,9 @@ def page(
         }
         for number, one in enumerate(pictures)
     ]  # fmt: skip
-    contents = [(part["id"], part["title"]) for part in [*above, *figures, *below]] + [("words", "What the words mean")]
+    contents = [("verdict", "Verdict")] if verdict else []
+    contents += [(part["id"], part["title"]) for part in [*above, *figures, *below]]
+    contents += [("words", "What the words mean")]
     environment = Environment(loader=PackageLoader("stealing.report", "."), autoescape=True, undefined=StrictUndefined)
     return environment.get_template("page.html").render(
         title=title, notes=notes, verdict=verdict, contents=contents, sheets=above, pictures=figures,

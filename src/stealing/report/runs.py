@@ -142,7 +142,7 @@ def _scene(choices: dict[str, str]) -> tuple[str, ...]:
 
 
 def _check_comparable(runs: Sequence[Run]) -> None:
-    old = [run.folder for run in runs if "overall" not in run.result]
+    old = [run.folder for run in runs if not {"overall", "target"} <= run.result.keys()]
     if old:
         raise DataError(f"{old[0]} was judged by an earlier version: judge it again by python eval.py run={old[0]}.")
     protocols = {run.result["protocol_hash"]: run.folder for run in runs}
@@ -236,6 +236,8 @@ def _choices(first: dict[str, Run]) -> dict[str, dict[str, str]]:
         leaves[group] = {name: set(_flat(config.get(name), "")) for name in VARIED}
         images = {name: checksum for name, checksum in run.result["data"].items() if name != "asked"}
         leaves[group]["data"] = {f"checksum={key(**images)[:8]}"}  # which images, and not where they lie
+        if any(leaf.startswith("path=") for leaf in leaves[group]["target"]):
+            leaves[group]["target"] = {f"fingerprint={run.result['target'][:8]}"}
     chosen = dict[str, dict[str, str]]()
     for group, parts in options.items():
         chosen[group] = {}

@@ -49,7 +49,8 @@ def join(runs: Sequence[Run], resamples: int) -> dict[str, Any]:
     together = overall(tables, resamples)
     likeness = {name: fmean(result["fidelity"][name] for result in results) for name in first["fidelity"]}
     shared = {
-        name: first[name] for name in ("schema", "choices", "group", "protocol_hash", "data", "hardware", "queries")
+        name: first[name]
+        for name in ("schema", "choices", "target", "group", "protocol_hash", "data", "hardware", "queries")
     }
     seeds_ = [result["seed"] for result in results]
     seconds = [result["seconds"] for result in results]

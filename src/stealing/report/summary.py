@@ -51,11 +51,13 @@ class Sheet:
         columns: their names.
         rows: as many cells each.
         best: places (row, column) to show in bold.
+        named: how many columns from the left say which row it is.
     """
 
     columns: tuple[str, ...]
     rows: list[list[str]]
     best: set[tuple[int, int]]
+    named: int = 1
 
     def markdown(self) -> str:
         """As a table of GitHub's Markdown."""
@@ -111,7 +113,7 @@ def overview(found: Sequence[Setting], head: str) -> Sheet:
     for key, several in rivals.items():
         if len(several) > 1:
             best.add((max(several)[1], columns.index(key[0])))
-    return Sheet(columns, rows, best)
+    return Sheet(columns, rows, best, len(varied) + 1)
 
 
 def by_task(found: Sequence[Setting], head: str) -> Sheet:
@@ -141,7 +143,7 @@ def by_task(found: Sequence[Setting], head: str) -> Sheet:
     for several in rivals.values():
         if len(several) > 1:
             best.add((max(several)[1], columns.index("SA")))
-    return Sheet(columns, rows, best)
+    return Sheet(columns, rows, best, len(varied) + 2)
 
 
 def _figure(name: str, row: dict[str, Any], each: list[dict[str, Any]], unit: int = 1) -> str:
@@ -165,4 +167,4 @@ def paired_tests(compared: Sequence[Comparison]) -> Sheet:
     ]  # fmt: skip
     columns = ("first", "second", "both", "queries", "seeds", "SA, points", "95 %", "p", "p for all tests")
     sure = {(number, 5) for number, one in enumerate(compared) if one.adjusted < 0.05 and one.seeds > 1}
-    return Sheet(columns, rows, sure)
+    return Sheet(columns, rows, sure, 4)

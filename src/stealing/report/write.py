@@ -1,5 +1,6 @@
 """A whole report: runs in; a tidy table, tables for papers, pictures and one page out."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -51,8 +52,9 @@ def write(
     cells_ = [cell for sweep in _sweeps(paths) for cell in cells(sweep)]
     table, summary, compared = tidy(found), overview(found, head), paired_tests(comparisons(found, head))
     out.mkdir(parents=True, exist_ok=True)
-    for old in out.glob("figure-*.svg"):
-        old.unlink()
+    earlier = (out / "index.html").read_text() if (out / "index.html").exists() else ""
+    for name in re.findall(r'<section id="(figure-\d+)">', earlier):
+        (out / f"{name}.svg").unlink(missing_ok=True)
     pyarrow.parquet.write_table(table, out / "runs.parquet")
     pyarrow.csv.write_csv(table, out / "runs.csv")
     sheets = [("What was stolen, for how much?", overview_caption(found), summary)]
@@ -103,8 +105,9 @@ def about(found: Sequence[Setting], head: str) -> list[str]:
     )
     where = first["hardware"]["gpu"] or f"{first['hardware']['cores']} cores of {first['hardware']['cpu']}"
     when = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
+    encoders = ", ".join(dict.fromkeys(result["target"][:8] for result in results))
     return [
-        f"Target: {target}. Pictures: {data}.",
+        f"Target: {target}, fingerprint {encoders}. Pictures: {data}.",
         f"{len(results)} runs in {len(found)} settings, {head} heads, protocol {first['protocol_hash']}; {when}, the "
         f"first on {where}, stealing {first['versions']['stealing']} at {first['commit']}. What else a run was made of "
         "is in its result.json.",
