@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,13 @@ from filelock import FileLock
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import OmegaConf
+from rich.console import Console
 
 from stealing.config import cores_each
 from stealing.errors import DataError
 from stealing.report.runs import comparisons, found_in, settings
 from stealing.report.summary import overview, paired_tests, tidy
-from stealing.report.sweep import cells
+from stealing.report.sweep import Cell, cells, show
 from stealing.report.write import write
 
 pytestmark = pytest.mark.timeout(1800)  # whole sweeps, of which one waits for the other
@@ -63,6 +65,17 @@ def test_a_sweep_that_is_stopped_says_what_is_interrupted_and_what_never_began(t
     process.wait()
     told = status(tmp_path)
     assert told.returncode == 1 and "1 interrupted, 1 missing." in told.stdout, told.stdout
+
+
+def test_a_matrix_has_a_row_for_what_varies_and_a_deletion_is_no_value() -> None:
+    plan = [
+        ("~data.tasks.plain_kind", f"seed={seed}", f"defense={name}") for seed in (0, 1) for name in ("none", "b4b")
+    ]
+    states, console = ("done", "failed", "missing", "done"), Console(width=100, record=True, file=StringIO())
+    show([Cell(words, state, None, "") for words, state in zip(plan, states, strict=True)], console)
+    lines = [line.split() for line in console.export_text().replace("│", " ").splitlines()]
+    assert ["0", "done", "failed"] in lines and ["1", "missing", "done"] in lines
+    assert ["2", "done,", "1", "failed,", "1", "missing."] in lines and "plain_kind" not in str(lines)
 
 
 def test_threads_are_what_the_machine_has_for_each_process() -> None:
