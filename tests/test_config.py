@@ -18,6 +18,7 @@ from stealing.config import check_choices, composed, plain
 from stealing.encoders import build_encoder, save_encoder
 from stealing.errors import ConfigError
 from stealing.pipeline import Run
+from stealing.service.serve import built
 
 OPTIONS = [
     (path.parent.name, path.stem)
@@ -129,6 +130,13 @@ def test_another_encoder_at_the_same_place_is_another_run_and_the_same_one_elsew
         shutil.copy(file, elsewhere)
     save_file(load_file(encoder_file) | {"mean": torch.full((3, 1, 1), 0.25)}, encoder_file)
     assert group(elsewhere / encoder_file.name) == before != group(encoder_file)
+
+
+def test_a_guard_of_another_encoder_is_one_sentence(command: Command, encoder_file: Path) -> None:
+    choices = ("target=file", f"target.path={encoder_file}", "defense=guard")
+    assert "reference is of encoder aeacbb56, and" in sentence(command("train.py", *DEBUG, *choices))
+    with pytest.raises(ConfigError, match="reference is of encoder aeacbb56, and"):
+        built(choose(*choices, f"books={encoder_file.parent / 'books.sqlite'}", name="service"))
 
 
 def test_a_renamed_key_is_one_sentence(command: Command, encoder_file: Path) -> None:

@@ -11,7 +11,7 @@ from conftest import ROOT
 from stealing.errors import DataError
 from stealing.evaluation.protocol import CONTROLS
 from stealing.evaluation.statistics import overall, summarise
-from stealing.report.frontier import cheapest, draw, points, write
+from stealing.report.frontier import cheapest, draw, on_common_controls, points, write
 from stealing.report.picture import svg
 
 FILES = sorted((ROOT / "results" / "frontier").glob("*.json"), key=lambda path: ("_s0." not in path.name, path.name))
@@ -50,6 +50,9 @@ def test_overall_is_the_mean_loss_and_the_pooled_recovery_of_informative_tasks()
     assert found["recovered"] == pytest.approx((0.2 + 0.3) / (0.4 + 0.2))
     low, high = found["intervals"]["recovered"]
     assert low < found["recovered"] < high
+    level = {f"a/linear/{n}": r for n, r in right({**SHARES, "TA": 0.4, **dict.fromkeys(CONTROLS, 0.4)}).items()}
+    row: Any = overall([level], resamples=50, tasks={"linear": ["a"]})["linear"]
+    assert row["recovered"] == pytest.approx(0.5) and row["offered"] is None, "no share of next to nothing"
 
 
 def result(
@@ -89,9 +92,9 @@ def test_a_defense_is_useful_where_the_strongest_attack_loses_much_and_the_hones
 def test_a_plan_that_asks_about_fewer_images_is_not_flattered_by_its_weaker_control() -> None:
     bare, plain = result("none", 0, 0, 0.9), result("good", 0, 0, 0.5)
     fewer = result("good", 0, 0, 0.55, "averaging", control=0.3, images=25)  # SA 0.63, where the other has 0.65
-    [_, point] = points([bare, plain, fewer])
+    [_, point] = points(on_common_controls([bare, plain, fewer]))
     assert point.plan == "once" and point.attacks["averaging"] == pytest.approx((0.63 - 0.4) / 0.5)
-    [_, alone] = points([bare, fewer])
+    [_, alone] = points(on_common_controls([bare, fewer]))
     assert alone.recovered_interval == pytest.approx(((0.57 - 0.4) / 0.5, (0.69 - 0.4) / 0.5))
 
 

@@ -148,10 +148,13 @@ def test_features_of_another_encoder_are_refused_in_one_sentence(reference: str)
 def test_a_reference_that_is_absent_and_a_policy_that_is_none_are_one_sentence(reference: str) -> None:
     with pytest.raises(CheckpointError, match=r"reference=absent does not exist"):
         guard("absent")
-    with pytest.raises(CheckpointError, match=r"encoder\.safetensors is no reference \(.*tensor.*\): write one by"):
-        guard(str(ROOT / "assets" / "cifar10_narrow" / "encoder.safetensors"))
     with pytest.raises(ConfigError, match="slow, degrade, stop"):
         guard(reference, "defense.guard.policy=shout")
+    with pytest.raises(CheckpointError, match=r"encoder\.safetensors is no reference \(.*tensor.*\): write one by"):
+        guard(str(ROOT / "assets" / "cifar10_narrow" / "encoder.safetensors"))
+    save_file({name: torch.zeros(2) for name in ("mean", "whiten", "sizes", "centre", "spread")}, reference)
+    with pytest.raises(CheckpointError, match=r"does not say of which encoder it is"):
+        guard(reference)
 
 
 def test_the_stored_targets_reference_is_read() -> None:

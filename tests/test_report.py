@@ -15,6 +15,8 @@ from safetensors.numpy import save_file
 from stealing.errors import DataError
 from stealing.evaluation.protocol import CONTROLS
 from stealing.evaluation.statistics import Right, overall, summarise
+from stealing.report.advice import advice
+from stealing.report.figures import defended
 from stealing.report.picture import COLOURS, style
 from stealing.report.runs import comparisons, settings
 from stealing.report.summary import by_task, overview, tidy
@@ -72,8 +74,8 @@ def test_shares_of_settings_that_are_compared_are_of_the_same_tasks(tmp_path: Pa
     second = run(tmp_path, "g2", {"a": (0.6, 0.5, 0.3), "b": (0.3, 0.22, 0.21)}, defense="topk")
     blind = run(tmp_path, "g3", {"a": (0.6, 0.5, 0.55), "b": (0.3, 0.22, 0.29)}, defense="noise")
     [alone] = settings([first])
-    assert (alone.overall("linear") or {})["informative"] == ["a", "b"]
-    rows = {one.choices["defense"]: one.overall("linear") or {} for one in settings([first, second, blind])}
+    assert alone.overall("linear")["informative"] == ["a", "b"]
+    rows = {one.choices["defense"]: one.overall("linear") for one in settings([first, second, blind])}
     assert rows["none"]["informative"] == rows["topk"]["informative"] == ["a"] and rows["noise"]["recovered"] is None
     assert rows["none"]["recovered"] == pytest.approx(rows["topk"]["recovered"]) == pytest.approx(2 / 3)
 
@@ -84,14 +86,39 @@ def test_a_plan_that_asks_about_fewer_images_is_held_against_the_controls_of_one
     plain = run(tmp_path, "g1", {"a": (0.6, 0.5, 0.3)})
     fewer = run(tmp_path, "g2", {"a": (0.6, 0.4, 0.2)}, plan="averaging", asked=25)
     [alone] = settings([fewer])
-    assert (alone.overall("linear") or {})["recovered"] == pytest.approx(0.5)
+    assert alone.overall("linear")["recovered"] == pytest.approx(0.5)
     found = {one.choices["plan"]: one for one in settings([plain, fewer])}
     held = found["averaging"]
-    row = held.overall("linear") or {}
+    row = held.overall("linear")
     assert row["recovered"] == pytest.approx(1 / 3) and row["intervals"]["recovered"][1] < 0.5
     told = by_task([held], "linear").rows[0]
     assert "0.300" in told and told[-1].startswith("0.33 [") and tidy([held])["recovered"][0].as_py() < 0.34
-    assert (found["once"].overall("linear") or {})["recovered"] == pytest.approx(2 / 3)
+    assert found["once"].overall("linear")["recovered"] == pytest.approx(2 / 3)
+    points, _ = defended(
+        [*found.values(), *settings([run(tmp_path, "g3", {"a": (0.6, 0.4, 0.3)}, defense="topk")])], "linear"
+    )
+    assert points[0].attacks == pytest.approx({"x, once": 2 / 3, "x, averaging": 1 / 3}), "the picture's is the table's"
+
+
+def test_controls_are_shared_by_thefts_of_one_attack_and_where_every_seed_has_its_own(tmp_path: Path) -> None:
+    def shares(*folders: Path) -> dict[str, float]:
+        return {f"{one.choices['attack']} {one.choices['plan']}": one.overall("linear")["recovered"]
+                for one in settings(folders)}  # fmt: skip
+
+    plain = run(tmp_path, "g1", {"a": (0.6, 0.5, 0.3)})
+    longer = run(tmp_path, "g2", {"a": (0.6, 0.5, 0.4)}, attack="longer")
+    fewer = [run(tmp_path, "g3", {"a": (0.6, 0.4, 0.2)}, plan="averaging", asked=25, seed=seed) for seed in (0, 1)]
+    expected = {"x once": 2 / 3, "longer once": 1 / 2, "x averaging": 1 / 3}
+    for folders in ([plain, longer, fewer[0]], [fewer[0], longer, plain]):
+        assert shares(*folders) == pytest.approx(expected)
+    assert shares(plain, *fewer)["x averaging"] == pytest.approx(1 / 2), "its own, or its seeds would be of two kinds"
+
+
+def test_thefts_that_no_common_task_tells_of_are_not_called_hopeless(tmp_path: Path) -> None:
+    first = run(tmp_path, "g1", {"a": (0.6, 0.5, 0.3), "b": (0.6, 0.5, 0.55)})
+    second = run(tmp_path, "g2", {"a": (0.6, 0.5, 0.55), "b": (0.6, 0.5, 0.3)}, attack="y")
+    [(about, text), _] = advice(settings([first, second]), "linear", 0.5)
+    assert about == "Not decided." and "for each of these thefts, ahead by 10 points" in text
 
 
 def test_runs_on_other_images_are_named_apart_and_never_compared(tmp_path: Path) -> None:
@@ -146,7 +173,7 @@ def test_runs_of_other_protocols_or_an_earlier_version_are_refused_with_what_dif
     old = json.loads((here / "result.json").read_text())
     del old["overall"]
     (here / "result.json").write_text(json.dumps(old))
-    with pytest.raises(DataError, match=r"earlier version: judge it again by python eval\.py run="):
+    with pytest.raises(DataError, match=r"earlier version: judge it again by python eval\.py run=.* leave it out"):
         settings([here])
 
 
@@ -170,9 +197,9 @@ def test_a_deviation_over_seeds_is_of_the_same_tasks_as_the_mean(tmp_path: Path)
     told = [json.loads((folder / "result.json").read_text())["overall"]["linear"] for folder in (first, second)]
     assert [one["informative"] for one in told] == [["a", "b"], ["a"]], "alone, each is of other tasks"
     [setting] = settings([first, second])
-    each = [overall([run.right], 2, tasks=["a", "b"])["linear"]["recovered"] for run in setting.runs]
+    each = [overall([run.right], 2, tasks={"linear": ["a", "b"]})["linear"]["recovered"] for run in setting.runs]
     [row] = overview([setting], "linear").rows
-    assert f"± {stdev(each):.2f} [" in row[-1] and (setting.overall("linear") or {})["informative"] == ["a", "b"]
+    assert f"± {stdev(each):.2f} [" in row[-1] and setting.overall("linear")["informative"] == ["a", "b"]
 
 
 def test_each_task_has_its_row_with_the_papers_ratio_and_the_greatest_sa_in_bold(tmp_path: Path) -> None:

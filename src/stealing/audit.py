@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from itertools import product
 from pathlib import Path
+from types import NoneType
 
 from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig
@@ -17,9 +18,8 @@ from stealing.encoders import load_encoder
 from stealing.errors import ConfigError, StealingError
 from stealing.pipeline import run
 from stealing.plan import Scene, check_inputs, open_scene
-from stealing.report.advice import Sentence, advice, share
-from stealing.report.runs import settings
-from stealing.report.seeds import Run
+from stealing.report.advice import advice, share
+from stealing.report.runs import Setting, settings
 from stealing.report.write import write
 
 HEAD = "linear"
@@ -56,20 +56,22 @@ class Audit:
         budgets, seeds, attacks, queries = (self.audit[name] for name in ("budgets", "seeds", "attacks", "queries"))
         lists = all(isinstance(one, ListConfig) for one in (budgets, seeds, attacks, self.audit.defenses))
         numbers = [*budgets, *seeds, queries] if lists and budgets and seeds and attacks else [None]
-        if not all(isinstance(one, int) and one >= 0 for one in numbers):
+        if not all(type(one) is int and one >= 0 for one in numbers) or not all(isinstance(a, str) for a in attacks):
             raise ConfigError(
                 "audit.budgets, seeds, attacks, defenses and queries say what is tried with how many images: set them "
                 "to [250,1000], [0], [stolen_encoder], [topk] and 30000, for example."
             )
-        enough, money = self.audit.enough, self.audit.money
-        if not isinstance(enough, int | float) or not 0 < enough <= 1 or not isinstance(money, int | float | None):
+        enough, money, out = self.audit.enough, self.audit.money, self.audit.out
+        if type(enough) not in (int, float) or not 0 < enough <= 1 or type(money) not in (int, float, NoneType):
             raise ConfigError("audit.enough is a share above 0, such as 0.5, and audit.money an amount, such as 50.")
+        if not isinstance(out, str | None) or Path(out or ".").is_file():
+            raise ConfigError(f"audit.out={out} is no folder: name one for the page, such as audit.out=my/audit.")
         own = [word for word in self.overrides if word.split("=")[0].lstrip("+~") in OWN]
         if own:
             raise ConfigError(f"An audit chooses for itself: leave {' '.join(own)} out; see audit. in --cfg job.")
         scene = open_scene(self.config)
         self.measured = INTRODUCED + sum(len(set(digests)) for digests in scene.digests.values())
-        attacked = max(budgets) * len(seeds)  # each seed asks about images of its own
+        attacked = max(budgets) * len(set(seeds))  # each seed asks about images of its own
         asked = attacked + self.measured
         if asked > self.audit.queries:
             raise ConfigError(
@@ -97,18 +99,18 @@ class Audit:
         thefts += [[f"budget.images={max(self.audit.budgets)}", *defense] for defense in defended]
         path = self.config.target.path
         encoder = load_encoder(Path(path))[0].fingerprint if path else None
-        try:
-            for attack, choices in product(self.audit.attacks, thefts):
-                limits = (f"attack={attack}", f"budget.evaluation={self.measured}")
-                config, _ = composed("audit", [*self.overrides, *choices, *limits])
+        for attack, choices in product(self.audit.attacks, thefts):
+            theft = [f"attack={attack}", *choices]
+            try:
+                config, _ = composed("audit", [*self.overrides, *theft, f"budget.evaluation={self.measured}"])
                 check_inputs(config, scene)
                 chain = Chain(opened(config.defense))
                 if encoder is not None:
                     chain.check(encoder)
-        except HydraException as error:
-            raise ConfigError(sentence(error)) from None
-        except StealingError as error:
-            raise type(error)(f"{' '.join(choices)}: {error}") from None
+            except HydraException as error:
+                raise ConfigError(f"{' '.join(theft)}: {sentence(error)}") from None
+            except StealingError as error:
+                raise type(error)(f"{' '.join(theft)}: {error}") from None
 
     @property
     def _is_remote(self) -> bool:
@@ -124,7 +126,8 @@ class Audit:
                 limits = (f"seed={seed}", f"budget.evaluation={self.measured}")
                 folder = run(*composed("audit", [*self.overrides, *choices, *limits]))
                 assert folder is not None
-                self.folders.append(folder)
+                if folder not in self.folders:  # a theft may be named twice
+                    self.folders.append(folder)
             except StealingError as error:
                 print(f"{named}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
                 self.failures += 1
@@ -148,33 +151,33 @@ class Audit:
         for named in self.audit.defenses:
             defense = DictConfig({"name": named}) if isinstance(named, str) else named
             given = {"strengths": [""], "plans": ["once"], **defense} if isinstance(defense, DictConfig) else {}
-            if not all(isinstance(given.get(part), list | ListConfig) for part in ("strengths", "plans")):
+            lists = [given.get(part) for part in ("strengths", "plans")]
+            fit = all(
+                isinstance(one, list | ListConfig) and all(isinstance(word, str) for word in one) for one in lists
+            )
+            if not fit or given.keys() != {"name", "strengths", "plans"}:
                 raise ConfigError(
                     f"audit.defenses holds {named}: write topk, or {{name:topk,strengths:['topk.k=16'],plans:[once]}}."
                 )
             for strength, plan in product(given["strengths"], given["plans"]):
                 chosen = [f"defense.{part}" for part in strength.split()]
-                yield [f"defense={given.get('name')}", *chosen, f"plan={plan}"]
+                yield [f"defense={given['name']}", *chosen, f"plan={plan}"]
 
-    @property
-    def out(self) -> Path:
-        """Folder of the page; each encoder has one of its own."""
-        if self.audit.out:
-            return Path(self.audit.out)
-        run_ = Run.read(self.folders[0])
-        return (
-            Path(self.config.paths.work) / "audits" / f"{run_.result['choices']['target']}-{run_.result['target'][:8]}"
-        )
-
-    def verdict(self) -> list[Sentence]:
-        """In plain words.
+    def results(self) -> list[Setting]:
+        """Of all thefts.
 
         Raises:
-            ConfigError: no theft could be tried.
+            ConfigError: none could be tried.
         """
         if not self.folders:
             raise ConfigError("No theft could be tried: mend what is said above, and run the same command again.")
-        return advice(settings(self.folders), HEAD, self.audit.enough, self.failures)
+        return settings(self.folders)
+
+    def page_of(self, found: Sequence[Setting]) -> Path:
+        """Folder of the page; each encoder has one of its own."""
+        result = found[0].runs[0].result
+        own = Path(self.config.paths.work) / "audits" / f"{result['choices']['target']}-{result['target'][:8]}"
+        return Path(self.audit.out) if self.audit.out else own
 
 
 def audit(config: DictConfig, overrides: Sequence[str]) -> Path:
@@ -190,11 +193,12 @@ def audit(config: DictConfig, overrides: Sequence[str]) -> Path:
     this = Audit(config, overrides)
     print(f"audit: {this.check()}", file=sys.stderr, flush=True)
     this.thefts()
-    verdict = this.verdict()
+    found = this.results()
+    verdict = advice(found, HEAD, config.audit.enough, this.failures)
     console = Console(width=max(100, Console().width))
     for about, text in verdict:
         console.print(Text.assemble((about, "bold"), f" {text}"))
     command = shlex.join(["python", "eval.py", "--config-name", "audit", *overrides])
-    page = write(this.folders, this.out, HEAD, "How stealable is this encoder?", verdict, command)
+    page = write(this.folders, this.page_of(found), HEAD, "How stealable is this encoder?", verdict, command)
     console.print(f"Written: {page}", soft_wrap=True)
     return page

@@ -109,7 +109,7 @@ class Guard:
             raise ConfigError(f"defense.guard.policy={policy} is none of {', '.join(POLICIES)}: choose one.")
         if threshold <= 0 or rate <= 0 or sigma < 0:
             raise ConfigError("defense.guard needs threshold > 0, rate > 0 and sigma >= 0: set them so.")
-        if not Path(reference).exists():
+        if not Path(reference).is_file():
             raise CheckpointError(
                 f"defense.guard.reference={reference} does not exist: write it by benchmarks/detection.py."
             )
@@ -186,11 +186,17 @@ def _read(path: str) -> tuple[dict[str, Tensor], str]:
     try:
         with safe_open(path, "pt") as file:
             kept = {name: file.get_tensor(name) for name in ("mean", "whiten", "sizes", "centre", "spread")}
-            return kept, str((file.metadata() or {})["encoder"])
-    except (SafetensorError, KeyError) as error:
+            encoder = (file.metadata() or {}).get("encoder")
+    except SafetensorError as error:
         raise CheckpointError(
             f"defense.guard.reference={path} is no reference ({error}): write one by benchmarks/detection.py."
         ) from None
+    if encoder is None:
+        raise CheckpointError(
+            f"defense.guard.reference={path} does not say of which encoder it is: write it again by "
+            "benchmarks/detection.py."
+        )
+    return kept, encoder
 
 
 def standard(

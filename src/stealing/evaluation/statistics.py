@@ -10,7 +10,7 @@ out what resamples estimate of it, or a share near nothing would lie under its t
 Shape letters: S seeds, N encoders, M test images, R resamples.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -43,13 +43,12 @@ def summarise(seeds: list[Right], *, resamples: int, seed: int = 0) -> dict[str,
     names = [name for name in ("TA", "TA_clean", "SA", *CONTROLS) if name in seeds[0]]
     clouds = _clouds(seeds, names, resamples, np.random.default_rng(seed))
     point, count = {name: float(cloud[0]) for name, cloud in clouds.items()}, len(seeds)
-    measurable = "TA_clean" in point and point["TA_clean"] - max(point[c] for c in CONTROLS) >= RECOVERABLE
-    recovered: float | None = None
     intervals: dict[str, list[float]] = {
         name: _interval(clouds[name], count) for name in ("TA", "TA_clean", "SA") if name in clouds
     }
-    if measurable:
-        recovered, intervals["recovered"] = _share([clouds], "TA_clean", count)
+    recovered = _share([clouds], "TA_clean", count)
+    if recovered is not None:
+        intervals["recovered"] = recovered[1]
     if "TA_clean" in point:
         intervals["honest_loss"] = _interval(clouds["TA_clean"] - clouds["TA"], count)
     return {
@@ -57,7 +56,7 @@ def summarise(seeds: list[Right], *, resamples: int, seed: int = 0) -> dict[str,
         "TA_clean": point.get("TA_clean"),
         "SA": point["SA"],
         "ratio": point["SA"] / point["TA"],
-        "recovered": recovered,
+        "recovered": recovered and recovered[0],
         "honest_loss": point["TA_clean"] - point["TA"] if "TA_clean" in point else None,
         "controls": {name: point[name] for name in CONTROLS},
         "intervals": intervals,
@@ -81,14 +80,16 @@ def by_head(tables: list[Right]) -> dict[str, dict[str, list[Right]]]:
     return found
 
 
-def overall(tables: list[Right], resamples: int, seed: int = 0, tasks: Collection[str] | None = None) -> dict[str, Any]:
+def overall(
+    tables: list[Right], resamples: int, seed: int = 0, tasks: Mapping[str, Collection[str]] | None = None
+) -> dict[str, Any]:
     """Of each head over all tasks: what the honest users lose, and what a thief recovers.
 
     Args:
         tables: of each seed, as for `by_head`.
         resamples: R.
         seed: of the resampling.
-        tasks: on which `recovered` is to be given; by default the informative ones.
+        tasks: by head, on which `recovered` is to be given; of a head that is not named, the informative ones.
 
     Returns:
         By head: `SA`, the mean over all tasks; `honest_loss`, likewise, and `worst`, the task that loses most;
@@ -109,10 +110,11 @@ def overall(tables: list[Right], resamples: int, seed: int = 0, tasks: Collectio
         for name, reference in shares.items():
             figures[name] = None
             if all(reference in cloud for cloud in clouds.values()):
-                informative = [task for task, cloud in clouds.items() if _tells(task, cloud, reference, tasks)]
-                if informative:
-                    telling = [clouds[task] for task in informative]
-                    figures[name], intervals[name] = _share(telling, reference, count)
+                known = (tasks or {}).get(head)
+                informative = [task for task, cloud in clouds.items() if _tells(task, cloud, reference, known)]
+                share = _share([clouds[task] for task in informative], reference, count)
+                if share is not None:
+                    figures[name], intervals[name] = share
         if all("TA_clean" in cloud for cloud in clouds.values()):
             losses = {task: cloud["TA_clean"] - cloud["TA"] for task, cloud in clouds.items()}
             worst = max(losses, key=lambda task: float(losses[task][0]))
@@ -194,8 +196,13 @@ def _interval(cloud: NDArray[np.float64], seeds: int) -> list[float]:
     return [float(cloud[0]) - half, float(cloud[0]) + half]
 
 
-def _share(clouds: list[Clouds], reference: str, seeds: int) -> tuple[float, list[float]]:
-    """(SA - C) / (reference - C), C the strongest control, tasks summed above and below; and its interval."""
+def _share(clouds: list[Clouds], reference: str, seeds: int) -> tuple[float, list[float]] | None:
+    """(SA - C) / (reference - C), C the strongest control, tasks summed above and below; and its interval.
+
+    None without a task, without a reference, or where that is so close to C that a share of the gap means nothing.
+    """
+    if not clouds or any(reference not in cloud for cloud in clouds):
+        return None
     strongest = [max((cloud[name] for name in CONTROLS), key=lambda it: float(it[0])) for cloud in clouds]
     lucky = [
         np.mean(np.max([cloud[name][1 + seeds :] for name in CONTROLS], axis=0) - best[1 + seeds :])
@@ -205,6 +212,8 @@ def _share(clouds: list[Clouds], reference: str, seeds: int) -> tuple[float, lis
         np.sum(part, axis=0)
         for part in ([cloud["SA"] for cloud in clouds], [cloud[reference] for cloud in clouds], strongest)
     )
+    if whole[0] - control[0] < RECOVERABLE * len(clouds):
+        return None
     fair = control - np.sum(lucky)
     gap = np.where(np.abs(whole - fair) < 1e-9, np.nan, whole - fair)
     return float((stolen[0] - control[0]) / (whole[0] - control[0])), _interval((stolen - fair) / gap, seeds)

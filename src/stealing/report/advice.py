@@ -26,6 +26,10 @@ class Share:
         """As it is told: nothing is zero."""
         return percent(self.value)
 
+    def reaches(self, enough: float) -> bool:
+        """Whether a theft succeeded, by figures as they are told."""
+        return self.percent >= percent(enough)
+
     def __str__(self) -> str:
         if self.value < 0.005:  # a surrogate that is worse than what a thief has anyway
             return f"nothing [at most {self.high:.0%}]" if self.high >= 0.005 else "nothing"
@@ -34,7 +38,7 @@ class Share:
 
 def share(setting: Setting, head: str) -> Share | None:
     """Of a setting, or None where no task of it is informative."""
-    row = setting.overall(head) or {}
+    row = setting.overall(head)
     for name in ("recovered", "offered"):
         if row.get(name) is not None:
             low, high = row["intervals"][name]
@@ -55,8 +59,9 @@ def advice(found: Sequence[Setting], head: str, enough: float, failures: int = 0
     bare = [setting for setting in found if not setting.defended and setting.name in shares]
     if not bare:
         said = (
-            "On none of these tasks is the encoder ahead by 10 points of what the same pictures give without it, so "
-            "they cannot tell whether it is worth stealing. Judge it on tasks that it is good at: data=."
+            "There is no task on which the encoder is, for each of these thefts, ahead by 10 points of what the same "
+            "pictures give without it, so they cannot tell whether it is worth stealing. Judge it on tasks that it is "
+            "good at: data=."
         )
         return [("Not decided.", said), _sureness(found, head, failures)]
     best = {
@@ -64,8 +69,9 @@ def advice(found: Sequence[Setting], head: str, enough: float, failures: int = 0
         for budget in sorted({setting.budget for setting in bare})
     }
     worst = max(best.values(), key=lambda setting: shares[setting.name].value)
-    top = shares[worst.name].value
-    level = "Easy to steal." if top >= enough else "Partly stolen." if percent(top) >= TAKES else "Hardly stolen here."
+    top = shares[worst.name]
+    level = "Partly stolen." if top.percent >= TAKES else "Hardly stolen here."
+    level = "Easy to steal." if top.reaches(enough) else level
     prices = "; ".join(f"{shares[setting.name]} by asking about {_asked(setting)}" for setting in best.values())
     alike, ceiling = (
         fmean(task[head][name] for task in worst.joined["tasks"].values())
@@ -93,7 +99,7 @@ def _asked(setting: Setting) -> str:
 
 
 def _cheapest(bare: Sequence[Setting], shares: dict[str, Share], enough: float) -> str:
-    thefts = [setting for setting in bare if shares[setting.name].value >= enough]
+    thefts = [setting for setting in bare if shares[setting.name].reaches(enough)]
     if not thefts:
         return f"No attack tried got {enough:.0%}, which counts as success here."
     first = min(thefts, key=lambda one: (one.joined["queries"]["cost"], one.budget, -shares[one.name].value))
@@ -160,31 +166,35 @@ class Tried:
 def _tried(
     defended: Sequence[Setting], bare: Sequence[Setting], shares: dict[str, Share], head: str
 ) -> tuple[list[Tried], list[str]]:
-    """Each defense, compared with the strongest theft of its own budget and seeds without one; those that have none."""
-    strongest = dict[str, Setting]()
-    for setting in defended:
-        name = setting.choices["defense"]
-        if name not in strongest or shares[setting.name].value > shares[strongest[name].name].value:
-            strongest[name] = setting
-    told, apart = [], []
-    for name, setting in strongest.items():
-        row = setting.overall(head) or {}
-        place = setting.budget, setting.joined["seeds"]
-        rivals = [one for one in bare if (one.budget, one.joined["seeds"]) == place]
-        if not rivals:
-            apart.append(name)
-        elif row.get("honest_loss") is not None:
-            low, most = row["intervals"]["honest_loss"]
-            clean = fmean(task[head]["TA_clean"] for task in setting.joined["tasks"].values())
-            alike = [one for one in defended if one.choices["defense"] == name and one.choices["plan"] == "once"]
-            plainly = next((shares[one.name] for one in alike), None)
-            got = [shares[one.name] for one in rivals]
-            unaware = [shares[one.name] for one in rivals if one.choices["plan"] == "once"]
-            without, foolish = max(got, key=attrgetter("value")), max(unaware, key=attrgetter("value"), default=None)
-            told.append(
-                Tried(setting, shares[setting.name], without, row["honest_loss"], low, most, clean, plainly, foolish)
+    """Each defense, compared with the strongest theft of its own budget and seeds without one; what has none."""
+    matched = [one for one in defended if any(_place(one) == _place(other) for other in bare)]
+    apart = [f"{one.choices['defense']} against {one.choices['plan']}" for one in defended if one not in matched]
+    told = []
+    for name in dict.fromkeys(one.choices["defense"] for one in matched):
+        mine = [one for one in matched if one.choices["defense"] == name]
+        setting = max(mine, key=lambda one: shares[one.name].value)
+        row = setting.overall(head)
+        if row.get("honest_loss") is None:
+            continue
+        low, high = row["intervals"]["honest_loss"]
+        rivals, alike = ([one for one in some if _place(one) == _place(setting)] for some in (bare, mine))
+        plain, unaware = (
+            [shares[one.name] for one in some if one.choices["plan"] == "once"] for some in (alike, rivals)
+        )
+        without = max((shares[one.name] for one in rivals), key=attrgetter("value"))
+        told.append(
+            Tried(
+                setting, shares[setting.name], without, row["honest_loss"], low, high,
+                accuracy=fmean(task[head]["TA_clean"] for task in setting.joined["tasks"].values()),
+                plainly=max(plain, key=attrgetter("value"), default=None),
+                unaware=max(unaware, key=attrgetter("value"), default=None),
             )
+        )  # fmt: skip
     return told, apart
+
+
+def _place(setting: Setting) -> tuple[int, list[int]]:
+    return setting.budget, setting.joined["seeds"]
 
 
 def _judged(told: Sequence[Tried], apart: Sequence[str]) -> str:
@@ -204,10 +214,9 @@ def _judged(told: Sequence[Tried], apart: Sequence[str]) -> str:
         lead = f"{best.name} has the best trade and is worth its cost"
     elif perhaps := [one for one in takes if one.loss <= COSTS]:
         best = max(perhaps, key=lambda one: one.taken)
-        lead = (
-            f"None is shown to be worth its cost, which is to be at most {100 * COSTS:.0f} of 100 of customers' test "
-            f"pictures by our bar, but {best.name} may be; more test pictures would decide"
-        )
+        costs = f"whether it costs customers at most {100 * COSTS:.0f} of 100 test pictures"
+        unsure = costs if best.most > COSTS else "whether it takes anything from the thief"
+        lead = f"None is shown to be worth its cost, but {best.name} may be: more test pictures would decide {unsure}"
     elif takes:
         best = min(takes, key=lambda one: one.loss)
         lead = (
@@ -247,7 +256,7 @@ def _customers(found: Sequence[Setting]) -> int:
 
 def _remedy(bare: Sequence[Setting], shares: dict[str, Share], enough: float, told: Sequence[Tried]) -> str:
     budgets = sorted({setting.budget for setting in bare})
-    risky = [setting.budget for setting in bare if shares[setting.name].high >= enough]
+    risky = [setting.budget for setting in bare if percent(shares[setting.name].high) >= percent(enough)]
     safe = [budget for budget in budgets if budget < min(risky, default=budgets[-1] + 1)]
     said = []
     if useful := _useful(told):
@@ -265,8 +274,8 @@ def _remedy(bare: Sequence[Setting], shares: dict[str, Share], enough: float, to
             f"{_customers(bare):,} each."
         )
     else:
-        most = max(shares[setting.name].value for setting in bare if setting.budget == budgets[0])
-        are = "are already" if most >= enough else "may already be"
+        fewest = [shares[setting.name] for setting in bare if setting.budget == budgets[0]]
+        are = "are already" if any(one.reaches(enough) for one in fewest) else "may already be"
         said.append(
             f"No limit on pictures an account can be named: {budgets[0]:,}, the fewest tried, {are} enough for "
             f"{enough:.0%}; and whoever opens several accounts goes around any limit."
@@ -281,7 +290,7 @@ def _remedy(bare: Sequence[Setting], shares: dict[str, Share], enough: float, to
 def _sureness(found: Sequence[Setting], head: str, failures: int) -> Sentence:
     seeds = sorted({len(setting.runs) for setting in found})
     several = f"with {' to '.join(map(str, dict.fromkeys([seeds[0], seeds[-1]])))} seeds (starts of training)"
-    rows = [setting.overall(head) or {} for setting in found]
+    rows = [setting.overall(head) for setting in found]
     informative = sorted({task for row in rows for task in row.get("informative", [])})
     blind = sorted({setting.budget for setting, row in zip(found, rows, strict=True) if not row.get("informative")})
     told, met = ", ".join(informative) or "none", any(setting.defended for setting in found)

@@ -31,7 +31,7 @@ def charts(found: Sequence[Setting], head: str) -> dict[str, Any]:
     lines, figure = dict[str, list[tuple[float, float]]](), measure(found, head)
     for setting in found:
         name = ", ".join(setting.choices[choice] for choice in VARIED)
-        stolen = (setting.overall(head) or {})[figure]
+        stolen = setting.overall(head)[figure]
         lines.setdefault(name, []).append((float(setting.joined["queries"]["spent"]), stolen))
     across = [[x for x, _ in sorted(line)] for line in lines.values()]
     up = [[y for _, y in sorted(line)] for line in lines.values()]

@@ -35,7 +35,7 @@ def pictures(found: list[Setting], head: str) -> list[Picture]:
 def headline(found: Sequence[Setting], head: str) -> Setting:
     """The theft that pictures of one setting show: the one that got most without a defense, or at all."""
     bare = [setting for setting in found if not setting.defended] or found
-    return max(bare, key=lambda setting: (setting.overall(head) or {}).get("SA", 0.0))
+    return max(bare, key=lambda setting: setting.overall(head).get("SA", 0.0))
 
 
 def accuracies(setting: Setting, head: str) -> Picture:
@@ -84,7 +84,7 @@ def accuracies(setting: Setting, head: str) -> Picture:
 
 def measure(found: Sequence[Setting], head: str) -> str:
     """What of a theft is known of all these settings: one of `SHARES`, or SA."""
-    rows = [setting.overall(head) or {} for setting in found]
+    rows = [setting.overall(head) for setting in found]
     return next((share for share in SHARES if all(row.get(share) is not None for row in rows)), "SA")
 
 
@@ -104,7 +104,7 @@ def budgets(found: list[Setting], head: str, *, priced: bool = False) -> Picture
     for number, (label, line) in enumerate(lines.items()):
         line.sort(key=lambda setting: setting.budget)
         across = [float(s.joined["queries"]["cost"]) if priced else float(s.joined["queries"]["spent"]) for s in line]
-        rows = [setting.overall(head) or {} for setting in line]
+        rows = [setting.overall(head) for setting in line]
         values = [row[name] for row in rows]
         errors = np.abs(np.array([row["intervals"][name] for row in rows]).T - np.array(values))
         axes.errorbar(across, values, yerr=errors, label=label, capsize=2, linewidth=1, markersize=6, **style(number))
@@ -147,6 +147,8 @@ def defended(found: Sequence[Setting], head: str) -> tuple[list[frontier.Point],
     if not without & with_:
         raise DataError("No budget was tried both with and without a defense: add defense=none at the same budget.")
     chosen = [setting for setting in alike if setting.budget == max(without & with_)]
+    bare = headline([setting for setting in chosen if not setting.defended], head)
+    chosen = [setting for setting in chosen if setting.joined["seeds"] == bare.joined["seeds"]]
     return frontier.points([frontier.cell_of(setting.joined, setting.choices) for setting in chosen], head), chosen
 
 
@@ -160,8 +162,8 @@ def defenses(found: Sequence[Setting], head: str) -> Picture:
         "Which defense takes more from the thief than from customers?",
         svg(frontier.draw(points), "frontier"),
         f"Honest loss against recovered share at {chosen[0].budget} queries: {told}.",
-        "Good is low and left: the thief recovers little, customers lose little. Shaded: a useful defense by our bar. "
-        "Beside each point its strength; the axis of what customers lose is drawn out near 0.",
+        "Good is low and left: the thief recovers little, customers lose little. Shaded: where a useful defense would "
+        "lie. Beside each point its strength; the axis of what customers lose is drawn out near 0.",
         names(chosen),
     )
 

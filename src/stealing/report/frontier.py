@@ -110,48 +110,49 @@ def points(results: list[dict[str, Any]], head: str = "linear") -> list[Point]:
         raise DataError("A frontier needs the cell without a defense: measure defense=none too.")
     if any(result["overall"][head]["recovered"] is None for result in results):
         raise DataError("A frontier needs a task on which the target beats all controls: add one to data.tasks.")
+    bare = max(float(result["overall"][head]["recovered"]) for result in undefended)
+    return [_point(name, strength, found, bare, head) for (name, strength), found in cells.items()]
+
+
+def on_common_controls(results: list[dict[str, Any]], head: str = "linear") -> list[dict[str, Any]]:
+    """Results of one attack, held against the controls of the one with most images, as runs of a report are.
+
+    Of stored cells there are figures alone: so other controls are put in the place of a theft's own by arithmetic.
+
+    Args:
+        results: of one scene, budget and seed; see `points`.
+        head: of the accuracies.
+    """
     controls = _controls(max(results, key=lambda result: int(result["queries"]["images"])), head)
-    bare = max(_recovered(result, head, controls)[0] for result in undefended)
-    return [_point(name, strength, found, bare, head, controls) for (name, strength), found in cells.items()]
+    held = []
+    for result in results:
+        figures, own = result["overall"][head], _controls(result, head)
+        before, after = (sum(each[task] for task in figures["informative"]) for each in (own, controls))
+        clean = sum(result["tasks"][task][head]["TA_clean"] for task in figures["informative"])
+        share, low, high = (
+            (value * (clean - before) + before - after) / (clean - after)
+            for value in (figures["recovered"], *figures["intervals"]["recovered"])
+        )
+        intervals = figures["intervals"] | {"recovered": [low, high]}
+        held.append({**result, "overall": {head: {**figures, "recovered": share, "intervals": intervals}}})
+    return held
 
 
 def _controls(result: dict[str, Any], head: str) -> dict[str, float]:
     return {task: max(rows[head]["controls"].values()) for task, rows in result["tasks"].items()}
 
 
-def _recovered(result: dict[str, Any], head: str, controls: dict[str, float]) -> tuple[float, tuple[float, float]]:
-    """What a theft recovers beyond these controls, with its interval.
-
-    They are those of the theft that asked about most images, as in `runs.settings`; here they are put in the place of a
-    theft's own by its figures alone, as stored cells have no more.
-    """
-    tasks, found = result["overall"][head]["informative"], result["overall"][head]
-    clean, own, common = (
-        sum(each[task] for task in tasks)
-        for each in (
-            {task: result["tasks"][task][head]["TA_clean"] for task in tasks}, _controls(result, head), controls,
-        )
-    )  # fmt: skip
-    share, low, high = (
-        (value * (clean - own) + own - common) / (clean - common)
-        for value in (found["recovered"], *found["intervals"]["recovered"])
-    )
-    return share, (low, high)
-
-
-def _point(
-    name: str, strength: str, results: list[dict[str, Any]], bare: float, head: str, controls: dict[str, float]
-) -> Point:
-    shares = [_recovered(result, head, controls) for result in results]
-    best, (share, interval) = max(zip(results, shares, strict=True), key=lambda entry: entry[1][0])
+def _point(name: str, strength: str, results: list[dict[str, Any]], bare: float, head: str) -> Point:
+    shares = {result["cell"]["plan"]: float(result["overall"][head]["recovered"]) for result in results}
+    best = max(results, key=lambda result: float(result["overall"][head]["recovered"]))
     plain = next((result for result in results if result["cell"]["plan"].endswith("once")), best)
-    costs, protection = plain["overall"][head], plain["defense"]
+    met, costs, protection = best["overall"][head], plain["overall"][head], plain["defense"]
     return Point(
         name, strength, best["cell"]["plan"],
         costs["honest_loss"], tuple(costs["intervals"]["honest_loss"]),
         (costs["worst"]["task"], costs["worst"]["honest_loss"]),
-        share, interval, bare, protection["milliseconds"], protection["bytes"],
-        {result["cell"]["plan"]: found for result, (found, _) in zip(results, shares, strict=True)},
+        met["recovered"], tuple(met["intervals"]["recovered"]), bare, protection["milliseconds"], protection["bytes"],
+        shares,
     )  # fmt: skip
 
 
@@ -193,8 +194,8 @@ def show(found: list[Point], console: Console) -> None:
     """Print the points as a table."""
     caption = (
         "honest loss: TA_clean - TA in points, the mean over tasks. recovered: of the strongest attack tried, over\n"
-        f"the informative tasks together. useful: takes {TAKES} points of it, and the upper bound of the\n"
-        f"honest loss is at most {100 * COSTS:.0f} point."
+        f"the informative tasks together. useful: takes {TAKES} points of it, its upper bound is below what is\n"
+        f"recovered without a defense, and that of the honest loss is at most {100 * COSTS:.0f} point."
     )
     table = Table(caption=caption, caption_justify="left")
     for column in ("defense", "honest loss [95 %]", "worst task", "recovered [95 %]", "attack", "takes", "ms", "bytes"):
@@ -229,8 +230,8 @@ def write(results: list[dict[str, Any]], folder: Path) -> list[Point]:
         for (images, seed), some in scenes.items():
             print(f"{images:,} queries, seed {seed}", file=file)
             if any(result["cell"]["defense"] == "none" for result in some):
-                show(points(some), Console(file=file, width=150))
-    first = points(next(iter(scenes.values())))
+                show(points(on_common_controls(some)), Console(file=file, width=150))
+    first = points(on_common_controls(next(iter(scenes.values()))))
     write_whole(folder / "table.md", markdown(cheapest(first)).encode())
     write_whole(folder / "frontier.svg", svg(draw(first), "frontier"))
     return first
@@ -254,7 +255,8 @@ def draw(found: list[Point]) -> Figure:
     figure = Figure(figsize=(1.2 * WIDTH, WIDTH), layout="constrained")
     axes = figure.subplots()
     bare = next(point for point in found if point.defense == "none").recovered
-    axes.fill_between([-1, 100 * COSTS], -1, bare - TAKES / 100, color="#d8ead3", label="useful", zorder=0)
+    if percent(bare) >= TAKES:
+        axes.fill_between([-1, 100 * COSTS], -1, bare - TAKES / 100, color="#d8ead3", label="would be useful", zorder=0)
     axes.axhline(bare, color="#777777", linestyle=":", linewidth=1, label="without defense")
     for number, name in enumerate(dict.fromkeys(point.defense for point in found)):
         mine = sorted((point for point in found if point.defense == name), key=lambda point: point.loss)

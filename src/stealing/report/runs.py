@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
@@ -58,10 +58,10 @@ class Setting:
         """All that is not tried out: settings of one scene can be compared."""
         return _scene(self.choices)
 
-    def overall(self, head: str) -> dict[str, Any] | None:
-        """Honest loss and recovered over all tasks, or None for a target whose undefended features are unknown."""
-        found: dict[str, Any] = self.joined["overall"]
-        return found.get(head)
+    def overall(self, head: str) -> dict[str, Any]:
+        """Over all tasks; see `stealing.evaluation.statistics.overall`. Empty for a head that was not trained."""
+        found: dict[str, Any] = self.joined["overall"].get(head, {})
+        return found
 
     @property
     def heads(self) -> list[str]:
@@ -144,7 +144,10 @@ def _scene(choices: dict[str, str]) -> tuple[str, ...]:
 def _check_comparable(runs: Sequence[Run]) -> None:
     old = [run.folder for run in runs if not {"overall", "target"} <= run.result.keys()]
     if old:
-        raise DataError(f"{old[0]} was judged by an earlier version: judge it again by python eval.py run={old[0]}.")
+        raise DataError(
+            f"{old[0]} was judged by an earlier version: judge it again by python eval.py run={old[0]}, "
+            "and leave it out here."
+        )
     protocols = {run.result["protocol_hash"]: run.folder for run in runs}
     if len(protocols) > 1:
         judged = [set(_flat(_config(folder).get("probe"), "")) for folder in protocols.values()]
@@ -171,20 +174,27 @@ def _check_named_apart(found: Sequence[Setting]) -> None:
 
 
 def _on_common_controls(groups: dict[str, dict[int, Run]], chosen: dict[str, dict[str, str]]) -> None:
-    """Hold thefts of one scene, budget and seed against the controls of the one that asked about most images.
+    """Hold thefts of one attack, scene, budget and seed against the controls of the one that asked about most images.
 
     A plan that asks several times about fewer images has weaker controls of its own, and would look better by them; but
-    its thief could have trained without answers on as many images as any other.
+    its thief could have trained without answers on as many images as any other. Another attack's controls are trained
+    as long as that attack, and are no measure of this one.
     """
-    rivals = dict[tuple[object, ...], list[Run]]()
+    rivals = dict[tuple[object, ...], list[str]]()
     for group, seeds in groups.items():
-        for seed, run in seeds.items():
-            rivals.setdefault((_scene(chosen[group]), run.result["queries"]["budget"], seed), []).append(run)
+        budget = next(iter(seeds.values())).result["queries"]["budget"]
+        rivals.setdefault((chosen[group]["attack"], _scene(chosen[group]), budget), []).append(group)
+
+    def asked(group: str, seeds: Iterable[int]) -> int:
+        return sum(int(groups[group][seed].result["queries"]["images"]) for seed in seeds)
+
     for alike in rivals.values():
-        most = max(alike, key=lambda run: int(run.result["queries"]["images"]))
-        for run in alike:
-            if run.result["queries"]["images"] < most.result["queries"]["images"]:
-                groups[run.result["group"]][run.result["seed"]] = _with_controls(run, most)
+        for group in alike:
+            mine = groups[group]
+            complete = [other for other in alike if groups[other].keys() >= mine.keys()]
+            most = max(complete, key=lambda other: asked(other, mine))
+            if asked(most, mine) > asked(group, mine):
+                groups[group] = {seed: _with_controls(run, groups[most][seed]) for seed, run in mine.items()}
 
 
 def _with_controls(run: Run, other: Run) -> Run:
@@ -204,16 +214,15 @@ def _on_common_tasks(found: Sequence[Setting]) -> None:
     """Let what settings of one scene recover be of the same tasks: of those by which all that can tell do tell."""
     for scene in {setting.scene for setting in found}:
         alike = [setting for setting in found if setting.scene == scene]
+        common = dict[str, set[str]]()
         for head in alike[0].heads:
-            rows = [one.overall(head) or {} for one in alike]
-            told = [set[str](row["informative"]) for row in rows if row.get("informative")]
-            common = told[0].intersection(*told[1:]) if told else set[str]()
-            for one in alike:
-                row = one.overall(head)
-                if row and row["informative"] and set(row["informative"]) != common:
-                    one.joined["overall"][head] = overall([run.right for run in one.runs], RESAMPLES, tasks=common)[
-                        head
-                    ]
+            told = [set[str](rows) for one in alike if (rows := one.overall(head).get("informative"))]
+            common[head] = told[0].intersection(*told[1:]) if told else set()
+        for one in alike:
+            mine = {head: tasks for head, tasks in common.items() if one.overall(head).get("informative")}
+            if any(set(one.overall(head)["informative"]) != tasks for head, tasks in mine.items()):
+                rights = [run.right for run in one.runs]
+                one.joined["overall"] |= overall(rights, RESAMPLES, tasks=mine)
 
 
 def _config(folder: Path) -> dict[str, Any]:

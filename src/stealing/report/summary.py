@@ -87,7 +87,7 @@ def overview(found: Sequence[Setting], head: str) -> Sheet:
     In bold: the theft that got most of those with the same budget and defense, where there are several.
     """
     varied = [name for name in VARIED if len({setting.choices[name] for setting in found}) > 1] or ["attack"]
-    known = [(setting.overall(head) or {}).get("honest_loss") is not None for setting in found]
+    known = [setting.overall(head).get("honest_loss") is not None for setting in found]
     shares = [*(["recovered"] if any(known) else []), *([] if all(known) else ["offered"])]
     paid = any(setting.joined["queries"]["cost"] for setting in found)
     unequal = len({len(setting.runs) for setting in found}) > 1
@@ -95,8 +95,8 @@ def overview(found: Sequence[Setting], head: str) -> Sheet:
     columns = (*columns, "honest loss") if any(setting.defended for setting in found) else columns
     rows, best, rivals = [], set[tuple[int, int]](), dict[tuple[str, ...], list[tuple[float, int]]]()
     for number, setting in enumerate(found):
-        asked, row = setting.joined["queries"], setting.overall(head) or {}
-        tasks = row.get("informative", ())
+        asked, row = setting.joined["queries"], setting.overall(head)
+        tasks = {head: row.get("informative", ())}
         each = [overall([run.right], 2, tasks=tasks)[head] for run in setting.runs] if len(setting.runs) > 1 else []
         rows.append(
             [

@@ -27,10 +27,11 @@ WORDS = {
     "defense": "what the owner does to answers or to accounts to spoil a theft.",
     "strength": "how strongly a defense acts, as written behind its name: less is left of an answer with smaller k and "
     "fewer decimals, and it is changed more with greater epsilon or sigma and with smaller beta or cosine.",
-    "useful defense": "takes at least 20 percentage points of the encoder's worth from the thief, and surely some, and "
-    "surely costs honest customers at most 1 of 100 test pictures.",
+    "useful defense": "takes at least 20 percentage points of the encoder's worth from the thief, with an interval "
+    "below what is stolen without it, and surely costs honest customers at most 1 of 100 test pictures.",
     "95 % interval": "in brackets: how far the figure moves in 95 of 100 draws of the same number of test images, and "
-    "of seeds where there are several (two say little); other targets or tasks may lie elsewhere.",
+    "of seeds where there are several (two say little); other targets or tasks may lie elsewhere. That of recovered "
+    "leaves out the luck by which the best of several controls looks better than it is.",
     "seed": "the number that all chance of a run hangs on: which pictures are asked about, and how training starts.",
     "protocol": "all that decides how encoders are judged; figures of two protocols are never mixed.",
     "p": "how often a difference this large would come up by chance if there were none; for all tests together, it is "
