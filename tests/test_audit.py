@@ -118,7 +118,7 @@ def test_a_defense_whose_seeds_no_theft_without_one_has_is_named_and_not_judged(
     stronger = setting(1000, 0.6, "good", 0.002, "sybil")
     stronger.joined["seeds"] = [0, 1]
     told = said(bare, ended, stronger, other)
-    assert "gets 40%" in told[DEFENSES] and "Not judged: good against sybil, half against once" in told[DEFENSES]
+    assert told[DEFENSES].startswith("Not judged: good against sybil, half against once"), "not by a weaker plan"
     assert said(bare, other)[DEFENSES].startswith("Not judged: half")
     assert "Each theft was run with 1 to 2 seeds" in told["How sure that is."]
 

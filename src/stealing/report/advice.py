@@ -166,18 +166,18 @@ class Tried:
 def _tried(
     defended: Sequence[Setting], bare: Sequence[Setting], shares: dict[str, Share], head: str
 ) -> tuple[list[Tried], list[str]]:
-    """Each defense, compared with the strongest theft of its own budget and seeds without one; what has none."""
-    matched = [one for one in defended if any(_place(one) == _place(other) for other in bare)]
-    apart = [f"{one.choices['defense']} against {one.choices['plan']}" for one in defended if one not in matched]
-    told = []
-    for name in dict.fromkeys(one.choices["defense"] for one in matched):
-        mine = [one for one in matched if one.choices["defense"] == name]
+    """Each defense, by the plan that gets most from it, beside the strongest theft without one; and what has none."""
+    told, apart = [], []
+    for name in dict.fromkeys(one.choices["defense"] for one in defended):
+        mine = [one for one in defended if one.choices["defense"] == name]
         setting = max(mine, key=lambda one: shares[one.name].value)
         row = setting.overall(head)
-        if row.get("honest_loss") is None:
+        rivals, alike = ([one for one in some if _place(one) == _place(setting)] for some in (bare, mine))
+        if not rivals:
+            apart.append(f"{name} against {setting.choices['plan']}")
+        if not rivals or row.get("honest_loss") is None:
             continue
         low, high = row["intervals"]["honest_loss"]
-        rivals, alike = ([one for one in some if _place(one) == _place(setting)] for some in (bare, mine))
         plain, unaware = (
             [shares[one.name] for one in some if one.choices["plan"] == "once"] for some in (alike, rivals)
         )
