@@ -41,9 +41,11 @@ def setting(
     if recovered is not None:
         row["informative"] = ["a"]
         row["intervals"] |= {name: [recovered - 0.05, recovered + 0.05] for name in ("recovered", "offered")}
+    alike = {"agreement": 0.4, "agreement_ceiling": 0.7}
     joined = {
         "overall": {"linear": row},
-        "tasks": {"a": {"linear": {"TA_clean": 0.6, "agreement": 0.4, "agreement_ceiling": 0.7}}},
+        "tasks": {"a": {"linear": {"TA_clean": 0.6, "TA": 0.6 - loss, "controls": {"pixels": 0.1}, **alike}}},
+        "defense": {"settings": {defense: {"_target_": "x", "k": 3, "secret": None}} if defense != "none" else {}},
         "seeds": [0],
         "queries": {"budget": budget, "spent": budget, "cost": budget / 100, "evaluation": 5000},
     }
@@ -59,7 +61,10 @@ def test_a_verdict_names_each_price_the_cheapest_theft_and_what_may_be_lost() ->
     told = said(setting(250, 0.3), setting(1000, 0.6), setting(2500, 0.9))
     assert "30% [25% to 35%] by asking about 250 pictures for 2.50; 60%" in told["Easy to steal."]
     assert "90% [85% to 95%] by asking about 2,500 pictures for 25.00." in told["Easy to steal."]
-    assert "agree on 40% of test pictures, two on the encoder itself on 70%" in told["Easy to steal."]
+    assert (
+        "agree on 40% of test pictures, two on the encoder, trained on different samples, on 70%"
+        in told["Easy to steal."]
+    )
     assert "stolen_encoder with 1,000 pictures for 10.00 (train a copy" in told["The cheapest theft."]
     assert "once, from one account): it gets 60%" in told["The cheapest theft."]
     assert "250 pictures for each account keeps these attacks below 50%" in told["What would lower the risk."]
@@ -72,31 +77,38 @@ def test_a_verdict_names_each_price_the_cheapest_theft_and_what_may_be_lost() ->
 def test_a_defense_is_recommended_only_if_it_is_useful_against_the_strongest_plan() -> None:
     bare = setting(1000, 0.9)
     useful = said(bare, setting(1000, 0.4, "good", 0.002), setting(1000, 0.1, "dear", 0.05))
-    assert "good has the best trade and is worth its cost" in useful[DEFENSES]
+    assert "good at k=3 has the best trade and is worth its cost" in useful[DEFENSES]
     assert "Switch on good." in useful["What would lower the risk."]
     beaten = said(bare, setting(1000, 0.4, "good", 0.002), setting(1000, 0.85, "good", 0.002, "sybil"))
-    assert "None of the 1 tried takes 20 percentage points" in beaten[DEFENSES]
+    assert "None of the 1 tried takes at least 20 percentage points" in beaten[DEFENSES]
     assert "(ask from several accounts, and learn" in beaten[DEFENSES]
-    assert "Beware of good: a thief who takes no notice of it gets 40%" in beaten[DEFENSES]
+    assert "Beware of good at k=3: a thief who takes no notice of it gets 40%" in beaten[DEFENSES]
     assert "good can be switched on at next to no cost" in beaten["What would lower the risk."]
     assert "Beware" not in useful[DEFENSES] and "switched on" not in useful["What would lower the risk."]
     assert "Switch" not in beaten["What would lower the risk."]
     dear = said(bare, setting(1000, 0.1, "dear", 0.05))
     assert "None is worth its cost by our bar" in dear[DEFENSES]
-    assert "get 5.0 [4.5 to 5.5] fewer of 100 test pictures right than the 60 without it." in dear[DEFENSES]
+    assert (
+        "get 5.0 [4.5 to 5.5] fewer of 100 test pictures right than the 60 without it: 10% of that worth."
+        in dear[DEFENSES]
+    )
 
 
 def test_what_is_not_shown_is_not_claimed() -> None:
     bare = setting(1000, 0.9)
     small = said(bare, setting(1000, 0.4, "good", 0.008))[DEFENSES]  # at most 1.3 points: too few test pictures
     assert (
-        "None is shown to be worth its cost, but good may be: more test pictures would decide whether it costs" in small
+        "None is shown to be worth its cost, but good at k=3 may be: more test pictures would decide whether it costs"
+        in small
     )
     vague = setting(1000, 0.4, "good", 0.002)
     vague.joined["overall"]["linear"]["intervals"]["recovered"] = [-0.2, 0.95]  # it may take nothing
     assert "more test pictures would decide whether it takes anything" in said(bare, vague)[DEFENSES]
     weak = said(setting(1000, 0.1), setting(1000, -0.3, "good", 0.002))
-    assert "None of the 1 tried takes 20 percentage" in weak[DEFENSES] and "nothing, 10 percentage" in weak[DEFENSES]
+    assert (
+        "None of the 1 tried takes at least 20 percentage" in weak[DEFENSES]
+        and "nothing, 10 percentage" in weak[DEFENSES]
+    )
     assert (
         "get as many of 100 test pictures right as the 60 without it."
         in said(bare, setting(1000, 0.4, "good", -0.01))[DEFENSES]
@@ -114,7 +126,9 @@ def test_a_defense_whose_seeds_no_theft_without_one_has_is_named_and_not_judged(
     other.joined["seeds"] = [0, 1]
     other.runs.append(other.runs[0])
     told = said(bare, ended, other)
-    assert "good has the best trade" in told[DEFENSES] and "Not judged: half against once, as no" in told[DEFENSES]
+    assert (
+        "good at k=3 has the best trade" in told[DEFENSES] and "Not judged: half against once, as no" in told[DEFENSES]
+    )
     stronger = setting(1000, 0.6, "good", 0.002, "sybil")
     stronger.joined["seeds"] = [0, 1]
     told = said(bare, ended, stronger, other)
@@ -133,7 +147,7 @@ def test_what_a_plan_gains_without_a_defense_is_not_held_against_the_defense() -
         setting(1000, 0.5), setting(1000, 0.8, plan="standardising"),
         setting(1000, 0.5, "idle", 0.0), setting(1000, 0.8, "idle", 0.0, "standardising"),
     )  # fmt: skip
-    assert "idle:" not in idle[DEFENSES] and "idle can be" not in idle["What would lower the risk."]
+    assert "Beware" not in idle[DEFENSES] and "idle can be" not in idle["What would lower the risk."]
 
 
 def test_budgets_at_which_no_task_could_tell_are_named() -> None:

@@ -7,7 +7,10 @@ from statistics import fmean
 
 from stealing.report.frontier import COSTS, TAKES, is_useful, percent
 from stealing.report.runs import Setting
-from stealing.report.words import PLAIN, explained
+from stealing.report.words import PLAIN, explained, strengths
+
+SMALLEST = 128
+"""Pictures of the smallest theft that is worth trying: a batch."""
 
 Sentence = tuple[str, str]
 """What it is about, and what it says."""
@@ -78,10 +81,10 @@ def advice(found: Sequence[Setting], head: str, enough: float, failures: int = 0
         for name in ("agreement", "agreement_ceiling")
     )
     worth = (
-        f"Of what the encoder is worth, the best thief tried gets {prices}. Its worth is how much better classifiers "
-        "that a customer builds on its answers do than those built on the same pictures without it. A copy of equal "
-        f"worth is not the same encoder: a classifier on the copy and one on the encoder agree on {alike:.0%} of test "
-        f"pictures, two on the encoder itself on {ceiling:.0%}."
+        f"Of what the encoder is worth, the best thief tried gets {prices}. Its worth is how many more test "
+        "pictures classifiers get right by its answers than by what a thief can make of the same pictures without "
+        "asking. Even a copy of full worth is not the same encoder: a classifier on this copy and one on the encoder "
+        f"agree on {alike:.0%} of test pictures, two on the encoder, trained on different samples, on {ceiling:.0%}."
     )
     verdict = [(level, worth), ("The cheapest theft.", _cheapest(bare, shares, enough))]
     defended = [setting for setting in found if setting.defended and setting.name in shares]
@@ -124,6 +127,7 @@ class Tried:
         share: what that theft gets.
         without: what the strongest theft gets without the defense.
         loss, low, most: what customers lose, and its 95 % interval.
+        worth: share of the encoder's worth that this loss is.
         accuracy: of what they have without the defense.
         plainly: what a thief gets who asks as if there were no defense, or None where none was tried.
         unaware: what that thief gets without the defense.
@@ -135,6 +139,7 @@ class Tried:
     loss: float
     low: float
     most: float
+    worth: float
     accuracy: float
     plainly: Share | None
     unaware: Share | None
@@ -160,7 +165,8 @@ class Tried:
     @property
     def name(self) -> str:
         """With its strength, and what it does."""
-        return explained(self.setting.choices["defense"])
+        name, given = self.setting.choices["defense"], ", ".join(strengths(self.setting).values())
+        return explained(name) + (f" at {given}" if given and " " not in name else "")
 
 
 def _tried(
@@ -181,10 +187,13 @@ def _tried(
         plain, unaware = (
             [shares[one.name] for one in some if one.choices["plan"] == "once"] for some in (alike, rivals)
         )
+        tasks = [setting.joined["tasks"][task][head] for task in row["informative"]]
+        gap = sum(task["TA_clean"] - max(task["controls"].values()) for task in tasks)
+        worth = sum(task["TA_clean"] - task["TA"] for task in tasks) / gap
         without = max((shares[one.name] for one in rivals), key=attrgetter("value"))
         told.append(
             Tried(
-                setting, shares[setting.name], without, row["honest_loss"], low, high,
+                setting, shares[setting.name], without, row["honest_loss"], low, high, worth,
                 accuracy=fmean(task[head]["TA_clean"] for task in setting.joined["tasks"].values()),
                 plainly=max(plain, key=attrgetter("value"), default=None),
                 unaware=max(unaware, key=attrgetter("value"), default=None),
@@ -220,24 +229,25 @@ def _judged(told: Sequence[Tried], apart: Sequence[str]) -> str:
     elif takes:
         best = min(takes, key=lambda one: one.loss)
         lead = (
-            f"None is worth its cost by our bar: each that takes {much} makes customers' classifiers wrong on more "
-            f"than {100 * COSTS:.0f} of 100 test pictures more. The cheapest of those is {best.name}"
+            f"None is worth its cost by our bar: each that takes at least {much} makes customers' classifiers wrong "
+            f"on over {100 * COSTS:.0f} of 100 further test pictures. The cheapest of those is {best.name}"
         )
     else:
         best = max(told, key=lambda one: one.taken)
-        lead = f"None of the {len(told)} tried takes {much}. The best is {best.name}"
+        lead = f"None of the {len(told)} tried takes at least {much}. The best is {best.name}"
     less = f"{best.taken} percentage points less" if best.taken > 0 else "no less"
     fewer = f"{100 * best.loss:.1f} [{max(0.0, 100 * best.low):.1f} to {max(0.0, 100 * best.most):.1f}] fewer"
+    right = f"of 100 test pictures right {'than' if best.loss >= 0.0005 else 'as'} the {100 * best.accuracy:.0f}"
     text = (
         f"{lead}. Against it the best thief ({_plan(best.setting)}) gets {best.share}, {less} than without it, and "
-        f"customers' classifiers get {fewer if best.loss >= 0.0005 else 'as many'} of 100 test pictures right "
-        f"{'than' if best.loss >= 0.0005 else 'as'} the {100 * best.accuracy:.0f} without it."
+        f"customers' classifiers get {fewer if best.loss >= 0.0005 else 'as many'} {right} without it"
+        f"{f': {best.worth:.0%} of that worth' if best.loss >= 0.0005 else ''}."
     )
     for one in told:
         if one.only_fools:
             text += (
-                f" Beware of {one.name}: a thief who takes no notice of it gets {one.plainly}, and one who answers it "
-                f"({_plan(one.setting)}) {one.share}."
+                f" Beware of {one.name}: a thief who takes no notice of it gets {one.plainly}, and one who works "
+                f"around it ({_plan(one.setting)}) {one.share}."
             )
     return f"{text} {omitted}".rstrip()
 
@@ -277,12 +287,14 @@ def _remedy(bare: Sequence[Setting], shares: dict[str, Share], enough: float, to
         fewest = [shares[setting.name] for setting in bare if setting.budget == budgets[0]]
         are = "are already" if any(one.reaches(enough) for one in fewest) else "may already be"
         said.append(
-            f"No limit on pictures an account can be named: {budgets[0]:,}, the fewest tried, {are} enough for "
-            f"{enough:.0%}; and whoever opens several accounts goes around any limit."
+            f"No limit on pictures for each account can be recommended: {budgets[0]:,}, the fewest tried, {are} "
+            f"enough for {enough:.0%}; and whoever opens several accounts goes around any limit."
         )
+    tried = ",".join(map(str, budgets))
+    smaller = f"smaller thefts (audit.budgets=[{SMALLEST},{tried}]), " if budgets[0] > SMALLEST else ""
     said.append(
-        "Next: add to the command that made this page (above) smaller thefts (audit.budgets=[128,1000]), pictures and "
-        "tasks of your own customers (data=folders data.root=...), and other seeds (audit.seeds=[0,1,2])."
+        f"Next: add to the command that made this page (above) {smaller}pictures and tasks of your own customers "
+        "(data=folders data.root=...), and other seeds (audit.seeds=[0,1,2])."
     )
     return " ".join(said)
 
@@ -296,7 +308,11 @@ def _sureness(found: Sequence[Setting], head: str, failures: int) -> Sentence:
     told, met = ", ".join(informative) or "none", any(setting.defended for setting in found)
     said = [
         "A thief with better pictures, more computing or a better attack may get more"
-        + (", and each defense met those ways of asking alone that the table names under plan. " if met else ". ")
+        + (
+            ", and each defense met only the plans, and acted only at the strengths, that the tables name. "
+            if met
+            else ". "
+        )
         + f"Each theft was run {'once' if seeds == [1] else several}"
         + "; another run gives other figures. Brackets: 95 % intervals over test pictures"
         + f"{' and seeds' if seeds != [1] else ''}.",

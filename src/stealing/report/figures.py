@@ -163,7 +163,7 @@ def defenses(found: Sequence[Setting], head: str) -> Picture:
         svg(frontier.draw(points), "frontier"),
         f"Honest loss against recovered share at {chosen[0].budget} queries: {told}.",
         "Good is low and left: the thief recovers little, customers lose little. Shaded: where a useful defense would "
-        "lie. Beside each point its strength; the axis of what customers lose is drawn out near 0.",
+        "lie. Beside each point its strength; the axis of what customers lose is stretched near 0.",
         names(chosen),
     )
 

@@ -153,7 +153,7 @@ def _figure(name: str, row: dict[str, Any], each: list[dict[str, Any]], unit: in
     low, high = row["intervals"][name]
     values = [unit * found[name] for found in each if found.get(name) is not None]
     spread = f" ± {stdev(values):.{digits}f}" if len(values) > 1 else ""
-    return f"{unit * row[name]:.{digits}f}{spread} [{unit * low:.{digits}f}, {unit * high:.{digits}f}]"
+    return f"{unit * row[name]:z.{digits}f}{spread} [{unit * low:z.{digits}f}, {unit * high:z.{digits}f}]"
 
 
 def paired_tests(compared: Sequence[Comparison]) -> Sheet:

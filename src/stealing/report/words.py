@@ -25,8 +25,10 @@ WORDS = {
     "without its defense is not known.",
     "honest loss": "TA_clean - TA: how many more of 100 test pictures honest customers get wrong by a defense.",
     "defense": "what the owner does to answers or to accounts to spoil a theft.",
-    "strength": "how strongly a defense acts, as written behind its name: less is left of an answer with smaller k and "
-    "fewer decimals, and it is changed more with greater epsilon or sigma and with smaller beta or cosine.",
+    "SA/TA": "the paper's figure of success; above 1, the copy is better than what customers get under the defense.",
+    "strength": "how strongly a defense acts, as written below, or behind its name where several were tried: "
+    "less is left of an answer with smaller k and fewer decimals, and it is changed more with greater epsilon or sigma "
+    "and with smaller beta or cosine.",
     "useful defense": "takes at least 20 percentage points of the encoder's worth from the thief, with an interval "
     "below what is stolen without it, and surely costs honest customers at most 1 of 100 test pictures.",
     "95 % interval": "in brackets: how far the figure moves in 95 of 100 draws of the same number of test images, and "
@@ -50,7 +52,8 @@ PLAIN = {
     "unit": "answers are scaled to length 1",
     "topk": "only the k largest numbers of an answer are given, the others are 0",
     "rounding": "the numbers of an answer are rounded to so many decimals",
-    "poisoning": "answers are moved by epsilon times their length to where they mislead a thief's training most",
+    "poisoning": "answers, as lists of numbers, are moved by epsilon times their length to where they mislead a "
+    "thief's training most",
     "additive": "answers are moved by epsilon times their length in a random direction",
     "noise": "random numbers of deviation sigma are added to answers",
     "cosine": "answers are turned in a random direction until they have this cosine with the true ones",
@@ -64,15 +67,34 @@ PLAIN = {
     "standardising": "bring each number of the answers to one scale, which undoes scrambling",
     "spreading": "ask from many accounts, of each only a little",
     "sybil": "ask from several accounts, and learn to translate between their answers",
+    "scene_kind": "drawn shapes in a busy, muted scene, told apart by their kind; guessing gets one in eight",
+    "scene_texture": "drawn shapes in a busy, muted scene, told apart by their texture; guessing gets one in six",
+    "plain_kind": "drawn shapes on a plain ground, told apart by their kind; guessing gets one in eight",
+    "plain_texture": "drawn shapes on a plain ground, told apart by their texture; guessing gets one in six",
 }
 """What the names of targets, data, attacks, defenses and plans stand for, in plain words."""
 
 
 def glossary(found: Sequence[Setting]) -> dict[str, str]:
-    """What the attacks, defenses and plans of these settings do."""
+    """What the attacks, defenses with their strengths, plans and tasks of these settings are."""
     options = [setting.choices[kind].split()[0] for kind in ("attack", "defense", "plan") for setting in found]
     names = dict.fromkeys(name for option in options for name in option.split("+"))
-    return {name: f"{PLAIN[name]}." for name in names if name in PLAIN}
+    names |= dict.fromkeys(task for setting in found for task in setting.joined["tasks"])
+    tried = dict[str, dict[str, None]]()
+    for setting in found:
+        for name, strength in strengths(setting).items():
+            tried.setdefault(name, {})[strength] = None
+    here = {name: f" Here: {'; '.join(some)}." for name, some in tried.items()}
+    return {name: f"{PLAIN[name]}.{here.get(name, '')}" for name in names if name in PLAIN}
+
+
+def strengths(setting: Setting) -> dict[str, str]:
+    """Of each defense of a setting, by name, the settings that it had."""
+    defenses = (setting.joined["defense"] or {}).get("settings", {})
+    return {
+        name: " ".join(f"{part}={value}" for part, value in of.items() if part != "_target_" and value is not None)
+        for name, of in defenses.items()
+    }
 
 
 def explained(name: str) -> str:
