@@ -309,7 +309,7 @@ def _sureness(found: Sequence[Setting], head: str, failures: int) -> Sentence:
     said = [
         "A thief with better pictures, more computing or a better attack may get more"
         + (
-            ", and each defense met only the plans, and acted only at the strengths, that the tables name. "
+            ", and each defense met only the plans, and acted only at the strengths, that this page names. "
             if met
             else ". "
         )
