@@ -16,9 +16,10 @@ from stealing.errors import DataError
 from stealing.evaluation.protocol import CONTROLS
 from stealing.evaluation.statistics import Right, overall, summarise
 from stealing.report.advice import advice
+from stealing.report.comparisons import comparisons
 from stealing.report.figures import defended
 from stealing.report.picture import COLOURS, style
-from stealing.report.runs import comparisons, settings
+from stealing.report.runs import settings
 from stealing.report.summary import by_task, overview, tidy
 from stealing.report.table import show
 from stealing.report.words import PLAIN, explained

@@ -23,7 +23,8 @@ from rich.console import Console
 
 from stealing.config import cores_each
 from stealing.errors import DataError
-from stealing.report.runs import comparisons, found_in, settings
+from stealing.report.comparisons import comparisons
+from stealing.report.runs import found_in, settings
 from stealing.report.summary import overview, paired_tests, tidy
 from stealing.report.sweep import Cell, cells, show
 from stealing.report.write import write

@@ -18,8 +18,9 @@ from stealing.encoders import load_encoder
 from stealing.errors import ConfigError, StealingError
 from stealing.pipeline import run
 from stealing.plan import Scene, check_inputs, open_scene
-from stealing.report.advice import advice, share
+from stealing.report.advice import advice
 from stealing.report.runs import Setting, settings
+from stealing.report.shares import share
 from stealing.report.write import write
 
 HEAD = "linear"

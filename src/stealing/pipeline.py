@@ -70,10 +70,8 @@ class Run:
         count = processes(self.settings.devices)
         self.origin = provenance(self.settings.threads, count)  # now: the clone may change while this runs
         self.scene: Scene = open_scene(config)
-        self.work, self.seconds = Path(config.paths.work), dict[str, float]()
-        self.cpu_seconds: dict[str, float] = {}
-        self.made: dict[str, Path] = {}
-        self.step = "pretrain"
+        self.work, self.made, self.step = Path(config.paths.work), dict[str, Path](), "pretrain"
+        self.seconds, self.cpu_seconds = {"pretrain": 0.0}, {"pretrain": 0.0}  # where the target is not ours to train
         self.apart = 0.0  # answers of the target to one image from each other
         settled = plain(config)
         inputs = {
@@ -95,7 +93,6 @@ class Run:
         """The target as it is offered, and the same without its defense where that is ours to take off."""
         config = self.config
         if self.remote is not None:
-            self.book("pretrain", {"seconds": 0.0, "cpu_seconds": 0.0})
             return self.remote, None
         if self.saved is None:
             assert self.scene.pretrain is not None
@@ -109,7 +106,6 @@ class Run:
         else:
             encoder, card = self.saved
             folder, size = Path(config.target.path).parent, int(card["size"])
-            self.book("pretrain", {"seconds": 0.0, "cpu_seconds": 0.0})
         self.made["target"] = folder
         self.chain.check(encoder.fingerprint)
         encoder.to("cuda" if self.settings.accelerator == "gpu" else "cpu")

@@ -105,17 +105,16 @@ def overall(
             clouds[task] = _clouds(heads[head], names, resamples, np.random.default_rng((seed, number)))
         stolen = np.mean([cloud["SA"] for cloud in clouds.values()], axis=0)
         figures: dict[str, object] = {"SA": float(stolen[0]), "honest_loss": None, "worst": None}
-        count, shares, informative = len(tables), {"offered": "TA", "recovered": "TA_clean"}, list[str]()
+        count, clean = len(tables), all("TA_clean" in cloud for cloud in clouds.values())
         intervals = {"SA": _interval(stolen, count)}
-        for name, reference in shares.items():
-            figures[name] = None
-            if all(reference in cloud for cloud in clouds.values()):
-                known = (tasks or {}).get(head)
-                informative = [task for task, cloud in clouds.items() if _tells(task, cloud, reference, known)]
-                share = _share([clouds[task] for task in informative], reference, count)
-                if share is not None:
-                    figures[name], intervals[name] = share
-        if all("TA_clean" in cloud for cloud in clouds.values()):
+        known, best = (tasks or {}).get(head), "TA_clean" if clean else "TA"
+        informative = [task for task, cloud in clouds.items() if _tells(task, cloud, best, known)]
+        for name, reference in {"offered": "TA", "recovered": "TA_clean"}.items():
+            share = _share([clouds[task] for task in informative], reference, count)
+            figures[name] = share and share[0]
+            if share is not None:
+                intervals[name] = share[1]
+        if clean:
             losses = {task: cloud["TA_clean"] - cloud["TA"] for task, cloud in clouds.items()}
             worst = max(losses, key=lambda task: float(losses[task][0]))
             loss = np.mean(list(losses.values()), axis=0)

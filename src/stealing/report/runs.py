@@ -4,7 +4,6 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from omegaconf import OmegaConf
 from stealing.artefacts import key
 from stealing.errors import DataError
 from stealing.evaluation.protocol import CONTROLS
-from stealing.evaluation.statistics import by_head, overall, paired, summarise
+from stealing.evaluation.statistics import by_head, overall, summarise
 from stealing.report.seeds import Run, join
 from stealing.report.sweep import cells
 
@@ -264,51 +263,3 @@ def _flat(node: Any, name: str) -> Iterator[str]:
             yield from _flat(value, str(key))
     elif node is not None:
         yield f"{name}={node}".replace(" ", "")
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Two settings that differ in one choice, on the same seeds and test images.
-
-    Attributes:
-        first, second: what they differ in.
-        alike: what else tells each from other settings of the report, the same of both.
-        budget: of both.
-        seeds: how many both have.
-        difference: SA of the first less the second's, the mean over tasks, with its interval.
-        p: of no difference, for this test alone.
-        adjusted: for all tests of the report together, after Holm.
-    """
-
-    first: str
-    second: str
-    alike: str
-    budget: int
-    seeds: int
-    difference: float
-    interval: tuple[float, float]
-    p: float
-    adjusted: float
-
-
-def comparisons(found: Sequence[Setting], head: str) -> list[Comparison]:
-    """Every two settings that differ in attack, defense or plan alone and share seeds and test images."""
-    tests, pairs = [], []
-    varied = [name for name in VARIED if len({setting.choices[name] for setting in found}) > 1]
-    for first, second in combinations(found, 2):
-        apart = [name for name in VARIED if first.choices[name] != second.choices[name]]
-        if len(apart) != 1 or apart[0] not in TRIED or first.budget != second.budget:
-            continue
-        both = sorted(set(first.joined["seeds"]) & set(second.joined["seeds"]))
-        if both:
-            pair = [[run.right for run in one.runs if run.result["seed"] in both] for one in (first, second)]
-            alike = ", ".join(first.choices[name] for name in varied if name != apart[0])
-            pairs.append(((first.choices[apart[0]], second.choices[apart[0]], alike, first.budget), len(both), pair))
-    for named, count, pair in pairs:
-        tests.append((*named, count, *paired(pair[0], pair[1], head, resamples=RESAMPLES)))
-    order = sorted(range(len(tests)), key=lambda place: tests[place][-1])
-    adjusted, greatest = dict[int, float](), 0.0
-    for rank, place in enumerate(order):
-        greatest = max(greatest, min(1.0, (len(tests) - rank) * tests[place][-1]))
-        adjusted[place] = greatest
-    return [Comparison(*test, adjusted[place]) for place, test in enumerate(tests)]

@@ -8,7 +8,8 @@ from typing import Any
 import pyarrow as pa
 
 from stealing.evaluation.statistics import overall
-from stealing.report.runs import VARIED, Comparison, Setting
+from stealing.report.comparisons import Comparison
+from stealing.report.runs import VARIED, Setting
 
 FIGURES = ("TA", "TA_clean", "SA", "ratio", "recovered", "honest_loss", "agreement", "agreement_ceiling")
 BOUNDED = ("TA", "TA_clean", "SA", "recovered", "honest_loss")

@@ -101,3 +101,8 @@ def explained(name: str) -> str:
     """A name of `PLAIN`, or several of a chain, with what they stand for."""
     words = [PLAIN[part] for part in name.split()[0].split("+") if part in PLAIN]
     return f"{name} ({'; '.join(words)})" if words else name
+
+
+def plan_of(setting: Setting) -> str:
+    """What the plan of a theft does."""
+    return PLAIN.get(setting.choices["plan"], setting.choices["plan"])

@@ -9,7 +9,8 @@ import pyarrow.parquet
 
 from stealing.artefacts import write_whole
 from stealing.report.advice import Sentence
-from stealing.report.runs import Setting, check_head, comparisons, found_in, settings
+from stealing.report.comparisons import comparisons
+from stealing.report.runs import Setting, check_head, found_in, settings
 from stealing.report.summary import by_task, overview, paired_tests, tidy
 from stealing.report.sweep import cells
 from stealing.report.words import explained, glossary
