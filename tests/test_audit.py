@@ -17,6 +17,7 @@ from stealing.errors import StealingError
 from stealing.report.advice import advice
 from stealing.report.runs import Setting
 from stealing.report.seeds import Run
+from stealing.report.words import glossary
 
 TASKS = ("scene_texture", "plain_texture", "scene_kind", "plain_kind")
 SMALL = [f"data.tasks.{task}.{split}.count=300" for task in TASKS for split in ("train", "test")]
@@ -115,6 +116,26 @@ def test_what_is_not_shown_is_not_claimed() -> None:
     )
 
 
+def test_a_useful_defense_that_some_plan_answers_is_recommended_and_not_belittled() -> None:
+    told = said(setting(1000, 0.95), setting(1000, 0.4, "good", 0.002), setting(1000, 0.65, "good", 0.002, "sybil"))
+    assert "Switch on good." in told["What would lower the risk."]
+    assert "little protection" not in told["What would lower the risk."]
+
+
+def test_what_customers_lose_is_set_beside_the_worth_of_the_same_tasks_alone() -> None:
+    dear = setting(1000, 0.1, "dear", 0.05)
+    dear.joined["tasks"]["b"] = dear.joined["tasks"]["a"]
+    dear.joined["overall"]["linear"]["informative"] = ["a"]
+    assert "right than the 60 without it." in said(setting(1000, 0.9), dear)[DEFENSES]
+
+
+def test_a_chain_names_the_strengths_of_those_that_have_any_and_no_secret() -> None:
+    chain = setting(1000, 0.4, "unit+topk", 0.002)
+    chain.joined["defense"]["settings"] = {"unit": {"_target_": "x"}, "topk": {"_target_": "x", "k": 3, "secret": "S"}}
+    assert "are 0) at k=3 has the best trade" in said(setting(1000, 0.9), chain)[DEFENSES]
+    assert glossary([chain])["unit"] == "answers are scaled to length 1." and "Here: k=3." in glossary([chain])["topk"]
+
+
 def test_what_is_told_as_enough_is_enough() -> None:
     told = said(setting(1000, 0.497))
     assert "50% [45% to 55%]" in told["Easy to steal."] and "it gets 50%" in told["The cheapest theft."]
@@ -180,6 +201,7 @@ def test_where_no_task_can_tell_nothing_is_claimed() -> None:
         ("audit.out=README.md", "audit.out=README.md is no folder"),
         ("audit.defenses=[{name:topk,strengths:[16]}]", "audit.defenses holds"),
         ("audit.defenses=[{name:topk,plans:[1]}]", "audit.defenses holds"),
+        ("audit.defenses=[{name:topk,plans:[]}]", "audit.defenses holds"),
         ("audit.defenses=[{name:topk,strength:['topk.k=4']}]", "audit.defenses holds"),
         ("audit.defenses=[{plans:[once]}]", "audit.defenses holds"),
         ("audit.budgets=[100]", "is more than the 100 images"), ("audit.defenses=[1]", "audit.defenses holds 1: write"),

@@ -110,6 +110,10 @@ def test_a_page_shows_of_each_defense_the_cheapest_strength_that_takes_enough() 
 def test_a_frontier_mixes_no_protocols_and_needs_the_undefended_cell() -> None:
     with pytest.raises(DataError, match="defense=none"):
         points([result("good", 0, 0, 0.5)])
+    blind = result("good", 0, 0, 0.5)
+    blind["overall"]["linear"].update(recovered=None, informative=[], intervals={})
+    with pytest.raises(DataError, match="needs a task on which"):
+        on_common_controls([result("none", 0, 0, 0.9), blind])
     with pytest.raises(DataError, match="several protocols"):
         points([result("none", 0, 0, 0.9), {**result("good", 0, 0, 0.5), "protocol_hash": "other"}])
 

@@ -143,9 +143,10 @@ class Audit:
         found = [(got.value, one) for one in settings(self.folders) if (got := share(one, HEAD)) is not None]
         if not found:
             return
-        strongest = max(found, key=lambda entry: entry[0])[1]
+        most = max(self.audit.budgets)  # at which the defenses are tried
+        strongest = max(found, key=lambda entry: (entry[1].budget == most, entry[0]))[1]
         for defense in self._defenses():
-            self.steal(f"attack={strongest.choices['attack']}", f"budget.images={max(self.audit.budgets)}", *defense)
+            self.steal(f"attack={strongest.choices['attack']}", f"budget.images={most}", *defense)
 
     def _defenses(self) -> Iterator[list[str]]:
         """Of each defense at each strength, against each plan, the overrides."""
@@ -154,7 +155,8 @@ class Audit:
             given = {"strengths": [""], "plans": ["once"], **defense} if isinstance(defense, DictConfig) else {}
             lists = [given.get(part) for part in ("strengths", "plans")]
             fit = all(
-                isinstance(one, list | ListConfig) and all(isinstance(word, str) for word in one) for one in lists
+                isinstance(one, list | ListConfig) and one and all(isinstance(word, str) for word in one)
+                for one in lists
             )
             if not fit or given.keys() != {"name", "strengths", "plans"}:
                 raise ConfigError(

@@ -96,10 +96,10 @@ def _remedy(bare: Sequence[Setting], shares: dict[str, Share], enough: float, to
     if best := best_of(told):
         said.append(f"Switch on {best.setting.choices['defense']}.")
     for one in told:
-        if one.only_fools and one.most <= COSTS:
+        if one.only_fools and one.most <= COSTS and not one.useful:
             said.append(
                 f"{one.setting.choices['defense']} can be switched on at next to no cost against those who take no "
-                "notice of it; it is no protection from those who do."
+                "notice of it; it is little protection from those who do."
             )
     if safe:
         said.append(
@@ -114,12 +114,14 @@ def _remedy(bare: Sequence[Setting], shares: dict[str, Share], enough: float, to
             f"No limit on pictures for each account can be recommended: {budgets[0]:,}, the fewest tried, {are} "
             f"enough for {enough:.0%}; and whoever opens several accounts goes around any limit."
         )
-    tried = ",".join(map(str, budgets))
-    smaller = f"smaller thefts (audit.budgets=[{SMALLEST},{tried}]), " if budgets[0] > SMALLEST else ""
-    said.append(
-        f"Next: add to the command that made this page (above) {smaller}pictures and tasks of your own customers "
-        "(data=folders data.root=...), and other seeds (audit.seeds=[0,1,2])."
-    )
+    asked = ",".join(map(str, budgets))
+    more = [f"smaller thefts (audit.budgets=[{SMALLEST},{asked}])"] if budgets[0] > SMALLEST else []
+    if not bare[0].choices["data"].startswith("folders"):
+        more.append("pictures and tasks of your own customers (data=folders data.root=...)")
+    if all(len(setting.runs) == 1 for setting in bare):
+        more.append("other seeds (audit.seeds=[0,1,2])")
+    if more:
+        said.append(f"Next: add to the command that made this page (above) {'; '.join(more)}.")
     return " ".join(said)
 
 

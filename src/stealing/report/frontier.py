@@ -93,6 +93,16 @@ def points(results: list[dict[str, Any]], head: str = "linear") -> list[Point]:
     Raises:
         DataError: they are not of one scene and protocol, or none is undefended.
     """
+    _check(results, head)
+    cells = dict[tuple[str, str], list[dict[str, Any]]]()
+    for result in results:
+        cells.setdefault((result["cell"]["defense"], result["cell"]["strength"]), []).append(result)
+    undefended = [result for result in results if result["cell"]["defense"] == "none"]
+    bare = max(float(result["overall"][head]["recovered"]) for result in undefended)
+    return [_point(name, strength, found, bare, head) for (name, strength), found in cells.items()]
+
+
+def _check(results: list[dict[str, Any]], head: str) -> None:
     scenes = {
         (result["protocol_hash"], *sorted((name, of) for name, of in result["data"].items() if name != "asked"))
         for result in results
@@ -102,16 +112,10 @@ def points(results: list[dict[str, Any]], head: str = "linear") -> list[Point]:
             "The results of a frontier are of several protocols or data sets: move those of an earlier version "
             "elsewhere, and measure them again."
         )
-    cells = dict[tuple[str, str], list[dict[str, Any]]]()
-    for result in results:
-        cells.setdefault((result["cell"]["defense"], result["cell"]["strength"]), []).append(result)
-    undefended = [result for result in results if result["cell"]["defense"] == "none"]
-    if not undefended:
+    if all(result["cell"]["defense"] != "none" for result in results):
         raise DataError("A frontier needs the cell without a defense: measure defense=none too.")
     if any(result["overall"][head]["recovered"] is None for result in results):
         raise DataError("A frontier needs a task on which the target beats all controls: add one to data.tasks.")
-    bare = max(float(result["overall"][head]["recovered"]) for result in undefended)
-    return [_point(name, strength, found, bare, head) for (name, strength), found in cells.items()]
 
 
 def on_common_controls(results: list[dict[str, Any]], head: str = "linear") -> list[dict[str, Any]]:
@@ -123,6 +127,7 @@ def on_common_controls(results: list[dict[str, Any]], head: str = "linear") -> l
         results: of one scene, budget and seed; see `points`.
         head: of the accuracies.
     """
+    _check(results, head)
     controls = _controls(max(results, key=lambda result: int(result["queries"]["images"])), head)
     held = []
     for result in results:

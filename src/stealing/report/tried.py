@@ -20,7 +20,7 @@ class Tried:
         share: what that theft gets.
         without: what the strongest theft gets without the defense.
         loss, low, most: what customers lose, and its 95 % interval.
-        worth: share of the encoder's worth that this loss is.
+        worth: share of the encoder's worth that this loss is, or None where that is of other tasks.
         accuracy: of what they have without the defense.
         plainly: what a thief gets who asks as if there were no defense, or None where none was tried.
         unaware: what that thief gets without the defense.
@@ -32,7 +32,7 @@ class Tried:
     loss: float
     low: float
     most: float
-    worth: float
+    worth: float | None
     accuracy: float
     plainly: Share | None
     unaware: Share | None
@@ -80,14 +80,14 @@ def tried(
         plain, unaware = (
             [shares[one.name] for one in some if one.choices["plan"] == "once"] for some in (alike, rivals)
         )
-        tasks = [setting.joined["tasks"][task][head] for task in row["informative"]]
-        gap = sum(task["TA_clean"] - max(task["controls"].values()) for task in tasks)
-        worth = sum(task["TA_clean"] - task["TA"] for task in tasks) / gap
+        tasks = [heads[head] for heads in setting.joined["tasks"].values()]
+        gap = fmean(task["TA_clean"] - max(task["controls"].values()) for task in tasks)
+        worth = row["honest_loss"] / gap if len(tasks) == len(row["informative"]) else None
         without = max((shares[one.name] for one in rivals), key=attrgetter("value"))
         told.append(
             Tried(
                 setting, shares[setting.name], without, row["honest_loss"], low, high, worth,
-                accuracy=fmean(task[head]["TA_clean"] for task in setting.joined["tasks"].values()),
+                accuracy=fmean(task["TA_clean"] for task in tasks),
                 plainly=max(plain, key=attrgetter("value"), default=None),
                 unaware=max(unaware, key=attrgetter("value"), default=None),
             )
@@ -117,8 +117,10 @@ def judged(told: Sequence[Tried], apart: Sequence[str]) -> str:
     elif perhaps := [one for one in takes if one.loss <= COSTS]:
         best = max(perhaps, key=lambda one: one.taken)
         costs = f"whether it costs customers at most {100 * COSTS:.0f} of 100 test pictures"
-        unsure = costs if best.most > COSTS else "whether it takes anything from the thief"
-        lead = f"None is shown to be worth its cost, but {best.name} may be: more test pictures would decide {unsure}"
+        unsure = [costs] if best.most > COSTS else []
+        unsure += ["whether it takes anything from the thief"] if best.share.high >= best.without.value else []
+        more = "more test pictures" + (" or seeds" if len(best.setting.runs) > 1 else "")
+        lead = f"None is shown to be worth its cost, but {best.name} may be: {more} would decide {' and '.join(unsure)}"
     elif takes:
         best = min(takes, key=lambda one: one.loss)
         lead = (
@@ -134,7 +136,7 @@ def judged(told: Sequence[Tried], apart: Sequence[str]) -> str:
     text = (
         f"{lead}. Against it the best thief ({plan_of(best.setting)}) gets {best.share}, {less} than without it, and "
         f"customers' classifiers get {fewer if best.loss >= 0.0005 else 'as many'} {right} without it"
-        f"{f': {best.worth:.0%} of that worth' if best.loss >= 0.0005 else ''}."
+        f"{f': {best.worth:.0%} of that worth' if best.worth is not None and best.loss >= 0.0005 else ''}."
     )
     for one in told:
         if one.only_fools:

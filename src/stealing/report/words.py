@@ -67,34 +67,39 @@ PLAIN = {
     "standardising": "bring each number of the answers to one scale, which undoes scrambling",
     "spreading": "ask from many accounts, of each only a little",
     "sybil": "ask from several accounts, and learn to translate between their answers",
+}
+"""What the names of targets, data, attacks, defenses and plans stand for, in plain words."""
+
+TASKS = {
     "scene_kind": "drawn shapes in a busy, muted scene, told apart by their kind; guessing gets one in eight",
     "scene_texture": "drawn shapes in a busy, muted scene, told apart by their texture; guessing gets one in six",
     "plain_kind": "drawn shapes on a plain ground, told apart by their kind; guessing gets one in eight",
     "plain_texture": "drawn shapes on a plain ground, told apart by their texture; guessing gets one in six",
 }
-"""What the names of targets, data, attacks, defenses and plans stand for, in plain words."""
+"""What the tasks of this package show."""
 
 
 def glossary(found: Sequence[Setting]) -> dict[str, str]:
     """What the attacks, defenses with their strengths, plans and tasks of these settings are."""
     options = [setting.choices[kind].split()[0] for kind in ("attack", "defense", "plan") for setting in found]
     names = dict.fromkeys(name for option in options for name in option.split("+"))
-    names |= dict.fromkeys(task for setting in found for task in setting.joined["tasks"])
+    tasks = dict.fromkeys(task for setting in found for task in setting.joined["tasks"] if task in TASKS)
     tried = dict[str, dict[str, None]]()
     for setting in found:
         for name, strength in strengths(setting).items():
             tried.setdefault(name, {})[strength] = None
     here = {name: f" Here: {'; '.join(some)}." for name, some in tried.items()}
-    return {name: f"{PLAIN[name]}.{here.get(name, '')}" for name in names if name in PLAIN}
+    told = {name: f"{PLAIN[name]}.{here.get(name, '')}" for name in names if name in PLAIN}
+    return told | {task: f"{TASKS[task]}." for task in tasks}
 
 
 def strengths(setting: Setting) -> dict[str, str]:
-    """Of each defense of a setting, by name, the settings that it had."""
-    defenses = (setting.joined["defense"] or {}).get("settings", {})
-    return {
-        name: " ".join(f"{part}={value}" for part, value in of.items() if part != "_target_" and value is not None)
-        for name, of in defenses.items()
-    }
+    """Of each defense of a setting that has any, by name, the settings that it had, its secret apart."""
+    told = dict[str, str]()
+    for name, of in (setting.joined["defense"] or {}).get("settings", {}).items():
+        parts = [f"{part}={value}" for part, value in of.items() if part not in ("_target_", "secret")]
+        told |= {name: " ".join(parts)} if parts else {}
+    return told
 
 
 def explained(name: str) -> str:
