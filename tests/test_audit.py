@@ -16,7 +16,7 @@ from stealing.config import composed
 from stealing.errors import StealingError
 from stealing.report.advice import advice
 from stealing.report.runs import Setting
-from stealing.report.seeds import Run
+from stealing.report.seeds import FinishedRun
 from stealing.report.words import glossary
 
 TASKS = ("scene_texture", "plain_texture", "scene_kind", "plain_kind")
@@ -51,7 +51,7 @@ def setting(
         "queries": {"budget": budget, "spent": budget, "cost": budget / 100, "evaluation": 5000},
     }
     choices = {"data": "x", "target": "x", "attack": "stolen_encoder", "defense": defense, "plan": plan}
-    return Setting(f"{defense} {plan} {budget}", choices, joined, [Run(Path("r"), {}, {})])
+    return Setting(f"{defense} {plan} {budget}", choices, joined, [FinishedRun(Path("r"), {}, {})])
 
 
 def said(*found: Setting, **options: Any) -> dict[str, str]:

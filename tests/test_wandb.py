@@ -116,6 +116,8 @@ def test_a_report_is_charts_of_a_run_and_a_workspace_names_metrics_that_runs_hav
     line += ["--out", str(tmp_path), "--protocol", protocol]
     done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "WANDB_MODE": "offline"})
     assert done.returncode == 0, done.stderr
+    refused = subprocess.run([*line[:-1], "other"], cwd=ROOT, capture_output=True, text=True)
+    assert refused.returncode == 1 and "--protocol other judged none" in refused.stderr
     [path] = tmp_path.glob("wandb/offline-run-*/*.wandb")
     assert begun(path).job_type == "report"
     [table] = path.parent.glob("files/media/table/report/runs*.json")

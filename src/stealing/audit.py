@@ -51,8 +51,8 @@ class Audit:
         """What the target will be asked, if that is allowed; each theft is checked, so that none fails hours later.
 
         Raises:
-            ConfigError, DataError: it is more than the limits, a choice is the audit's own, or a theft cannot be run;
-                nothing has been asked yet.
+            StealingError: it is more than the limits, a choice is the audit's own, or a theft cannot be run. Nothing
+                has been asked then.
         """
         budgets, seeds, attacks, queries = (self.audit[name] for name in ("budgets", "seeds", "attacks", "queries"))
         lists = all(isinstance(one, ListConfig) for one in (budgets, seeds, attacks, self.audit.defenses))

@@ -13,7 +13,7 @@ from stealing.artefacts import key
 from stealing.errors import DataError
 from stealing.evaluation.protocol import CONTROLS
 from stealing.evaluation.statistics import by_head, overall, summarise
-from stealing.report.seeds import Run, join
+from stealing.report.seeds import FinishedRun, join
 from stealing.report.sweep import cells
 
 RESAMPLES = 1000
@@ -40,7 +40,7 @@ class Setting:
     name: str
     choices: dict[str, str]
     joined: dict[str, Any]
-    runs: list[Run]
+    runs: list[FinishedRun]
 
     @property
     def budget(self) -> int:
@@ -97,13 +97,13 @@ def settings(folders: Sequence[Path], protocol: str | None = None) -> list[Setti
     Raises:
         DataError: they were judged by several protocols, or two are of the same choices and seed.
     """
-    runs = [Run.read(folder) for folder in folders]
+    runs = [FinishedRun.read(folder) for folder in folders]
     if protocol:
         runs = [run for run in runs if run.result["protocol_hash"] == protocol]
         if not runs:
             raise DataError(f"--protocol {protocol} judged none of these runs: leave it out to see which did.")
     _check_comparable(runs)
-    groups = dict[str, dict[int, Run]]()
+    groups = dict[str, dict[int, FinishedRun]]()
     for run in runs:
         twice = groups.setdefault(run.result["group"], {}).setdefault(run.result["seed"], run)
         if twice is not run:
@@ -140,7 +140,7 @@ def _scene(choices: dict[str, str]) -> tuple[str, ...]:
     return tuple(choices[name] for name in VARIED if name not in TRIED)
 
 
-def _check_comparable(runs: Sequence[Run]) -> None:
+def _check_comparable(runs: Sequence[FinishedRun]) -> None:
     old = [run.folder for run in runs if not {"overall", "target"} <= run.result.keys()]
     if old:
         raise DataError(
@@ -172,7 +172,7 @@ def _check_named_apart(found: Sequence[Setting]) -> None:
             )
 
 
-def _on_common_controls(groups: dict[str, dict[int, Run]], chosen: dict[str, dict[str, str]]) -> None:
+def _on_common_controls(groups: dict[str, dict[int, FinishedRun]], chosen: dict[str, dict[str, str]]) -> None:
     """Hold thefts of one attack, scene, budget and seed against the controls of the one that asked about most images.
 
     A plan that asks several times about fewer images has weaker controls of its own, and would look better by them; but
@@ -196,7 +196,7 @@ def _on_common_controls(groups: dict[str, dict[int, Run]], chosen: dict[str, dic
                 groups[group] = {seed: _with_controls(run, groups[most][seed]) for seed, run in mine.items()}
 
 
-def _with_controls(run: Run, other: Run) -> Run:
+def _with_controls(run: FinishedRun, other: FinishedRun) -> FinishedRun:
     """The run, with the controls of another in their place."""
     right = {
         place: other.right[place] if place.split("/")[2] in CONTROLS else rows for place, rows in run.right.items()
@@ -230,7 +230,7 @@ def _config(folder: Path) -> dict[str, Any]:
     return {str(name): node for name, node in config.items()}
 
 
-def _choices(first: dict[str, Run]) -> dict[str, dict[str, str]]:
+def _choices(first: dict[str, FinishedRun]) -> dict[str, dict[str, str]]:
     """Of each group the option of each of `VARIED`, with those settings in which it differs from others of that option.
 
     Args:

@@ -16,7 +16,7 @@ from stealing.report.table import show
 
 
 @dataclass(frozen=True)
-class Run:
+class FinishedRun:
     """A finished run: its folder, its `result.json`, and which test images each encoder got right."""
 
     folder: Path
@@ -29,7 +29,7 @@ class Run:
         return cls(folder, json.loads((folder / "result.json").read_text()), load_file(folder / "right.safetensors"))
 
 
-def join(runs: Sequence[Run], resamples: int) -> dict[str, Any]:
+def join(runs: Sequence[FinishedRun], resamples: int) -> dict[str, Any]:
     """One result over all seeds; figures are means over them, intervals hold what varies with seeds and test images.
 
     Args:
@@ -89,7 +89,7 @@ def conclude(folder: Path, resamples: int, console: Console) -> None:
     found = siblings(folder)
     console.print(f"Written: {folder / 'result.json'}", soft_wrap=True)
     if len(found) > 1:
-        joined = join([Run.read(sibling) for sibling in found], resamples)
+        joined = join([FinishedRun.read(sibling) for sibling in found], resamples)
         path = folder.parent / f"{folder.name.rsplit('-s', 1)[0]}-seeds-{joined['group']}.json"
         write_whole(path, json.dumps(joined, indent=1).encode())
         show(joined, console)
