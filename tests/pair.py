@@ -57,7 +57,8 @@ def simclr(normed: bool = True) -> SimCLRModule:
         return torch.optim.SGD(p, lr=0.5, momentum=0.9)
 
     options: dict[str, Any] = {"projection": 8, "temperature": 0.5, "warmup": 0.2}
-    module = SimCLRModule(encoder(normed), Views(crop=(0.5, 1)), optimizer, total_steps=STEPS, seed=3, **options)
+    seeds = {"seed": 3, "head_seed": 3}
+    module = SimCLRModule(encoder(normed), Views(crop=(0.5, 1)), optimizer, total_steps=STEPS, **seeds, **options)
     if not normed:
         module.head = nn.Sequential(nn.Linear(24, 8), nn.ReLU(), nn.Linear(8, 8))
     return module

@@ -19,6 +19,7 @@ from stealing.data.draws import generator
 from stealing.data.images import Images
 from stealing.data.views import Views
 from stealing.encoders import Encoder, build_encoder
+from stealing.seeds import owner_seed, weights_seed
 from stealing.training.fit import Recorder, Settings
 
 ATTACKS = sorted(path.stem for path in (ROOT / "conf" / "attack").glob("*.yaml"))
@@ -65,6 +66,7 @@ def test_one_pass_of_raw_or_view_is_the_papers_weighted_sum_in_expectation() -> 
     assert weights == [1, 5, 5, 5, 5]
 
 
+START, OWN = weights_seed(7, "surrogate"), owner_seed(7, "surrogate")
 IMAGES = np.random.default_rng(0).integers(0, 256, (200, 3, 16, 16), dtype=np.uint8)
 
 
@@ -88,22 +90,29 @@ def paper(arch: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Enc
     settings = Settings(threads=1, channels_last=False)
     answers = Answers(images, features, "test")
     encoder, *_ = stolen(
-        answers, plain(config.arch), plain(config.attack), seed=7, root=folder, settings=settings, recorder=Recorder()
+        answers,
+        plain(config.arch),
+        plain(config.attack),
+        seed=7,
+        start=START,
+        root=folder,
+        settings=settings,
+        recorder=Recorder(),
     )
     return encoder, losses, features
 
 
 def plain_loop(arch: str, features: Tensor) -> tuple[Encoder, list[float]]:
     """The released code's step, written out: FACTS of liu00222/StolenEncoder at a9447c4."""
-    encoder = build_encoder(plain(choose(f"arch={arch}").arch), 7).train()
+    encoder = build_encoder(plain(choose(f"arch={arch}").arch), START).train()
     optimizer = torch.optim.SGD(encoder.parameters(), lr=1e-3, momentum=0.9, weight_decay=5e-4)
     views = Views(crop=(1.0, 1.0), flip=0.5, jitter=(0.4, 0.4, 0.4, 0.1), jitter_probability=0.8, grey=0.2)
     answers = features / features.norm(dim=1, keepdim=True)
-    order, losses = torch.randperm(200, generator=generator(7, "order", 0)), []
+    order, losses = torch.randperm(200, generator=generator(OWN, "order", 0)), []
     for step in range(3):  # drop_last: 200 // 64
         rows = order[step * 64 : step * 64 + 64]
         raw = torch.from_numpy(IMAGES[rows.numpy()]).float() / 255
-        view = views(raw, dice(len(raw), 7, "views", 0, step))
+        view = views(raw, dice(len(raw), OWN, "views", 0, step))
         total = torch.zeros(())
         for weight, images in ((1.0, raw), (20.0, view)):  # one forward pass each, BatchNorm apart
             given = encoder(images)

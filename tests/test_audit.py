@@ -21,7 +21,7 @@ from stealing.report.words import glossary
 
 TASKS = ("scene_texture", "plain_texture", "scene_kind", "plain_kind")
 SMALL = [f"data.tasks.{task}.{split}.count=300" for task in TASKS for split in ("train", "test")]
-TINY = ("target=zoo", "trainer.threads=1", "data.queries.count=1000", "pretrain.batch_size=64", *SMALL)
+TINY = ("target=zoo", "trainer.threads=1", "data.queries.count=1000", "control.batch_size=64", *SMALL)
 
 
 DEFENSES = "Defenses, against thefts of 1,000 pictures."

@@ -179,7 +179,14 @@ def test_the_papers_experiment_runs_a_few_steps_without_its_data(command: Comman
     tasks = [f"~data.tasks.{name}" for name in ("scene_texture", "plain_texture", "plain_kind")]
     sizes = ["size=16", "pretrain.count=64", "queries.count=100"]
     sizes += ["tasks.scene_kind.train.count=100", "tasks.scene_kind.test.count=60"]
-    short = ["pretrain.epochs=1", "pretrain.batch_size=32", "budget.images=64", "attack.epochs=1", "probe.mlp.epochs=2"]
+    short = [
+        "pretrain.epochs=1",
+        "pretrain.batch_size=32",
+        "control.batch_size=32",
+        "budget.images=64",
+        "attack.epochs=1",
+        "probe.mlp.epochs=2",
+    ]
     small = ["data=shapes", "trainer=cpu", "logger=csv", *tasks, *(f"data.{size}" for size in sizes), *short]
     once = ["attack=stolen_encoder_paper", "seed=0"]
     done = command("train.py", "-m", "experiment=cifar10_paper", *small, *once)

@@ -42,7 +42,7 @@ def simclr() -> SimCLRModule:
         return torch.optim.SGD(p, lr=0.1, momentum=0.9)
 
     options: dict[str, Any] = {"projection": 8, "temperature": 0.5, "warmup": 0.2}
-    return SimCLRModule(encoder(), Views(crop=(0.5, 1)), optimizer, total_steps=STEPS, seed=3, **options)
+    return SimCLRModule(encoder(), Views(crop=(0.5, 1)), optimizer, total_steps=STEPS, seed=3, head_seed=3, **options)
 
 
 def surrogate() -> SurrogateModule:

@@ -24,6 +24,9 @@ from stealing.errors import CheckpointError, ConfigError, StealingError
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 """Lightning has more; these keep weights and saved features in float32."""
 
+STARTS = ("own", "target")
+"""What the surrogate's weights begin with: numbers of its own, or those that the target began with."""
+
 STEPS = ("pretrain", "query", "steal", "evaluate")
 
 
@@ -68,6 +71,10 @@ def check_choices(config: DictConfig) -> None:
         raise ConfigError(
             f"trainer.precision={config.trainer.precision} is none of {', '.join(PRECISIONS)}: choose one."
         )
+    if config.start not in STARTS:
+        raise ConfigError(f"start={config.start} is none of {', '.join(STARTS)}: choose one.")
+    if config.start == "target" and config.target.remote is not None:
+        raise ConfigError("Nobody knows what a service's encoder began with: leave start= out.")
     if config.budget.images < 1:
         raise ConfigError(f"budget.images={config.budget.images} buys nothing: set it to 1 or more.")
     attack = config.attack

@@ -26,7 +26,16 @@ from stealing.config import STEPS, opened, plain
 from stealing.defenses.chain import Chain
 from stealing.encoders import load_encoder
 from stealing.errors import ProcessError, StealingError
-from stealing.plan import Scene, check_inputs, control_steps, open_scene, recipe, show_plan, target_steps
+from stealing.plan import (
+    Scene,
+    check_inputs,
+    control_steps,
+    open_scene,
+    show_plan,
+    surrogate_start,
+    target_recipe,
+    target_steps,
+)
 from stealing.pretraining.pretrain import VERSION as PRETRAIN_VERSION
 from stealing.pretraining.pretrain import pretrained
 from stealing.provenance import peak_memory, provenance
@@ -65,6 +74,7 @@ class Run:
     def __init__(self, config: DictConfig, choices: dict[str, str]) -> None:
         self.config, self.choices = config, {g: c for g, c in choices.items() if not g.startswith("hydra/")}
         self.choices["defense"] = "+".join(map(str, config.defense)) or "none"  # Hydra knows no name of a chain
+        self.choices["start"] = str(config.start)
         self.settings: Settings = opened(config.trainer)
         torch.set_num_threads(self.settings.threads)
         count = processes(self.settings.devices)
@@ -74,19 +84,19 @@ class Run:
         self.seconds, self.cpu_seconds = {"pretrain": 0.0}, {"pretrain": 0.0}  # where the target is not ours to train
         self.apart = 0.0  # answers of the target to one image from each other
         settled = plain(config)
-        inputs = {
-            name: settled[name] for name in ("arch", "target_arch", "pretrain", "budget", "plan", "attack", "probe")
-        }
+        names = ("arch", "target_arch", "pretrain", "budget", "plan", "attack", "control", "probe", "start")
+        inputs = {name: settled[name] for name in names}
         self.remote: Target | None = opened(config.target.remote) if config.target.remote else None
         self.saved = load_encoder(Path(config.target.path)) if config.target.path else None
+        self.start = surrogate_start(config, self.saved and self.saved[1])
         given = self.remote or (self.saved and self.saved[0])
         named = given.fingerprint if given else config.target.seed  # which encoder, and not where it lies
         self.chain = Chain(opened(config.defense))
         self.defense = fingerprint(self.chain, plain(config.defense))
         inputs |= {"defense": self.defense, "target": named, "images": self.scene.checksums()}
         self.group = key(versions=VERSIONS, numerics=self.settings.numerics, until=config.until, **inputs)
-        names = [str(self.choices[group]) for group in ("data", "target", "defense", "plan", "attack")]
-        self.folder = self.work / "runs" / f"{'-'.join(names)}-b{config.budget.images}-s{config.seed}-{self.group}"
+        shown = [str(self.choices[group]) for group in ("data", "target", "defense", "plan", "attack")]
+        self.folder = self.work / "runs" / f"{'-'.join(shown)}-b{config.budget.images}-s{config.seed}-{self.group}"
         self.recorder: Recorder = opened(config.logger)(tags=self.choices)
 
     def pretrain(self) -> tuple[Target, Target | None]:
@@ -97,10 +107,18 @@ class Run:
         if self.saved is None:
             assert self.scene.pretrain is not None
             encoder, folder, spent = pretrained(
-                self.scene.pretrain, plain(config.target_arch), recipe(config), name="pretrain",
-                steps=target_steps(config, self.scene), seed=config.target.seed, root=self.work / "targets",
-                settings=self.settings, recorder=self.recorder, monitored=True,
-            )  # fmt: skip
+                self.scene.pretrain,
+                plain(config.target_arch),
+                target_recipe(config),
+                owner="target",
+                name="pretrain",
+                steps=target_steps(config, self.scene),
+                seed=config.target.seed,
+                root=self.work / "targets",
+                settings=self.settings,
+                recorder=self.recorder,
+                monitored=True,
+            )
             size = self.scene.queries.size
             self.book("pretrain", spent)
         else:
@@ -135,9 +153,15 @@ class Run:
         """Train the surrogate on the answers, and the control on the same images without them."""
         config = self.config
         encoder, adapter, folder, spent = stolen(
-            answers, plain(config.arch), plain(config.attack), seed=config.seed, root=self.work / "surrogates",
-            settings=self.settings, recorder=self.recorder,
-        )  # fmt: skip
+            answers,
+            plain(config.arch),
+            plain(config.attack),
+            seed=config.seed,
+            start=self.start,
+            root=self.work / "surrogates",
+            settings=self.settings,
+            recorder=self.recorder,
+        )
         self.book("steal", spent)
         self.made["surrogate"] = folder
         return Stolen(encoder, adapter)
@@ -146,10 +170,18 @@ class Run:
         """SimCLR on the query images alone, with the surrogate's architecture and compute."""
         config = self.config
         encoder, folder, spent = pretrained(
-            answers.images, plain(config.arch), recipe(config), name="control",
-            steps=control_steps(config), seed=config.seed, root=self.work / "surrogates",
-            settings=self.settings, recorder=self.recorder, monitored=False,
-        )  # fmt: skip
+            answers.images,
+            plain(config.arch),
+            plain(config.control),
+            owner="control",
+            name="control",
+            steps=control_steps(config),
+            seed=config.seed,
+            root=self.work / "surrogates",
+            settings=self.settings,
+            recorder=self.recorder,
+            monitored=False,
+        )
         self.book("control", spent)
         self.made["control"] = folder
         return Stolen(encoder, torch.nn.Identity())
@@ -244,7 +276,7 @@ def _steps(this: Run, ledger: Ledger) -> None:
         if undefended is not None:
             same = undefended.defense_fingerprint == offered.defense_fingerprint
             doors["TA_clean"] = door if same else MeteredTarget(undefended, ledger, this.work / "banks", budget)
-        figures, right, sample, spent = evaluate(config, this.scene, doors, surrogate, control, answers)
+        figures, right, sample, spent = evaluate(config, this.scene, doors, surrogate, control, answers, this.start)
         this.book("evaluate", spent)
         if rank() == 0:
             write_whole(this.folder / "right.safetensors", save(right))

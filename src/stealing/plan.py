@@ -18,6 +18,7 @@ from stealing.errors import ConfigError, DataError
 from stealing.evaluation.features import BLOCK, encode
 from stealing.evaluation.protocol import Task
 from stealing.queries.digests import digests_of
+from stealing.seeds import weights_seed
 from stealing.training.fit import Settings
 from stealing.training.ranks import processes
 
@@ -56,6 +57,33 @@ def images_of(config: DictConfig) -> int:
 def trains_target(config: DictConfig) -> bool:
     """Whether the target is one that this run pre-trains."""
     return config.target.path is None and config.target.remote is None
+
+
+def surrogate_start(config: DictConfig, card: dict[str, Any] | None) -> int:
+    """Return the seed of the surrogate's initial weights.
+
+    Args:
+        config: of the run; `start=own` gives the surrogate a start of its own, which is what an
+            attacker has. `start=target` models an attacker who knows the target's initial weights.
+        card: of the loaded target, or None if this run trains it.
+
+    Raises:
+        ConfigError: the surrogate cannot start as the target did.
+    """
+    if config.start == "own":
+        return weights_seed(config.seed, "surrogate")
+    trained_here = {
+        "arch": plain(config.target_arch),
+        "provenance": {"weights_seed": weights_seed(config.target.seed or 0, "target")},
+    }
+    target = card or trained_here
+    start = target["provenance"].get("weights_seed")
+    if start is None or target["arch"] != plain(config.arch):
+        raise ConfigError(
+            "start=target needs a target whose initial weights are known and a surrogate of its "
+            "architecture: choose arch= as the target has it, or leave start= out."
+        )
+    return int(start)
 
 
 def open_scene(config: DictConfig) -> Scene:
@@ -114,17 +142,17 @@ def check_tasks(config: DictConfig, scene: Scene) -> None:
 def _check_batches(config: DictConfig, scene: Scene) -> None:
     """Every fit has whole batches, as many as a step accumulates, and each can be shared by all processes."""
     count, bought = processes(config.trainer.devices), images_of(config)
-    wanted, attack = int(config.pretrain.batch_size), int(config.attack.batch_size)
+    attack = int(config.attack.batch_size)
     if attack > bought:
         raise ConfigError(
             f"attack.batch_size={attack} is more than the {bought} images that this plan asks about: lower it, or "
             "raise budget.images."
         )
-    fits = [("attack", bought, attack), ("control", bought, min(wanted, bought))]
+    fits = [("attack", bought, attack), ("control", bought, min(int(config.control.batch_size), bought))]
     if scene.pretrain is not None:
-        fits.append(("target", len(scene.pretrain), min(wanted, len(scene.pretrain))))
+        fits.append(("pretrain", len(scene.pretrain), min(int(config.pretrain.batch_size), len(scene.pretrain))))
     for name, images, size in fits:
-        setting = "attack.batch_size" if name == "attack" else "pretrain.batch_size"
+        setting = f"{name}.batch_size"
         if size % count:
             raise ConfigError(
                 f"The {name} trains on batches of {size} images, which {count} processes cannot share: "
@@ -145,8 +173,8 @@ def target_steps(config: DictConfig, scene: Scene) -> int:
     return settings.steps(int(config.pretrain.epochs), len(scene.pretrain) // batch_size)
 
 
-def recipe(config: DictConfig) -> dict[str, Any]:
-    """How SimCLR trains, whatever for: how long is the target's and the control's own."""
+def target_recipe(config: DictConfig) -> dict[str, Any]:
+    """Return how SimCLR trains the target; `target_steps` says for how long."""
     return {name: value for name, value in plain(config.pretrain).items() if name != "epochs"}
 
 
@@ -155,7 +183,7 @@ def control_steps(config: DictConfig) -> int:
     attack = plain(config.attack)
     passes = int(opened(config.attack.pairing).passes)
     pushed = steps_of(attack, images_of(config), opened(config.trainer)) * int(attack["batch_size"]) * passes
-    batch_size = min(int(config.pretrain.batch_size), images_of(config))
+    batch_size = min(int(config.control.batch_size), images_of(config))
     return max(1, round(pushed / (2 * batch_size)))
 
 
@@ -168,7 +196,7 @@ def show_plan(config: DictConfig, scene: Scene, settings: Settings, console: Con
     batch = images.to(encoder.mean.device).float() / 255
     forward = _seconds(lambda: encode(encoder, images)) / len(images)
     training = _seconds(lambda: encoder(batch).square().mean().backward()) / len(images)
-    pushed = 2 * control_steps(config) * min(config.pretrain.batch_size, images_of(config)) * settings.accumulate
+    pushed = 2 * control_steps(config) * min(config.control.batch_size, images_of(config)) * settings.accumulate
     parts = {
         "pretrain": 2 * config.pretrain.epochs * len(scene.pretrain) * training if scene.pretrain else 0.0,
         "query": config.budget.images * forward,

@@ -60,6 +60,7 @@ def evaluate(
     surrogate: Stolen,
     control: Stolen,
     answers: Answers,
+    start: int,
 ) -> tuple[dict[str, Any], Right, dict[str, NDArray[Any]], dict[str, Any]]:
     """Every task under every head. Several processes share the tasks; then the first reads what all have found.
 
@@ -70,6 +71,7 @@ def evaluate(
         surrogate: the stolen encoder.
         control: SimCLR on the query images.
         answers: what was bought.
+        start: seed of the surrogate's initial weights, which are the untrained control.
 
     Returns:
         `tasks`, `overall`, `fidelity` and `sample` of result.json; which test images each encoder got right, under
@@ -77,11 +79,12 @@ def evaluate(
     """
     wall, cpu = time.monotonic(), time.process_time()
     protocol: Protocol = opened(config.probe)
-    arch, seed, batch = plain(config.arch), config.seed, min(config.attack.batch_size, len(answers.images))
+    arch = plain(config.arch)
+    batch = min(config.attack.batch_size, len(answers.images))
     encoders = {
         "SA": surrogate.encoder,
-        "untrained": controls.untrained(arch, seed),
-        "untrained_calibrated": controls.calibrated(controls.untrained(arch, seed), answers.images, batch),
+        "untrained": controls.untrained(arch, start),
+        "untrained_calibrated": controls.calibrated(controls.untrained(arch, start), answers.images, batch),
         "ssl_on_queries": control.encoder,
     }
     device = "cuda" if config.trainer.accelerator == "gpu" else "cpu"

@@ -15,10 +15,11 @@ from stealing.data.draws import TrainingImages
 from stealing.data.images import Images
 from stealing.encoders import Encoder, build_encoder, load_encoder, save_encoder
 from stealing.provenance import provenance
+from stealing.seeds import owner_seed, weights_seed
 from stealing.training.fit import Recorder, Settings, fit
 from stealing.training.ranks import making, rank, world
 
-VERSION = 1
+VERSION = 2
 """Raised when the code changes what comes out."""
 
 
@@ -43,6 +44,7 @@ def stolen(
     attack: dict[str, Any],
     *,
     seed: int,
+    start: int,
     root: Path,
     settings: Settings,
     recorder: Recorder,
@@ -53,19 +55,22 @@ def stolen(
         answers: the only thing that an attack sees of a target.
         arch: how to build the surrogate.
         attack: loss, pairing, optimiser, schedule, batch size, average, and steps or epochs (`conf/attack`).
-        seed: of weights, order and views; the initial surrogate depends on it alone.
+        seed: of the adapter's weights, and of order and views.
+        start: seed of the surrogate's initial weights; see `stealing.plan.surrogate_start`.
         root: folder of surrogates.
 
     Returns:
         The surrogate and its adapter in eval mode, their folder, and the facts in its `done.json`.
     """
     inputs = {"answers": answers.source, "images": answers.images.checksum, "arch": arch, "attack": attack}
-    folder = root / key(version=VERSION, seed=seed, **settings.numerics, **inputs)
+    folder = root / key(version=VERSION, seed=seed, start=start, **settings.numerics, **inputs)
     width = answers.features.shape[1]
+    own_seed = owner_seed(seed, "surrogate")
+    adapter_seed = weights_seed(seed, "surrogate", "adapter")
     with making(folder) as done:
         if done is None:
-            encoder = build_encoder(arch, seed)
-            adapter = build_adapter(encoder.feature_dim, width, seed)
+            encoder = build_encoder(arch, start)
+            adapter = build_adapter(encoder.feature_dim, width, adapter_seed)
             steps = steps_of(attack, len(answers.images), settings)
             module = SurrogateModule(
                 encoder,
@@ -76,22 +81,30 @@ def stolen(
                 optimizer=instantiate(attack["optimizer"]),
                 schedule=instantiate(attack["schedule"]),
                 total_steps=steps,
-                seed=seed,
+                seed=own_seed,
             )
-            batches = TrainingImages(answers.images, attack["batch_size"], seed)
+            batches = TrainingImages(answers.images, attack["batch_size"], own_seed)
             spent = fit(
                 module,
                 batches,
                 folder,
                 name="steal",
                 total_steps=steps,
-                seed=seed,
+                seed=own_seed,
                 settings=settings,
                 recorder=recorder,
                 monitors=(EMAWeightAveraging(decay=attack["ema"]),) if attack["ema"] is not None else (),
             )
-            origin = {"answers": answers.source, "images": answers.images.checksum, "attack": attack, "seed": seed}
-            origin |= {**settings.numerics, **spent, **provenance(settings.threads, world())}
+            origin = {
+                "answers": answers.source,
+                "images": answers.images.checksum,
+                "attack": attack,
+                "seed": seed,
+                "weights_seed": start,
+                **settings.numerics,
+                **spent,
+                **provenance(settings.threads, world()),
+            }
             if rank() == 0:
                 weights = {name: tensor.cpu().contiguous() for name, tensor in adapter.state_dict().items()}
                 write_whole(folder / "adapter.safetensors", save(weights))
@@ -100,6 +113,6 @@ def stolen(
                 write_done(folder, **spent)
             done = dict(spent)
     encoder, _ = load_encoder(folder / "encoder.safetensors")
-    adapter = build_adapter(encoder.feature_dim, width, seed)
+    adapter = build_adapter(encoder.feature_dim, width, adapter_seed)
     adapter.load_state_dict(load_file(folder / "adapter.safetensors"))
     return encoder, adapter.eval(), folder, done

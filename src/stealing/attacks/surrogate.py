@@ -74,7 +74,7 @@ class SurrogateModule(L.LightningModule):
 
 
 def build_adapter(surrogate_dim: int, target_dim: int, seed: int) -> nn.Module:
-    """A linear map between two widths, or the identity where they agree; a function of the seed."""
+    """Return a linear map between two widths, or the identity if they agree; a function of the seed."""
     if surrogate_dim == target_dim:
         return nn.Identity()
     with torch.random.fork_rng(devices=[]):

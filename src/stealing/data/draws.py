@@ -5,7 +5,6 @@ those counters, so that a resumed fit sees the batches, and draws the views, tha
 Several processes share each batch: what is drawn is drawn for the whole of it, so that they see what one would.
 """
 
-import hashlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -15,13 +14,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from stealing.data.images import Images
+from stealing.seeds import derive_seed
 
 
 def generator(*key: int | str) -> torch.Generator:
     """A CPU generator that is a pure function of the key, independent across keys."""
-    text = "/".join(f"{type(part).__name__}:{part}" for part in key)
-    seed = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
-    return torch.Generator().manual_seed(seed)
+    return torch.Generator().manual_seed(derive_seed(*key))
 
 
 class Dice(NamedTuple):

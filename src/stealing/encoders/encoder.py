@@ -54,7 +54,14 @@ class Encoder(nn.Module):
 
 
 def build_encoder(arch: dict[str, Any], seed: int) -> Encoder:
-    """A freshly initialised encoder, a function of (arch, seed), without touching the global generator."""
+    """Return a freshly initialised encoder, a function of (arch, seed).
+
+    The global generator stays as it was.
+
+    Args:
+        arch: a resolved node of `conf/arch`.
+        seed: of the weights; `stealing.seeds.weights_seed` gives each owner one of its own.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         encoder = instantiate(arch, _convert_="all")

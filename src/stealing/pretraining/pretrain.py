@@ -12,10 +12,11 @@ from stealing.encoders import Encoder, build_encoder, load_encoder, save_encoder
 from stealing.pretraining.monitor import KNNMonitor
 from stealing.pretraining.simclr import SimCLRModule
 from stealing.provenance import provenance
+from stealing.seeds import Owner, owner_seed, weights_seed
 from stealing.training.fit import Recorder, Settings, fit
 from stealing.training.ranks import making, rank, world
 
-VERSION = 1
+VERSION = 2
 """Raised when the code changes what comes out."""
 
 MONITOR = 5000
@@ -27,6 +28,7 @@ def pretrained(
     arch: dict[str, Any],
     recipe: dict[str, Any],
     *,
+    owner: Owner,
     name: str,
     steps: int,
     seed: int,
@@ -41,9 +43,10 @@ def pretrained(
         images: what it is trained on; labels serve the monitor alone.
         arch: how to build it.
         recipe: views, optimiser, projection, temperature, warm-up and batch size (`conf/pretrain`).
+        owner: what the encoder is: the target, or the control of an attack.
         name: of the fit, for people.
         steps: batches to train on.
-        seed: of weights, order and views.
+        seed: of weights, order and views, which differ between owners.
         root: folder of such artefacts.
         monitored: watch it with kNN, where the images have labels.
 
@@ -51,11 +54,13 @@ def pretrained(
         The encoder in eval mode, its folder, and the facts in its `done.json`.
     """
     batch_size = min(recipe["batch_size"], len(images))
-    inputs = {"images": images.checksum, "arch": arch, "recipe": recipe, "seed": seed, **settings.numerics}
-    folder = root / key(version=VERSION, steps=steps, **inputs)
+    inputs = {"images": images.checksum, "arch": arch, "recipe": recipe, "seed": seed}
+    folder = root / key(version=VERSION, owner=owner, steps=steps, **inputs, **settings.numerics)
+    own_seed = owner_seed(seed, owner)
+    start = weights_seed(seed, owner)
     with making(folder) as done:
         if done is None:
-            encoder = build_encoder(arch, seed)
+            encoder = build_encoder(arch, start)
             module = SimCLRModule(
                 encoder,
                 instantiate(recipe["views"], _convert_="all"),
@@ -64,20 +69,29 @@ def pretrained(
                 temperature=recipe["temperature"],
                 warmup=recipe["warmup"],
                 total_steps=steps,
-                seed=seed,
+                seed=own_seed,
+                head_seed=weights_seed(seed, owner, "head"),
             )
             monitors = (KNNMonitor(images, MONITOR),) if monitored and images.labels is not None else ()
-            batches = TrainingImages(images, batch_size, seed)
+            batches = TrainingImages(images, batch_size, own_seed)
             spent = fit(
-                module, batches, folder, name=name, total_steps=steps, seed=seed,
-                settings=settings, recorder=recorder, monitors=monitors,
-            )  # fmt: skip
+                module,
+                batches,
+                folder,
+                name=name,
+                total_steps=steps,
+                seed=own_seed,
+                settings=settings,
+                recorder=recorder,
+                monitors=monitors,
+            )
             origin = {
                 "images": images.name,
                 "checksum": images.checksum,
                 "recipe": recipe,
                 "steps": steps,
                 "seed": seed,
+                "weights_seed": start,
             }
             origin |= {**settings.numerics, **spent, **provenance(settings.threads, world())}
             if rank() == 0:

@@ -50,7 +50,8 @@ class SimCLRModule(L.LightningModule):
         temperature: of NT-Xent.
         warmup: share of the steps over which the learning rate rises linearly; it then falls as a cosine to zero.
         total_steps: horizon of the schedule.
-        seed: of the head's initialisation and of all views.
+        seed: of all views.
+        head_seed: of the head's initial weights.
     """
 
     def __init__(
@@ -64,12 +65,13 @@ class SimCLRModule(L.LightningModule):
         warmup: float,
         total_steps: int,
         seed: int,
+        head_seed: int,
     ) -> None:
         super().__init__()
         self.encoder, self.views, self.optimizer = encoder, views, optimizer
         self.temperature, self.warmup, self.total_steps, self.seed = temperature, warmup, total_steps, seed
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.manual_seed(head_seed)
             self.head = nn.Sequential(
                 nn.Linear(encoder.feature_dim, projection, bias=False),
                 nn.BatchNorm1d(projection),

@@ -19,7 +19,7 @@ from stealing.report.sweep import cells
 RESAMPLES = 1000
 """Of every interval and test of a report."""
 
-VARIED = ("data", "target", "target_arch", "pretrain", "arch", "attack", "defense", "plan")
+VARIED = ("data", "target", "target_arch", "pretrain", "arch", "start", "control", "attack", "defense", "plan")
 """Parts of a configuration that tell settings apart, besides the budget."""
 
 TRIED = ("attack", "defense", "plan")
