@@ -15,14 +15,14 @@ from stealing.report.sweep import summed_up
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 def main(config: DictConfig) -> float | None:
-    """Check the choices, then do what is not done yet; the mean SA, for sweepers that search."""
+    """Check the choices, then do what is not done yet; return SA on a slice of train, for sweepers that search."""
     try:
         check_choices(config)
         from stealing.pipeline import run  # torch is imported only once the choices are right
-        from stealing.report.seeds import mean_sa
+        from stealing.report.seeds import score_for_search
 
         folder = run(config, dict(HydraConfig.get().runtime.choices))
-        return mean_sa(folder) if folder and config.until == "evaluate" else None
+        return score_for_search(folder) if folder and config.until == "evaluate" else None
     except StealingError as error:
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             raise  # the other cells have their turn

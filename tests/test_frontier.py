@@ -10,7 +10,7 @@ from conftest import ROOT
 
 from stealing.errors import DataError
 from stealing.evaluation.protocol import CONTROLS
-from stealing.evaluation.statistics import overall, summarise
+from stealing.evaluation.statistics import HELD, overall, summarise
 from stealing.report.frontier import cheapest, draw, on_common_controls, points, write
 from stealing.report.picture import svg
 
@@ -22,6 +22,7 @@ def right(shares: dict[str, float], seed: int = 0) -> dict[str, np.ndarray[Any, 
     rng, found = np.random.default_rng(seed), {}
     for name, share in shares.items():
         found[name] = rng.permutation(1000) < round(1000 * share)
+        found[name + HELD] = np.arange(1000) < round(1000 * share)
     return found
 
 
@@ -35,7 +36,7 @@ def test_honest_loss_is_ta_clean_minus_ta_with_a_paired_interval() -> None:
     assert low < 0.1 < high
     same: Any = summarise([{**right(SHARES), "TA": right(SHARES)["TA_clean"]}], resamples=500)
     assert same["honest_loss"] == 0 and same["intervals"]["honest_loss"] == [0, 0], "what both share cancels"
-    remote: Any = summarise([{n: r for n, r in right(SHARES).items() if n != "TA_clean"}], resamples=50)
+    remote: Any = summarise([{n: r for n, r in right(SHARES).items() if "TA_clean" not in n}], resamples=50)
     assert remote["honest_loss"] is None
 
 
@@ -44,14 +45,14 @@ def test_overall_is_the_mean_loss_and_the_pooled_recovery_of_informative_tasks()
     other = {**SHARES, "SA": 0.9, **dict.fromkeys(CONTROLS, 0.6)}
     tasks = {"a": SHARES, "b": weak, "c": other}
     table = {f"{task}/linear/{n}": r for task, shares in tasks.items() for n, r in right(shares).items()}
-    found: Any = overall([table], resamples=200)["linear"]
+    found: Any = overall([table], dict.fromkeys(tasks, "own"), resamples=200)["linear"]
     assert found["honest_loss"] == pytest.approx((0.1 + 0.3 + 0.1) / 3)
     assert found["worst"] == {"task": "b", "honest_loss": pytest.approx(0.3)} and found["informative"] == ["a", "c"]
     assert found["recovered"] == pytest.approx((0.2 + 0.3) / (0.4 + 0.2))
     low, high = found["intervals"]["recovered"]
     assert low < found["recovered"] < high
     level = {f"a/linear/{n}": r for n, r in right({**SHARES, "TA": 0.4, **dict.fromkeys(CONTROLS, 0.4)}).items()}
-    row: Any = overall([level], resamples=50, tasks={"linear": ["a"]})["linear"]
+    row: Any = overall([level], {"a": "own"}, resamples=50, tasks={"linear": ["a"]})["linear"]
     assert row["recovered"] == pytest.approx(0.5) and row["offered"] is None, "no share of next to nothing"
 
 
@@ -68,9 +69,13 @@ def result(
         "informative": ["x"],
         "honest_loss": loss, "recovered": recovered, "worst": {"task": "x", "honest_loss": loss},
         "intervals": {"honest_loss": [loss - 0.01, high], "recovered": [recovered - 0.1, recovered + 0.1]},
+        "held": {"recovered": recovered},
     }  # fmt: skip
+    accuracies = {"pixels": control, "untrained": 0.1}
+    row = {"TA_clean": 0.9, "controls": accuracies, "control": {"name": "pixels"}}
+    row["held"] = {**accuracies, "TA_clean": 0.9}
     return {
-        "tasks": {"x": {"linear": {"TA_clean": 0.9, "controls": {"pixels": control, "untrained": 0.1}}}},
+        "tasks": {"x": {"linear": row}},
         "queries": {"images": images},
         "cell": {"defense": defense, "strength": "" if defense == "none" else "k=1", "plan": plan, "seed": 0},
         "protocol_hash": "p", "data": {"queries": "q"}, "target_seed": 0, "overall": {"linear": figures},

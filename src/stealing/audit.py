@@ -140,11 +140,11 @@ class Audit:
                 self.steal(f"attack={attack}", f"budget.images={budget}")
         if self._is_remote or not self.folders:
             return
-        found = [(got.value, one) for one in settings(self.folders) if (got := share(one, HEAD)) is not None]
+        found = [one for one in settings(self.folders) if share(one, HEAD) is not None]
         if not found:
             return
         most = max(self.audit.budgets)  # at which the defenses are tried
-        strongest = max(found, key=lambda entry: (entry[1].budget == most, entry[0]))[1]
+        strongest = max(found, key=lambda one: (one.budget == most, one.chosen_by(HEAD)))
         for defense in self._defenses():
             self.steal(f"attack={strongest.choices['attack']}", f"budget.images={most}", *defense)
 

@@ -71,7 +71,8 @@ def judge(config: DictConfig, choices: dict[str, str]) -> Path:
             predicted = referee.predictions(task, {"TA": job}, config.heads)["TA"]
             tasks[task.name] = {"role": task.role}
             for head, labels in predicted.items():
-                share, span = accuracy(np.asarray(labels == task.test.targets()), resamples=protocol.resamples)
+                right = np.asarray(labels.test == task.test.targets())
+                share, span = accuracy(right, resamples=protocol.resamples)
                 tasks[task.name][head] = {"accuracy": share, "interval": span}
         asked = door.spent("evaluation")
         told = {

@@ -24,7 +24,7 @@ from stealing.evaluation import controls
 from stealing.evaluation.features import encode_all
 from stealing.evaluation.fidelity import fidelity
 from stealing.evaluation.protocol import Job, Judge, Protocol, Task
-from stealing.evaluation.statistics import overall, summarise
+from stealing.evaluation.statistics import HELD, overall, summarise
 from stealing.plan import Scene
 from stealing.queries.buying import Target
 from stealing.queries.digests import digests
@@ -75,7 +75,8 @@ def evaluate(
 
     Returns:
         `tasks`, `overall`, `fidelity` and `sample` of result.json; which test images each encoder got right, under
-        `<task>/<head>/<name>`; the sample; and the seconds spent, with the protocol's hash.
+        `<task>/<head>/<name>`, and which of the slice of train, under the same with `/held`; the sample; and the
+        seconds spent, with the protocol's hash.
     """
     wall, cpu = time.monotonic(), time.process_time()
     protocol: Protocol = opened(config.probe)
@@ -117,7 +118,8 @@ def evaluate(
     figures: dict[str, Any] = {"tasks": tasks, "fidelity": alike}
     if right:
         first = scene.tasks[0]
-        figures["overall"] = overall([right], protocol.resamples)
+        roles = {task.name: task.role for task in scene.tasks}
+        figures["overall"] = overall([right], roles, protocol.resamples)
         figures["sample"] = {"task": first.name, "classes": first.test.class_names}
     return figures, right, sample, spent
 
@@ -207,16 +209,18 @@ def _judged(
     pairs = {f"{name}/{number}": replace(jobs[name], sample=number) for name, number in PAIRED}
     found = judge.predictions(task, jobs | pairs)
     figures, right = dict[str, Any](role=task.role), Right()
+    held = judge.rows(task, jobs["TA"]).held[1].numpy()
     for head in found["TA"]:
-        correct = {name: found[name][head] == task.test.targets() for name in jobs}
+        correct = {name: found[name][head].test == task.test.targets() for name in jobs}
+        correct |= {name + HELD: found[name][head].held == held for name in jobs}
         right |= {f"{task.name}/{head}/{name}": rows for name, rows in correct.items()}
-        first, second, copied = (found[name][head] for name in pairs)
+        first, second, copied = (found[name][head].test for name in pairs)
         figures[head] = {
             **summarise([correct], resamples=judge.protocol.resamples),
             "agreement": float((first == copied).mean()),
             "agreement_ceiling": float((first == second).mean()),
         }
-    predicted = {f"predicted/{head}/{name}": found[name][head] for head in found["TA"] for name in ("TA", "SA")}
+    predicted = {f"predicted/{head}/{name}": found[name][head].test for head in found["TA"] for name in ("TA", "SA")}
     return figures, right, (jobs.get("TA_clean", jobs["TA"]).test_MD, jobs["SA"].test_MD), predicted
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from stealing.data.draws import generator
+from stealing.evaluation.rows import Whole
 
 Rows = tuple[Tensor, Tensor]
 """Features (E, B, D) and labels (E, B)."""
@@ -87,14 +88,12 @@ class MLPHeads(L.LightningModule):
         return torch.optim.Adam(self.parameters(), lr=self.settings.lr)
 
 
-def mlp_predict(
-    trains_END: list[Tensor], labels_EN: list[Tensor], tests_EMD: list[Tensor], classes: int, settings: MLPSettings
-) -> list[Tensor]:
+def mlp_predict(trains: list[Whole], tests_EMD: list[Tensor], classes: int, settings: MLPSettings) -> list[Tensor]:
     """Train a head on each encoder's features, and predict its test rows once.
 
     Args:
-        trains_END: E training sets of one shape; rows are L2-normalised here, as the released code has them.
-        labels_EN: int64 in [0, classes).
+        trains: of each of E encoders, features (N, D) and labels in [0, classes), of one shape; features
+            are L2-normalised here, as the released code has them.
         tests_EMD: E test sets of one shape; L2-normalised here.
         classes: K.
         settings: the protocol.
@@ -102,7 +101,8 @@ def mlp_predict(
     Returns:
         Predictions, int64 (M,), of each.
     """
-    features, labels = F.normalize(torch.stack(trains_END), dim=2), torch.stack(labels_EN)
+    features = F.normalize(torch.stack([features for features, _ in trains]), dim=2)
+    labels = torch.stack([labels for _, labels in trains])
     heads = MLPHeads(len(features), features.shape[2], classes, settings)
     size = settings.batch_size
     batches = [(features[:, at : at + size], labels[:, at : at + size]) for at in range(0, features.shape[1], size)]

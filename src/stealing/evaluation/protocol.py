@@ -3,7 +3,6 @@
 Shape letters: N training rows, M test rows, D feature width.
 """
 
-import io
 from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,26 +14,40 @@ from safetensors.numpy import load_file, save
 from torch import Tensor
 
 from stealing.artefacts import key, write_whole
-from stealing.data.draws import generator
 from stealing.data.images import Images
 from stealing.evaluation.knn import knn_predict
 from stealing.evaluation.mlp import MLPSettings, mlp_predict
 from stealing.evaluation.probe import ProbeSettings, probe_predict
+from stealing.evaluation.rows import Rows
 
 CONTROLS = ("untrained", "untrained_calibrated", "pixels", "ssl_on_queries")
-"""What reaches an accuracy without asking the target anything; the strongest of them is C."""
+"""What reaches an accuracy without asking the target anything; the strongest on a slice of train is C."""
 
 RECOVERABLE = 0.05
-"""Least TA_clean - C for which `recovered` is given: below it, the share of a small gap is noise."""
+"""Least TA_clean - C on a slice of train for which `recovered` is given: the share of a smaller gap is noise."""
 
 INFORMATIVE = 0.10
-"""Least TA_clean - C for which a task says anything about a theft."""
+"""Least TA_clean - C on a slice of train for which a task says anything about an attack."""
 
-PREDICTIONS = 1
+PREDICTIONS = 2
 """Raised when the code of a head changes what it predicts."""
 
-Predictions = dict[str, NDArray[np.int64]]
-"""Predictions (M,) by head."""
+
+@dataclass(frozen=True)
+class Predicted:
+    """What one head predicts.
+
+    Attributes:
+        test: of the test split, int64 (M,), after a fit to all of train.
+        held: of the held rows of train, int64 (V,), after a fit to the others; choices are made by these.
+    """
+
+    test: NDArray[np.int64]
+    held: NDArray[np.int64]
+
+
+Predictions = dict[str, Predicted]
+"""By head."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +90,8 @@ class Protocol:
     """Settings of every head, and of the intervals.
 
     Attributes:
+        holdout: share of train that is held back, the same rows for every encoder: penalties, the
+            strongest control and informative tasks are chosen there.
         linear: of the linear probe.
         neighbours: of the kNN head.
         temperature: of the kNN head.
@@ -84,6 +99,7 @@ class Protocol:
         resamples: of the bootstrap.
     """
 
+    holdout: float
     linear: ProbeSettings
     neighbours: int
     temperature: float
@@ -93,7 +109,7 @@ class Protocol:
     @property
     def hash(self) -> str:
         """Results of different protocols are never put into one table; a head that is left out is no part of it."""
-        return key(version=1, **{name: part for name, part in asdict(self).items() if part is not None})
+        return key(version=2, **{name: part for name, part in asdict(self).items() if part is not None})
 
 
 class Judge:
@@ -117,56 +133,82 @@ class Judge:
     def predictions(
         self, task: Task, jobs: dict[str, Job], chosen: Collection[str] | None = None
     ) -> dict[str, Predictions]:
-        """The chosen heads' predictions on the test split, for each job; what was predicted before is remembered."""
-        heads = {"linear": asdict(self.protocol.linear), "knn": [self.protocol.neighbours, self.protocol.temperature]}
-        if self.protocol.mlp is not None:
-            heads["mlp"] = asdict(self.protocol.mlp)
-        heads = {head: settings for head, settings in heads.items() if chosen is None or head in chosen}
-        memory, places = self.cache / "predictions", dict[str, dict[str, Path]]()
+        """Return the chosen heads' predictions for each job; what was predicted before is remembered.
+
+        Args:
+            task: its test labels are not read.
+            jobs: by name.
+            chosen: heads, or None for all of the protocol.
+        """
+        heads = {head: of for head, of in self._heads().items() if chosen is None or head in chosen}
+        places: dict[str, dict[str, Path]] = {}
         for name, job in jobs.items():
-            inputs = {"identity": job.identity, "sample": job.sample}
-            inputs |= {"train": task.train.checksum, "test": task.test.checksum}
-            places[name] = {
-                head: memory / f"{key(version=PREDICTIONS, head=head, settings=settings, **inputs)}.npy"
-                for head, settings in heads.items()
-            }
+            places[name] = {head: self._place(head, of, task, job) for head, of in heads.items()}
         for name, job in jobs.items():
             for head in heads.keys() - {"mlp"}:
                 if not places[name][head].exists():
-                    self._store(places[name][head], self._predict(head, task, job))
+                    held_V, test_M = self._predict(head, task, job)
+                    _store(places[name][head], held_V, test_M)
         if "mlp" in heads and self.protocol.mlp is not None:
             self._mlp(task, {places[name]["mlp"]: job for name, job in jobs.items()}, self.protocol.mlp)
-        return {name: {head: np.load(path) for head, path in files.items()} for name, files in places.items()}
+        found: dict[str, Predictions] = {}
+        for name, files in places.items():
+            found[name] = {head: Predicted(**load_file(path)) for head, path in files.items()}
+        return found
 
-    def _predict(self, head: str, task: Task, job: Job) -> Tensor:
-        train, labels = _drawn(task, job)
+    def _heads(self) -> dict[str, object]:
+        """Each head with all that decides what it predicts from given features."""
+        protocol = self.protocol
+        heads: dict[str, object] = {
+            "linear": asdict(protocol.linear),
+            "knn": [protocol.neighbours, protocol.temperature],
+        }
+        if protocol.mlp is not None:
+            heads["mlp"] = asdict(protocol.mlp)
+        return heads
+
+    def _place(self, head: str, settings: object, task: Task, job: Job) -> Path:
+        """Where the predictions of a head on a job are remembered."""
+        name = key(
+            version=PREDICTIONS,
+            head=head,
+            settings=settings,
+            holdout=self.protocol.holdout,
+            identity=job.identity,
+            sample=job.sample,
+            train=task.train.checksum,
+            test=task.test.checksum,
+        )
+        return self.cache / "predictions" / f"{name}.safetensors"
+
+    def rows(self, task: Task, job: Job) -> Rows:
+        """Return the rows that a job's heads are trained on, and those that are held back."""
+        labels = torch.from_numpy(task.train.targets())
+        return Rows.split(job.train_ND, labels, self.protocol.holdout, job.sample)
+
+    def _predict(self, head: str, task: Task, job: Job) -> tuple[Tensor, Tensor]:
+        rows = self.rows(task, job)
+        classes = task.train.classes
         if head == "linear":
-            return probe_predict((train, labels), job.test_MD, task.train.classes, self.protocol.linear)
+            return probe_predict(rows, job.test_MD, classes, self.protocol.linear)
         k, temperature = self.protocol.neighbours, self.protocol.temperature
-        return knn_predict(train, labels, job.test_MD, classes=task.train.classes, k=k, temperature=temperature)
+        held_V = knn_predict(*rows.fit, rows.held[0], classes=classes, k=k, temperature=temperature)
+        test_M = knn_predict(*rows.all, job.test_MD, classes=classes, k=k, temperature=temperature)
+        return held_V, test_M
 
     def _mlp(self, task: Task, jobs: dict[Path, Job], settings: MLPSettings) -> None:
         """Train the missing heads, those on features of one width side by side."""
         missing = {path: job for path, job in jobs.items() if not path.exists()}
+        classes = task.train.classes
         for width in {job.train_ND.shape[1] for job in missing.values()}:
             some = {path: job for path, job in missing.items() if job.train_ND.shape[1] == width}
-            drawn = [_drawn(task, job) for job in some.values()]
-            trains, labels = ([pair[place] for pair in drawn] for place in range(2))
+            rows = [self.rows(task, job) for job in some.values()]
+            held = mlp_predict([each.fit for each in rows], [each.held[0] for each in rows], classes, settings)
             tests = [job.test_MD for job in some.values()]
-            found = mlp_predict(trains, labels, tests, task.train.classes, settings)
-            for path, predictions in zip(some, found, strict=True):
-                self._store(path, predictions)
-
-    def _store(self, path: Path, predictions_M: Tensor) -> None:
-        stream = io.BytesIO()
-        np.save(stream, predictions_M.numpy())
-        write_whole(path, stream.getvalue())
+            test = mlp_predict([each.all for each in rows], tests, classes, settings)
+            for path, held_V, test_M in zip(some, held, test, strict=True):
+                _store(path, held_V, test_M)
 
 
-def _drawn(task: Task, job: Job) -> tuple[Tensor, Tensor]:
-    """The rows and labels that a job's heads are trained on."""
-    labels = torch.from_numpy(task.train.targets())
-    if job.sample is None:
-        return job.train_ND, labels
-    rows = torch.randint(len(labels), (len(labels),), generator=generator("bootstrap", job.sample))
-    return job.train_ND[rows], labels[rows]
+def _store(path: Path, held_V: Tensor, test_M: Tensor) -> None:
+    write_whole(path, save({"held": held_V.numpy(), "test": test_M.numpy()}))

@@ -1,16 +1,18 @@
-"""Paired intervals: which test images each encoder got right in, accuracies and what the theft recovered out.
+"""Paired intervals: which images each encoder got right in; accuracies and what an attack recovers out.
 
-A figure's *cloud* is the figure itself, then of each seed alone, then of each resample of the test images: whatever is
-computed of accuracies is computed of all three at once.
+Every figure has a *cloud*: the figure itself, then that of each seed alone, then that of each resample
+of the test images. Whatever is computed from accuracies is computed from all of these at once.
 
-C is the largest accuracy of several controls, and so is too large by luck: of controls that are equally good, one had
-the easier test images. The figure itself keeps it, as whoever reads the accuracies would compute it; intervals leave
-out what resamples estimate of it, or a share near nothing would lie under its truth more often than they say.
+Choices are made on a slice of train, by the rows that end in `/held`: which control is the strongest
+and so is C, which tasks can tell something about an attack, which of several attacks is the strongest.
+The test split is read for accuracies alone, so C is not too large by the luck of the test images.
 
-Shape letters: S seeds, N encoders, M test images, R resamples.
+Shape letters: S seeds, N encoders, M test images, V held images of train, R resamples.
 """
 
 from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -23,70 +25,122 @@ Clouds = dict[str, NDArray[np.float64]]
 """By name an accuracy's cloud (1 + S + R,)."""
 
 Right = dict[str, NDArray[np.bool_]]
-"""For TA, TA_clean (absent for a remote target), SA and each control: right or wrong on each of M test images."""
+"""Of TA, TA_clean (absent for a remote target), SA and each control: right or wrong on each of M test
+images and, under the name with `/held`, on each of V held images of train."""
+
+HELD = "/held"
+"""End of the names of rows on the slice of train."""
 
 
-def summarise(seeds: list[Right], *, resamples: int, seed: int = 0) -> dict[str, object]:
+@dataclass(frozen=True)
+class Control:
+    """The strongest of the controls on the slice of train: C.
+
+    Attributes:
+        name: one of `CONTROLS`.
+        next: the second strongest.
+        lead: by how much accuracy the second is behind there.
+    """
+
+    name: str
+    next: str
+    lead: float
+
+
+def held_accuracies(seeds: list[Right]) -> dict[str, float]:
+    """Return each encoder's accuracy on the slice of train, the mean over seeds."""
+    names = [name.removesuffix(HELD) for name in seeds[0] if name.endswith(HELD)]
+    return {name: fmean(float(right[name + HELD].mean()) for right in seeds) for name in names}
+
+
+def strongest(held: Mapping[str, float]) -> Control:
+    """Return which control is the strongest on the slice of train; of equal ones, the first of `CONTROLS`."""
+    first, second, *_ = sorted(CONTROLS, key=lambda name: -held[name])
+    return Control(first, second, held[first] - held[second])
+
+
+def control_accuracy(row: Mapping[str, Any]) -> float:
+    """Return C of one task and head of `result.json`: the test accuracy of its strongest control."""
+    return float(row["controls"][row["control"]["name"]])
+
+
+def summarise(seeds: list[Right], *, resamples: int, seed: int = 0) -> dict[str, Any]:
     """Accuracies, `recovered`, the honest users' loss TA_clean - TA, and their paired 95 % intervals.
 
-    One resample of the test images serves TA, SA and all controls, so what they share cancels in `recovered`. Where
-    there are two or more seeds, accuracies are means over them, and intervals hold their variance too.
+    One resample of the test images serves TA, SA and all controls, so what they share cancels in
+    `recovered`. With two or more seeds, accuracies are means over them, and intervals hold their
+    variance too.
 
     Args:
-        seeds: one table of right answers a seed, on the same test images.
+        seeds: one table of right answers a seed, on the same images.
         resamples: R.
         seed: of the resampling.
 
     Returns:
-        The figures of one task and head, as in `result.json`.
+        The figures of one task and head, as in `result.json`: `held` holds accuracies on the slice of
+        train, `control` says which control is C.
     """
     names = [name for name in ("TA", "TA_clean", "SA", *CONTROLS) if name in seeds[0]]
     clouds = _clouds(seeds, names, resamples, np.random.default_rng(seed))
-    point, count = {name: float(cloud[0]) for name, cloud in clouds.items()}, len(seeds)
-    intervals: dict[str, list[float]] = {
-        name: _interval(clouds[name], count) for name in ("TA", "TA_clean", "SA") if name in clouds
-    }
-    recovered = _share([clouds], "TA_clean", count)
-    if recovered is not None:
-        intervals["recovered"] = recovered[1]
-    if "TA_clean" in point:
-        intervals["honest_loss"] = _interval(clouds["TA_clean"] - clouds["TA"], count)
-    return {
+    point = {name: float(cloud[0]) for name, cloud in clouds.items()}
+    count = len(seeds)
+    held = held_accuracies(seeds)
+    control = strongest(held)
+    intervals: dict[str, list[float]] = {}
+    for name in ("TA", "TA_clean", "SA"):
+        if name in clouds:
+            intervals[name] = _accuracy_interval(clouds[name], count)
+    figures: dict[str, Any] = {
         "TA": point["TA"],
         "TA_clean": point.get("TA_clean"),
         "SA": point["SA"],
-        "ratio": point["SA"] / point["TA"],
-        "recovered": recovered and recovered[0],
-        "honest_loss": point["TA_clean"] - point["TA"] if "TA_clean" in point else None,
+        "ratio": point["SA"] / point["TA"] if point["TA"] else None,
+        "honest_loss": None,
         "controls": {name: point[name] for name in CONTROLS},
+        "control": asdict(control),
+        "held": held,
         "intervals": intervals,
     }
+    for name, reference in SHARES.items():
+        share = _share([_Task(clouds, held, control.name)], reference, count)
+        figures[name] = share and share[0]
+        if share is not None:
+            intervals[name] = share[1]
+    if "TA_clean" in point:
+        figures["honest_loss"] = point["TA_clean"] - point["TA"]
+        intervals["honest_loss"] = _interval(clouds["TA_clean"] - clouds["TA"], count)
+    return figures
 
 
 def accuracy(right_M: NDArray[np.bool_], *, resamples: int, seed: int = 0) -> tuple[float, list[float]]:
     """Share that is right, and its 95 % interval over test images."""
     cloud = _clouds([{"it": right_M}], ["it"], resamples, np.random.default_rng(seed))["it"]
-    return float(cloud[0]), _interval(cloud, 1)
+    return float(cloud[0]), _accuracy_interval(cloud, 1)
 
 
 def by_head(tables: list[Right]) -> dict[str, dict[str, list[Right]]]:
-    """Tables of each seed, whose keys are `<task>/<head>/<name>`, by task and head."""
+    """Tables of each seed, whose keys are `<task>/<head>/<name>` or `<task>/<head>/<name>/held`, by task and head."""
     found = dict[str, dict[str, list[Right]]]()
     for number, table in enumerate(tables):
         for place, rows in table.items():
-            task, head, name = place.split("/")
+            task, head, name = place.split("/", 2)
             seeds = found.setdefault(task, {}).setdefault(head, [{} for _ in tables])
             seeds[number][name] = rows
     return found
 
 
 def overall(
-    tables: list[Right], resamples: int, seed: int = 0, tasks: Mapping[str, Collection[str]] | None = None
+    tables: list[Right],
+    roles: Mapping[str, str],
+    resamples: int,
+    seed: int = 0,
+    tasks: Mapping[str, Collection[str]] | None = None,
 ) -> dict[str, Any]:
-    """Of each head over all tasks: what the honest users lose, and what a thief recovers.
+    """Of each head over all tasks: what honest users lose, and what an attack recovers, by role and pooled.
 
     Args:
         tables: of each seed, as for `by_head`.
+        roles: of each task: `own`, `query_domain` or `unseen`.
         resamples: R.
         seed: of the resampling.
         tasks: by head, on which `recovered` is to be given; of a head that is not named, the informative ones.
@@ -94,42 +148,96 @@ def overall(
     Returns:
         By head: `SA`, the mean over all tasks; `honest_loss`, likewise, and `worst`, the task that loses most;
         `recovered`, the sum of SA - C over that of TA_clean - C, of the `informative` tasks alone, as the share of a
-        small gap is noise; `offered`, the same with TA, known for a remote target too; and their intervals. What is
-        not known is None.
+        small gap is noise; `offered`, the same with TA, known for a remote target too; and their intervals. `roles`
+        gives `tasks`, `recovered`, `offered` and intervals of each role alone: a pooled figure mixes what the target
+        was trained on with what it never saw. `held` gives `SA`, `recovered` and `offered` on the slice of train, by
+        which attacks are chosen. What is not known is None.
     """
-    found, rights = dict[str, Any](), by_head(tables)
+    found = dict[str, Any]()
+    rights = by_head(tables)
     for head in next(iter(rights.values())):
-        clouds = dict[str, Clouds]()
-        for number, (task, heads) in enumerate(rights.items()):
-            names = [name for name in ("TA", "TA_clean", "SA", *CONTROLS) if name in heads[head][0]]
-            clouds[task] = _clouds(heads[head], names, resamples, np.random.default_rng((seed, number)))
-        stolen = np.mean([cloud["SA"] for cloud in clouds.values()], axis=0)
-        figures: dict[str, object] = {"SA": float(stolen[0]), "honest_loss": None, "worst": None}
-        count, clean = len(tables), all("TA_clean" in cloud for cloud in clouds.values())
-        intervals = {"SA": _interval(stolen, count)}
-        known, best = (tasks or {}).get(head), "TA_clean" if clean else "TA"
-        informative = [task for task, cloud in clouds.items() if _tells(task, cloud, best, known)]
-        for name, reference in {"offered": "TA", "recovered": "TA_clean"}.items():
-            share = _share([clouds[task] for task in informative], reference, count)
-            figures[name] = share and share[0]
-            if share is not None:
-                intervals[name] = share[1]
-        if clean:
-            losses = {task: cloud["TA_clean"] - cloud["TA"] for task, cloud in clouds.items()}
-            worst = max(losses, key=lambda task: float(losses[task][0]))
-            loss = np.mean(list(losses.values()), axis=0)
-            figures |= {"honest_loss": float(loss[0])}
-            figures |= {"worst": {"task": worst, "honest_loss": float(losses[worst][0])}}
-            intervals["honest_loss"] = _interval(loss, count)
-        found[head] = {**figures, "informative": informative, "intervals": intervals}
+        judged = {
+            task: _task(heads[head], resamples, np.random.default_rng((seed, number)))
+            for number, (task, heads) in enumerate(rights.items())
+        }
+        found[head] = _over_tasks(judged, roles, len(tables), (tasks or {}).get(head))
     return found
 
 
-def _tells(task: str, cloud: Clouds, reference: str, tasks: Collection[str] | None) -> bool:
-    """Whether a task is one of these, or without them whether the reference is far enough ahead of all controls."""
-    if tasks is not None:
-        return task in tasks
-    return bool(cloud[reference][0] - max(cloud[name][0] for name in CONTROLS) >= INFORMATIVE)
+@dataclass(frozen=True)
+class _Task:
+    """One task under one head: clouds on the test split, accuracies on the slice of train, and which control is C."""
+
+    clouds: Clouds
+    held: Mapping[str, float]
+    control: str
+
+    def gap(self, reference: str) -> float:
+        """The reference's lead over C on the slice of train."""
+        return self.held[reference] - self.held[self.control]
+
+
+SHARES = {"recovered": "TA_clean", "offered": "TA"}
+"""What an attack gets, by the reference that it is a share of: the undefended target, or the target as offered."""
+
+
+def _task(seeds: list[Right], resamples: int, rng: np.random.Generator) -> _Task:
+    names = [name for name in ("TA", "TA_clean", "SA", *CONTROLS) if name in seeds[0]]
+    held = held_accuracies(seeds)
+    return _Task(_clouds(seeds, names, resamples, rng), held, strongest(held).name)
+
+
+def _over_tasks(
+    judged: Mapping[str, _Task], roles: Mapping[str, str], seeds: int, known: Collection[str] | None
+) -> dict[str, Any]:
+    """The figures of one head; see `overall`."""
+    stolen = np.mean([task.clouds["SA"] for task in judged.values()], axis=0)
+    clean = all("TA_clean" in task.clouds for task in judged.values())
+    reference = "TA_clean" if clean else "TA"
+    informative = [name for name, task in judged.items() if task.gap(reference) >= INFORMATIVE]
+    if known is not None:
+        informative = [name for name in judged if name in known]
+    figures: dict[str, Any] = {
+        "SA": float(stolen[0]),
+        "honest_loss": None,
+        "worst": None,
+        "informative": informative,
+        "intervals": {"SA": _accuracy_interval(stolen, seeds)},
+        **dict.fromkeys(SHARES),
+    }
+    _add_shares(figures, [judged[name] for name in informative], seeds)
+    figures["roles"] = {}
+    for role in dict.fromkeys(roles[name] for name in judged):
+        names = [name for name in informative if roles[name] == role]
+        figures["roles"][role] = {"tasks": names, "intervals": {}, **dict.fromkeys(SHARES)}
+        _add_shares(figures["roles"][role], [judged[name] for name in names], seeds)
+    figures["held"] = _held([judged[name] for name in informative], list(judged.values()))
+    if clean:
+        losses = {name: task.clouds["TA_clean"] - task.clouds["TA"] for name, task in judged.items()}
+        worst = max(losses, key=lambda name: float(losses[name][0]))
+        loss = np.mean(list(losses.values()), axis=0)
+        figures["honest_loss"] = float(loss[0])
+        figures["worst"] = {"task": worst, "honest_loss": float(losses[worst][0])}
+        figures["intervals"]["honest_loss"] = _interval(loss, seeds)
+    return figures
+
+
+def _add_shares(figures: dict[str, Any], tasks: list[_Task], seeds: int) -> None:
+    for name, reference in SHARES.items():
+        share = _share(tasks, reference, seeds)
+        if share is not None:
+            figures[name] = share[0]
+            figures["intervals"][name] = share[1]
+
+
+def _held(informative: list[_Task], all_tasks: list[_Task]) -> dict[str, float | None]:
+    """What an attack gets on the slice of train: by these figures attacks are compared when one is to be chosen."""
+    figures: dict[str, float | None] = {"SA": fmean(task.held["SA"] for task in all_tasks)}
+    for name, reference in SHARES.items():
+        known = informative and all(reference in task.held for task in informative)
+        gap = sum(task.gap(reference) for task in informative) if known else 0.0
+        figures[name] = sum(task.gap("SA") for task in informative) / gap if gap > 0 else None
+    return figures
 
 
 def paired(
@@ -195,24 +303,25 @@ def _interval(cloud: NDArray[np.float64], seeds: int) -> list[float]:
     return [float(cloud[0]) - half, float(cloud[0]) + half]
 
 
-def _share(clouds: list[Clouds], reference: str, seeds: int) -> tuple[float, list[float]] | None:
-    """(SA - C) / (reference - C), C the strongest control, tasks summed above and below; and its interval.
+def _accuracy_interval(cloud: NDArray[np.float64], seeds: int) -> list[float]:
+    """As `_interval`, within what an accuracy can be."""
+    return [min(max(bound, 0.0), 1.0) for bound in _interval(cloud, seeds)]
 
-    None without a task, without a reference, or where that is so close to C that a share of the gap means nothing.
+
+def _share(tasks: list[_Task], reference: str, seeds: int) -> tuple[float, list[float]] | None:
+    """(SA - C) / (reference - C), tasks summed above and below; and its interval.
+
+    None without a task, without a reference, if that is so close to C on the slice of train that a
+    share of the gap means nothing, or if it is not ahead on the test split.
     """
-    if not clouds or any(reference not in cloud for cloud in clouds):
+    if not tasks or any(reference not in task.clouds for task in tasks):
         return None
-    strongest = [max((cloud[name] for name in CONTROLS), key=lambda it: float(it[0])) for cloud in clouds]
-    lucky = [
-        np.mean(np.max([cloud[name][1 + seeds :] for name in CONTROLS], axis=0) - best[1 + seeds :])
-        for cloud, best in zip(clouds, strongest, strict=True)
-    ]
-    stolen, whole, control = (
-        np.sum(part, axis=0)
-        for part in ([cloud["SA"] for cloud in clouds], [cloud[reference] for cloud in clouds], strongest)
-    )
-    if whole[0] - control[0] < RECOVERABLE * len(clouds):
+    if sum(task.gap(reference) for task in tasks) < RECOVERABLE * len(tasks):
         return None
-    fair = control - np.sum(lucky)
-    gap = np.where(np.abs(whole - fair) < 1e-9, np.nan, whole - fair)
-    return float((stolen[0] - control[0]) / (whole[0] - control[0])), _interval((stolen - fair) / gap, seeds)
+    control = np.sum([task.clouds[task.control] for task in tasks], axis=0)
+    stolen = np.sum([task.clouds["SA"] for task in tasks], axis=0) - control
+    whole = np.sum([task.clouds[reference] for task in tasks], axis=0) - control
+    if whole[0] <= 0:
+        return None
+    gap = np.where(np.abs(whole) < 1e-9, np.nan, whole)
+    return float(stolen[0] / whole[0]), _interval(stolen / gap, seeds)

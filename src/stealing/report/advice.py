@@ -35,10 +35,10 @@ def advice(found: Sequence[Setting], head: str, enough: float, failures: int = 0
         )
         return [("Not decided.", said), _sureness(found, head, failures)]
     best = {
-        budget: max((s for s in bare if s.budget == budget), key=lambda s: shares[s.name].value)
+        budget: max((s for s in bare if s.budget == budget), key=lambda s: s.chosen_by(head))
         for budget in sorted({setting.budget for setting in bare})
     }
-    worst = max(best.values(), key=lambda setting: shares[setting.name].value)
+    worst = max(best.values(), key=lambda setting: setting.chosen_by(head))
     top = shares[worst.name]
     level = "Partly stolen." if top.percent >= TAKES else "Hardly stolen here."
     level = "Easy to steal." if top.reaches(enough) else level

@@ -5,7 +5,7 @@ A *point* is a defense at one strength: what it costs the honest users, and what
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from rich.console import Console
 from rich.markup import escape
@@ -13,6 +13,7 @@ from rich.table import Table
 
 from stealing.artefacts import write_whole
 from stealing.errors import DataError
+from stealing.evaluation.statistics import control_accuracy
 from stealing.report.picture import WIDTH, Figure, style, svg
 
 TAKES = 20
@@ -98,7 +99,8 @@ def points(results: list[dict[str, Any]], head: str = "linear") -> list[Point]:
     for result in results:
         cells.setdefault((result["cell"]["defense"], result["cell"]["strength"]), []).append(result)
     undefended = [result for result in results if result["cell"]["defense"] == "none"]
-    bare = max(float(result["overall"][head]["recovered"]) for result in undefended)
+    strongest = max(undefended, key=lambda result: float(result["overall"][head]["held"]["recovered"]))
+    bare = float(strongest["overall"][head]["recovered"])
     return [_point(name, strength, found, bare, head) for (name, strength), found in cells.items()]
 
 
@@ -128,28 +130,59 @@ def on_common_controls(results: list[dict[str, Any]], head: str = "linear") -> l
         head: of the accuracies.
     """
     _check(results, head)
-    controls = _controls(max(results, key=lambda result: int(result["queries"]["images"])), head)
-    held = []
+    most = max(results, key=lambda result: int(result["queries"]["images"]))
+    rebased = []
     for result in results:
-        figures, own = result["overall"][head], _controls(result, head)
-        before, after = (sum(each[task] for task in figures["informative"]) for each in (own, controls))
-        clean = sum(result["tasks"][task][head]["TA_clean"] for task in figures["informative"])
-        share, low, high = (
-            (value * (clean - before) + before - after) / (clean - after)
-            for value in (figures["recovered"], *figures["intervals"]["recovered"])
-        )
-        intervals = figures["intervals"] | {"recovered": [low, high]}
-        held.append({**result, "overall": {head: {**figures, "recovered": share, "intervals": intervals}}})
-    return held
+        figures = result["overall"][head]
+        on_test = _Controls.of(result, most, head, "test")
+        on_train = _Controls.of(result, most, head, "held")
+        bounds = [on_test.rebase(bound) for bound in figures["intervals"]["recovered"]]
+        changed = {
+            **figures,
+            "recovered": on_test.rebase(figures["recovered"]),
+            "intervals": figures["intervals"] | {"recovered": bounds},
+            "held": figures["held"] | {"recovered": on_train.rebase(figures["held"]["recovered"])},
+        }
+        rebased.append({**result, "overall": {head: changed}})
+    return rebased
 
 
-def _controls(result: dict[str, Any], head: str) -> dict[str, float]:
-    return {task: max(rows[head]["controls"].values()) for task, rows in result["tasks"].items()}
+@dataclass(frozen=True)
+class _Controls:
+    """Sums over the informative tasks of a result, by which a share of one control is made that of another.
+
+    Attributes:
+        clean: of TA_clean.
+        own: of C as the result has it.
+        other: of C as it is to be held against.
+    """
+
+    clean: float
+    own: float
+    other: float
+
+    @classmethod
+    def of(cls, result: dict[str, Any], other: dict[str, Any], head: str, split: str) -> Self:
+        """Of accuracies on the test split, or on the held slice of train."""
+        tasks = result["overall"][head]["informative"]
+
+        def total(source: dict[str, Any], name: str | None) -> float:
+            rows = [source["tasks"][task][head] for task in tasks]
+            if split == "held":
+                return float(sum(row["held"][name or row["control"]["name"]] for row in rows))
+            return float(sum(row[name] if name else control_accuracy(row) for row in rows))
+
+        return cls(total(result, "TA_clean"), total(result, None), total(other, None))
+
+    def rebase(self, share: float) -> float:
+        """Return (SA - other) / (clean - other) of (SA - own) / (clean - own)."""
+        stolen = share * (self.clean - self.own) + self.own
+        return (stolen - self.other) / (self.clean - self.other)
 
 
 def _point(name: str, strength: str, results: list[dict[str, Any]], bare: float, head: str) -> Point:
     shares = {result["cell"]["plan"]: float(result["overall"][head]["recovered"]) for result in results}
-    best = max(results, key=lambda result: float(result["overall"][head]["recovered"]))
+    best = max(results, key=lambda result: float(result["overall"][head]["held"]["recovered"]))  # on a slice of train
     plain = next((result for result in results if result["cell"]["plan"].endswith("once")), best)
     met, costs, protection = best["overall"][head], plain["overall"][head], plain["defense"]
     return Point(

@@ -1,6 +1,7 @@
 """Finished runs: folders in, settings over their seeds out; runs that cannot be compared are refused."""
 
 import json
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +13,7 @@ from omegaconf import OmegaConf
 from stealing.artefacts import key
 from stealing.errors import DataError
 from stealing.evaluation.protocol import CONTROLS
-from stealing.evaluation.statistics import by_head, overall, summarise
+from stealing.evaluation.statistics import SHARES, by_head, overall, summarise
 from stealing.report.seeds import FinishedRun, join
 from stealing.report.sweep import cells
 
@@ -61,6 +62,16 @@ class Setting:
         """Over all tasks; see `stealing.evaluation.statistics.overall`. Empty for a head that was not trained."""
         found: dict[str, Any] = self.joined["overall"].get(head, {})
         return found
+
+    def chosen_by(self, head: str) -> float:
+        """What the attack gets on the slice of train.
+
+        Attacks are compared by this when one of them is to be chosen, so that no test image decides
+        which one a page reports.
+        """
+        held = self.overall(head).get("held", {})
+        known = [held[name] for name in SHARES if held.get(name) is not None]
+        return float(known[0]) if known else -math.inf
 
     @property
     def heads(self) -> list[str]:
@@ -206,7 +217,13 @@ def _with_controls(run: FinishedRun, other: FinishedRun) -> FinishedRun:
         told = run.result["tasks"][task]
         again = {head: told[head] | summarise(tables, resamples=RESAMPLES) for head, tables in heads.items()}
         tasks[task] = told | again
-    return replace(run, result={**run.result, "tasks": tasks, "overall": overall([right], RESAMPLES)}, right=right)
+    together = overall([right], _roles(run.result), RESAMPLES)
+    return replace(run, result={**run.result, "tasks": tasks, "overall": together}, right=right)
+
+
+def _roles(result: dict[str, Any]) -> dict[str, str]:
+    """The role of each task."""
+    return {task: str(heads["role"]) for task, heads in result["tasks"].items()}
 
 
 def _on_common_tasks(found: Sequence[Setting]) -> None:
@@ -221,7 +238,7 @@ def _on_common_tasks(found: Sequence[Setting]) -> None:
             mine = {head: tasks for head, tasks in common.items() if one.overall(head).get("informative")}
             if any(set(one.overall(head)["informative"]) != tasks for head, tasks in mine.items()):
                 rights = [run.right for run in one.runs]
-                one.joined["overall"] |= overall(rights, RESAMPLES, tasks=mine)
+                one.joined["overall"] |= overall(rights, _roles(one.joined), RESAMPLES, tasks=mine)
 
 
 def _config(folder: Path) -> dict[str, Any]:

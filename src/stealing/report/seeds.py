@@ -46,7 +46,8 @@ def join(runs: Sequence[FinishedRun], resamples: int) -> dict[str, Any]:
             rows = [result["tasks"][task][head] for result in results]
             means = {name: fmean(row[name] for row in rows) for name in ("agreement", "agreement_ceiling")}
             tasks[task][head] = {**summarise(found[task][head], resamples=resamples), **means}
-    together = overall(tables, resamples)
+    roles = {task: heads["role"] for task, heads in first["tasks"].items()}
+    together = overall(tables, roles, resamples)
     likeness = {name: fmean(result["fidelity"][name] for result in results) for name in first["fidelity"]}
     shared = {
         name: first[name]
@@ -66,10 +67,14 @@ def join(runs: Sequence[FinishedRun], resamples: int) -> dict[str, Any]:
     }
 
 
-def mean_sa(folder: Path) -> float:
-    """Of a finished run, over its tasks and heads: one figure of how much was stolen."""
+def score_for_search(folder: Path) -> float:
+    """Return one figure of how much a finished run stole, for sweepers that search settings.
+
+    It is SA on the slice of train that is held back, the mean over tasks and heads: a search that
+    saw the test split would choose what suits its images.
+    """
     tasks = json.loads((folder / "result.json").read_text())["tasks"]
-    return fmean(row["SA"] for heads in tasks.values() for head, row in heads.items() if head != "role")
+    return fmean(row["held"]["SA"] for heads in tasks.values() for head, row in heads.items() if head != "role")
 
 
 def siblings(folder: Path) -> list[Path]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from stealing.evaluation.statistics import overall
+from stealing.evaluation.statistics import control_accuracy, overall
 from stealing.report.comparisons import Comparison
 from stealing.report.runs import VARIED, Setting
 
@@ -98,7 +98,9 @@ def overview(found: Sequence[Setting], head: str) -> Sheet:
     for number, setting in enumerate(found):
         asked, row = setting.joined["queries"], setting.overall(head)
         tasks = {head: row.get("informative", ())}
-        each = [overall([run.right], 2, tasks=tasks)[head] for run in setting.runs] if len(setting.runs) > 1 else []
+        roles = {task: heads["role"] for task, heads in setting.joined["tasks"].items()}
+        runs = setting.runs if len(setting.runs) > 1 else []
+        each = [overall([run.right], roles, 2, tasks=tasks)[head] for run in runs]
         rows.append(
             [
                 *(setting.choices[name] for name in varied), f"{asked['spent']:,}",
@@ -138,7 +140,7 @@ def by_task(found: Sequence[Setting], head: str) -> Sheet:
                 [
                     task, *(setting.choices[name] for name in varied), f"{setting.joined['queries']['spent']:,}",
                     _figure("TA", row, each), _figure("SA", row, each), f"{row['ratio']:.2f}",
-                    f"{max(row['controls'].values()):.3f}", _figure("recovered", row, each),
+                    f"{control_accuracy(row):.3f}", _figure("recovered", row, each),
                 ]
             )  # fmt: skip
     for several in rivals.values():

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from operator import attrgetter
 from statistics import fmean
 
+from stealing.evaluation.statistics import control_accuracy
 from stealing.report.frontier import COSTS, TAKES, is_useful
 from stealing.report.runs import Setting
 from stealing.report.shares import Share
@@ -69,7 +70,7 @@ def tried(
     told, apart = [], []
     for name in dict.fromkeys(one.choices["defense"] for one in defended):
         mine = [one for one in defended if one.choices["defense"] == name]
-        setting = max(mine, key=lambda one: shares[one.name].value)
+        setting = max(mine, key=lambda one: one.chosen_by(head))
         row = setting.overall(head)
         rivals, alike = ([one for one in some if _place(one) == _place(setting)] for some in (bare, mine))
         if not rivals:
@@ -81,9 +82,9 @@ def tried(
             [shares[one.name] for one in some if one.choices["plan"] == "once"] for some in (alike, rivals)
         )
         tasks = [heads[head] for heads in setting.joined["tasks"].values()]
-        gap = fmean(task["TA_clean"] - max(task["controls"].values()) for task in tasks)
+        gap = fmean(task["TA_clean"] - control_accuracy(task) for task in tasks)
         worth = row["honest_loss"] / gap if len(tasks) == len(row["informative"]) else None
-        without = max((shares[one.name] for one in rivals), key=attrgetter("value"))
+        without = shares[max(rivals, key=lambda one: one.chosen_by(head)).name]
         told.append(
             Tried(
                 setting, shares[setting.name], without, row["honest_loss"], low, high, worth,
