@@ -70,7 +70,7 @@ class Views:
 
         Rows are independent of each other, and so are the parameters of a row.
         """
-        columns = (4, 1, 1, 1, 2, TRIES, TRIES)
+        columns = [4, 1, 1, 1, 2, TRIES, TRIES]
         colour, flip, jittered, grey, place, area, ratio = torch.split(dice.uniform(sum(columns)), columns, 1)
         colour_B4 = 1 + (colour * 2 - 1) * torch.tensor(self.jitter)
         colour_B4[:, 3] -= 1
