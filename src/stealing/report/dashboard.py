@@ -29,7 +29,7 @@ COLUMNS = (
     ("budget", "images"),
     ("target", "seed"),
 )
-"""Settings that the table of runs shows, by their group in wandb's `config`; it filters by any other as well."""
+"""Settings that the table of runs shows, by their group in wandb's `config`."""
 
 
 def charts(found: Sequence[Setting], head: str) -> dict[str, Any]:
@@ -57,7 +57,7 @@ def charts(found: Sequence[Setting], head: str) -> dict[str, Any]:
 
 
 def about(found: Sequence[Setting], head: str) -> dict[str, Any]:
-    """Return what a report is made of: the classifier of its figures, and its cells, as `config.cell` names them."""
+    """Return the classifier of a report's figures and its cells, named as in their `config.cell`."""
     cells = [run.folder.name for setting in found for run in setting.runs]
     return {"head": head, "cells": cells}
 
@@ -69,9 +69,17 @@ def record(
     entity: str | None,
     config: dict[str, Any],
 ) -> Path:
-    """Log the charts as a run of the type `report`, the user's own if no entity is named; return where its files lie.
+    """Log the charts as a run of the type `report`; it belongs to no cell, so it has no group.
 
-    It belongs to no cell, so it has no group.
+    Args:
+        made: of `charts`.
+        project: wandb's project.
+        folder: of the run's files.
+        entity: wandb user or team; None for the user who is logged in.
+        config: of `about`.
+
+    Returns:
+        Where the run's files lie.
     """
     folder.mkdir(parents=True, exist_ok=True)
     run = wandb.init(
@@ -160,7 +168,8 @@ def main() -> None:
         found = settings(found_in(chosen.paths), chosen.protocol)
         check_head(found, chosen.head)
         made = charts(found, chosen.head)
-        print(f"Written: {record(made, chosen.project, chosen.out, chosen.entity, about(found, chosen.head))}")
+        config = about(found, chosen.head)
+        print(f"Written: {record(made, chosen.project, chosen.out, chosen.entity, config)}")
         if chosen.entity:
             view = workspace(found, made, chosen.entity, chosen.project)
             if mode() == "online":

@@ -16,16 +16,19 @@ from stealing.artefacts import write_whole
 from stealing.training.fit import Pictures, Recorder, Rows
 
 SECRET = re.compile(r"secret|credential|password|token|api[_-]?key|authorization", re.IGNORECASE)
-"""Names of settings that never leave this machine; in this project they name environment variables."""
+"""Names of settings that never leave this machine; ours hold names of environment variables."""
 
-PASSWORD = re.compile(r"(://[^/:@\s]*):[^/@\s]*@|([?&][^=&\s]*(?:password|secret|token|key)=)[^&\s]*", re.IGNORECASE)
-"""A password in a URL, before its host or among its parameters."""
+PASSWORD = re.compile(r"(://[^/:@\s]*):[^/\s]*(?=@)")
+"""A password in a URL before its host; the first group is all that stands before it."""
+
+PARAMETER = re.compile(r"([?&][^=&\s]*(?:password|secret|token|key)=)[^&\s]*", re.IGNORECASE)
+"""The same among the parameters of a URL."""
 
 LONGEST_NAME, LONGEST_TAG = 128, 64
 """Characters that wandb takes in the name of a run or group, and in a tag."""
 
 TARGET = ("data", "arch@target_arch", "pretrain")
-"""The groups of choices that a target trained here depends on; cells share it, whatever attacks it."""
+"""The groups of choices that a target trained here depends on; cells with other attacks share it."""
 
 
 @cache
@@ -44,13 +47,17 @@ def mode() -> str:
 
 
 def without_secrets(value: Any) -> Any:
-    """Return a JSON value without the settings that `SECRET` names, at any depth, and without passwords in URLs."""
+    """Return a JSON value without settings named as `SECRET` and without passwords in URLs.
+
+    Settings are left out at any depth, with all that stands under them.
+    """
     if isinstance(value, dict):
-        return {name: without_secrets(part) for name, part in value.items() if not SECRET.search(name)}
+        public = {name: part for name, part in value.items() if not SECRET.search(name)}
+        return {name: without_secrets(part) for name, part in public.items()}
     if isinstance(value, list):
         return [without_secrets(part) for part in value]
     if isinstance(value, str):
-        return PASSWORD.sub(lambda found: f"{found[1]}@" if found[1] is not None else found[2], value)
+        return PARAMETER.sub(r"\1", PASSWORD.sub(r"\1", value))
     return value
 
 
@@ -64,9 +71,9 @@ def is_public(override: str) -> bool:
 class WandbRecorder(Recorder):
     """One wandb run per phase of a cell: its `job_type` is the phase, its `group` is the cell.
 
-    A phase that another cell finished is reused from its artefact and is not logged again. So the run of the type
-    `evaluate` is the one that each judged cell has: it holds all settings, the final figures, and which artefacts
-    the cell used.
+    A phase that another cell finished is reused from its artefact and is not logged again. So the
+    run of the type `evaluate` is the one that each judged cell has: it holds all settings, the
+    final figures, and which artefacts the cell used.
 
     Attributes:
         project: wandb's project.
@@ -77,10 +84,12 @@ class WandbRecorder(Recorder):
     def open(self, job: str, folder: Path, **facts: Any) -> Logger | None:
         """Begin or continue the wandb run of this phase.
 
-        The run's files and its id lie in the artefact's folder, so that a resumed fit continues its own run. Offline,
-        each start leaves a folder of its own under the one id, and counts its own steps: plot against
-        `trainer/global_step`, and upload them by one `wandb sync` of all.
+        The run's files and its id lie in the artefact's folder, so that a resumed fit continues its
+        own run. Offline, each start leaves a folder of its own under the one id, and counts its own
+        steps: plot against `trainer/global_step`, and upload them by one `wandb sync` of all.
         """
+        # wandb copies the command line beside the run: not if it holds a secret
+        hidden = not all(is_public(word) for word in sys.argv)
         begun = wandb.init(
             project=self.project,
             id=_identity(folder / f"wandb-{job}.id"),
@@ -92,23 +101,26 @@ class WandbRecorder(Recorder):
             config=self.config_of(folder) | facts,
             dir=folder,
             mode=mode(),  # type: ignore[arg-type]
-            # wandb copies the command line beside the run: not if it holds a secret
-            settings=wandb.Settings(init_timeout=15, silent=True, x_disable_meta=not all(map(is_public, sys.argv))),
+            settings=wandb.Settings(init_timeout=15, silent=True, x_disable_meta=hidden),
         )
         begun.define_metric("*", step_metric="trainer/global_step")
         return WandbLogger(experiment=begun)
 
     def name_of(self, job: str, folder: Path) -> str:
-        """Return the phase and the cell's name; of a target, which cells share, what it depends on."""
+        """Return the phase and the cell's name, or what a target depends on, as cells share it."""
         what = self.cell
         if job == "pretrain":
             parts = [self.choices[group] for group in TARGET]
             what = "-".join([*parts, f"s{self.settings['target']['seed']}", folder.name])
-        return f"{job} {what[-(LONGEST_NAME - len(job) - 1) :]}"  # the end tells runs apart: budget, seed, hash
+        room = LONGEST_NAME - len(job) - 1
+        return f"{job} {what[-room:]}"  # the end tells runs apart: budget, seed, hash
 
     def tags(self) -> list[str]:
-        """Return `name=value` for each choice, the budget, the seeds, the sweep, and each single setting overridden."""
-        named: dict[str, Any] = {group: choice for group, choice in self.choices.items() if choice is not None}
+        """Return `name=value` for each choice, overridden setting, the budget, seeds and sweep."""
+        named: dict[str, Any] = {}
+        for group, choice in self.choices.items():
+            if choice is not None:  # as Hydra says of a group that is left empty
+                named[group] = choice
         for override in self.overrides:
             name, _, value = override.lstrip("+~").partition("=")
             if "." in name and not name.startswith("paths.") and is_public(override):
@@ -122,7 +134,7 @@ class WandbRecorder(Recorder):
         return list(dict.fromkeys(tags))
 
     def config_of(self, folder: Path) -> dict[str, Any]:
-        """Return all settings without secrets, and the names of choices, cell, sweep and artefact."""
+        """Return all settings without secrets, with the choices, cell, sweep and artefact."""
         return {
             **without_secrets(self.settings),
             "choices": self.choices,
