@@ -1,6 +1,5 @@
 """Run one experiment: choices from the command line in; a table, result.json and all artefacts out."""
 
-import os
 import sys
 
 import hydra
@@ -32,6 +31,5 @@ def main(config: DictConfig) -> float | None:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("WANDB_RUN_GROUP", " ".join(sys.argv[1:])[:128])  # a sweep is one group, whatever starts it
     with refusals(), summed_up():
         main()

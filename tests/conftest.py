@@ -29,6 +29,14 @@ def choose(*overrides: str, name: str = "train") -> DictConfig:
         return compose(name, overrides=list(overrides))
 
 
+def leaves(node: Any, *place: str) -> dict[tuple[str, ...], Any]:
+    """The values of nested mappings by their place; lists are values."""
+    if not isinstance(node, dict) or not node:
+        return {place: node}
+    parts = [leaves(part, *place, name) for name, part in node.items()]
+    return {at: value for part in parts for at, value in part.items()}
+
+
 def dice(count: int, *key: int | str) -> Dice:
     """Random numbers for a batch of one process."""
     return Dice(generator(*key), count, slice(None))

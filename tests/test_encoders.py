@@ -1,6 +1,7 @@
 """Every architecture, and files that load strictly."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,16 @@ def test_cont_steals_stem_pads_by_two_and_a_stem_is_refused_where_it_does_not_fi
     assert built("resnet18_cont_steal").backbone.network.conv1.padding == (2, 2)
     with pytest.raises(ConfigError, match="set stem=imagenet"):
         Headless("vgg19_bn", stem="cifar")
+
+
+@pytest.mark.parametrize("arch", ["resnet18", "resnet34", "resnet18_cont_steal"])
+def test_a_replaced_stem_starts_as_a_convolution_of_torch_and_the_rest_as_in_torchvision(arch: str) -> None:
+    network = built(arch).backbone.network
+    stem = network.conv1.weight.detach()
+    assert float(stem.std()) == pytest.approx(0.111, abs=0.005)  # uniform in +-1 / sqrt(27)
+    assert stem.abs().max() <= 1 / math.sqrt(27)
+    inner = network.layer1[0].conv1.weight.detach()
+    assert float(inner.std()) == pytest.approx(math.sqrt(2 / (64 * 9)), rel=0.02)
 
 
 def test_the_papers_surrogate_does_not_normalise_its_images() -> None:

@@ -43,3 +43,12 @@ def test_nt_xent_ignores_the_length_of_projections_and_survives_a_tiny_temperatu
     first, second = torch.randn(2, 6, 4, generator=generator("scale"))
     torch.testing.assert_close(nt_xent(first * 100, second, temperature=0.2), nt_xent(first, second, temperature=0.2))
     assert nt_xent(first, second, temperature=1e-4).isfinite()
+
+
+def test_nt_xent_is_float32_also_under_autocast() -> None:
+    first, second = torch.randn(2, 16, 32, generator=generator("autocast"))
+    expected = nt_xent(first, second, temperature=0.1)
+    with torch.autocast("cpu", torch.bfloat16):
+        value = nt_xent(first, second, temperature=0.1)
+    assert value.dtype == torch.float32
+    assert float(value) == pytest.approx(float(expected), rel=1e-6)

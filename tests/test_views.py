@@ -1,11 +1,15 @@
-"""Views: each operation against torchvision's, rows independent of each other."""
+"""Views: each operation against torchvision's, their parameters against the stated distributions."""
+
+import math
 
 import pytest
 import torch
 from conftest import dice
+from scipy.stats import kstest
+from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.v2 import functional as reference
 
-from stealing.data.draws import generator
+from stealing.data.draws import Dice, generator
 from stealing.data.views import ViewParameters, Views
 
 IMAGES = torch.rand(6, 3, 16, 16, generator=generator("test images"))
@@ -13,7 +17,7 @@ IMAGES = torch.rand(6, 3, 16, 16, generator=generator("test images"))
 
 def parameters(count: int = 6, **changes: torch.Tensor) -> ViewParameters:
     nothing = ViewParameters(
-        torch.tensor([[0.0, 0.0, 1.0, 1.0]]).repeat(count, 1),
+        torch.tensor([[0, 0, 16, 16]]).repeat(count, 1),
         torch.zeros(count, dtype=torch.bool),
         torch.tensor([[1.0, 1.0, 1.0, 0.0]]).repeat(count, 1),
         torch.ones(count, dtype=torch.bool),
@@ -33,6 +37,34 @@ def test_brightness_contrast_and_saturation_equal_torchvision(place: int, factor
     )
 
 
+@pytest.mark.parametrize(
+    "colour",
+    [
+        (1.9, 0.4, 1.0, 0.0),  # brightness leaves the range and contrast would bring it back
+        (1.0, 1.9, 0.4, 0.0),  # contrast leaves it, saturation would bring it back
+        (0.5, 1.8, 1.9, 0.2),
+        (1.6, 1.6, 0.2, -0.4),
+    ],
+)
+def test_each_colour_operation_ends_in_range_before_the_next_as_in_torchvision(
+    colour: tuple[float, float, float, float],
+) -> None:
+    expected = reference.adjust_brightness(IMAGES, colour[0])
+    expected = reference.adjust_contrast(expected, colour[1])
+    expected = reference.adjust_saturation(expected, colour[2])
+    expected = reference.adjust_hue(expected, colour[3])
+    jittered = Views().apply(IMAGES, parameters(colour_B4=torch.tensor([colour]).repeat(6, 1)))
+    torch.testing.assert_close(jittered, expected, atol=1e-3, rtol=0)
+
+
+def test_colours_change_on_the_chosen_rows_only() -> None:
+    chosen = torch.tensor([True, False] * 3)
+    colour = torch.tensor([[0.7, 1.2, 1.3, 0.1]]).repeat(6, 1)
+    view = Views().apply(IMAGES, parameters(colour_B4=colour, jittered_B=chosen))
+    assert torch.equal(view[~chosen], IMAGES[~chosen])
+    assert (view[chosen] - IMAGES[chosen]).abs().amax((1, 2, 3)).min() > 0.1
+
+
 @pytest.mark.parametrize("turn", [-0.1, 0.0, 0.05, 0.5])
 def test_hue_equals_torchvision(turn: float) -> None:
     colour = torch.tensor([[1.0, 1.0, 1.0, turn]]).repeat(6, 1)
@@ -49,33 +81,158 @@ def test_flip_and_grey_equal_torchvision_on_the_chosen_rows_only() -> None:
     torch.testing.assert_close(grey[chosen], reference.rgb_to_grayscale(IMAGES[chosen], 3), atol=2e-4, rtol=0)
 
 
-def test_a_crop_is_torchvisions_resized_crop_where_it_falls_on_pixels() -> None:
-    box = torch.tensor([[0.25, 0.5, 0.5, 0.5]]).repeat(6, 1)
-    view = Views(crop=(0.2, 1.0)).apply(IMAGES, parameters(box_B4=box))
-    expected = reference.resized_crop(IMAGES, 8, 4, 8, 8, [16, 16], antialias=False)
-    torch.testing.assert_close(
-        view[..., 1:-1, 1:-1], expected[..., 1:-1, 1:-1], atol=1e-4, rtol=0
-    )  # edges see beyond the crop
+@pytest.mark.parametrize("antialias", [True, False])
+@pytest.mark.parametrize(("height", "width"), [(16, 16), (12, 20)])
+def test_a_crop_equals_torchvisions_resized_crop_on_every_pixel(height: int, width: int, antialias: bool) -> None:
+    images = torch.rand(40, 3, height, width, generator=generator("crops"))
+    views = Views(crop=(0.1, 1.0), jitter_probability=0, grey=0)
+    drawn = views.draw(dice(40, "boxes"), height, width)
+    assert 10 <= int(drawn.flip_B.sum()) <= 30
+    expected = []
+    for image, box, flipped in zip(images, drawn.box_B4.tolist(), drawn.flip_B.tolist(), strict=True):
+        left, top, across, down = box
+        crop = reference.resized_crop(image, top, left, down, across, [height, width], antialias=antialias)
+        expected.append(crop.flip(2) if flipped else crop)
+    torch.testing.assert_close(views.apply(images, drawn), torch.stack(expected), atol=1e-5, rtol=0)
 
 
 def test_views_stay_in_range_and_a_row_does_not_see_its_neighbours() -> None:
     views = Views(crop=(0.2, 1.0))
-    drawn = views.draw(dice(6, "rows"))
+    drawn = views.draw(dice(6, "rows"), 16, 16)
     whole = views.apply(IMAGES, drawn)
     assert whole.min() >= 0 and whole.max() <= 1
     alone = views.apply(IMAGES[2:3], ViewParameters(*(part[2:3] for part in drawn)))
     torch.testing.assert_close(whole[2:3], alone)
 
 
-def test_draws_follow_the_stated_distribution_and_the_generator_alone() -> None:
+def test_autocast_changes_no_view() -> None:
+    images = torch.rand(32, 3, 32, 32, generator=generator("autocast"))
     views = Views(crop=(0.2, 1.0))
-    drawn, again = views.draw(dice(20000, "many")), views.draw(dice(20000, "many"))
-    assert all(torch.equal(a, b) for a, b in zip(drawn, again, strict=True))
-    area = drawn.box_B4[:, 2] * drawn.box_B4[:, 3]
-    assert area.min() > 0.18 and area.max() <= 1 and abs(float(drawn.flip_B.float().mean()) - 0.5) < 0.02
-    assert (
-        abs(float(drawn.jittered_B.float().mean()) - 0.8) < 0.02
-        and abs(float(drawn.grey_B.float().mean()) - 0.2) < 0.02
-    )
-    assert (drawn.box_B4[:, :2] >= 0).all() and (drawn.box_B4[:, :2] + drawn.box_B4[:, 2:] <= 1 + 1e-6).all()
-    assert drawn.colour_B4[:, :3].min() >= 0.6 and drawn.colour_B4[:, 3].abs().max() <= 0.1
+    expected = views(images, dice(32, "autocast"))
+    with torch.autocast("cpu", torch.bfloat16):
+        view = views(images, dice(32, "autocast"))
+    assert view.dtype == torch.float32
+    torch.testing.assert_close(view, expected, atol=1e-6, rtol=0)
+
+
+def test_draws_are_a_function_of_the_dice_and_a_share_of_the_rows_gets_its_own() -> None:
+    views = Views(crop=(0.2, 1.0))
+    drawn = views.draw(dice(64, "many"), 32, 32)
+    again = views.draw(dice(64, "many"), 32, 32)
+    share = views.draw(Dice(generator("many"), 64, slice(16, 48)), 32, 32)
+    other = views.draw(dice(64, "others"), 32, 32)
+    for name in ViewParameters._fields:
+        assert torch.equal(getattr(drawn, name), getattr(again, name)), name
+        assert torch.equal(getattr(drawn, name)[16:48], getattr(share, name)), name
+        assert not torch.equal(getattr(drawn, name), getattr(other, name)), name
+
+
+def torchvisions(crop: tuple[float, float], height: int, width: int, count: int) -> torch.Tensor:
+    """Boxes (count, 4) as ours, left, top, width, height, by torchvision's own method."""
+    image = torch.zeros(3, height, width)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        drawn = [RandomResizedCrop.get_params(image, list(crop), [3 / 4, 4 / 3]) for _ in range(count)]
+    top, left, down, across = torch.tensor(drawn).unbind(1)
+    return torch.stack([left, top, across, down], 1)
+
+
+def described(box: torch.Tensor, height: int, width: int) -> dict[str, torch.Tensor]:
+    left, top, across, down = box.double().unbind(1)
+    return {
+        "left": left,
+        "top": top,
+        "right": width - left - across,
+        "bottom": height - top - down,
+        "width": across,
+        "height": down,
+        "area": across * down,
+        "ratio": across / down,
+    }
+
+
+@pytest.mark.parametrize(
+    ("crop", "height", "width"),
+    [
+        ((0.2, 1.0), 32, 32),
+        ((0.6, 1.0), 32, 32),
+        ((0.08, 1.0), 96, 96),
+        ((0.9, 1.0), 7, 7),  # some boxes never fit
+        ((0.5, 1.0), 12, 30),
+        ((0.5, 1.0), 30, 12),
+    ],
+)
+def test_crops_have_the_distribution_of_random_resized_crop(crop: tuple[float, float], height: int, width: int) -> None:
+    expected = described(torchvisions(crop, height, width, 4000), height, width)
+    boxes = Views(crop=crop).draw(dice(100_000, "crops"), height, width).box_B4
+    assert boxes.dtype == torch.int64  # whole pixels
+    drawn = described(boxes, height, width)
+    area = height * width
+    assert float(drawn["area"].mean()) / area == pytest.approx(float(expected["area"].mean()) / area, abs=0.01)
+    full = float((drawn["width"] == width).double().mean())
+    assert full == pytest.approx(float((expected["width"] == width).double().mean()), abs=0.02)
+    for name, values in drawn.items():
+        distance = kstest(values.numpy(), expected[name].numpy()).statistic
+        assert distance < 0.03, name  # 0.031 is the 0.1 % point of equal distributions
+    assert min(float(drawn[name].min()) for name in ("left", "top", "right", "bottom")) == 0
+
+
+@pytest.mark.parametrize(("crop", "area", "full"), [((0.2, 1.0), 0.550, 0.039), ((0.6, 1.0), 0.756, 0.092)])
+def test_crops_of_32_pixels_keep_the_share_of_the_area_that_torchvisions_keep(
+    crop: tuple[float, float], area: float, full: float
+) -> None:
+    """Figures: 20,000 draws of `RandomResizedCrop.get_params`; clamped boxes would give 0.593 and 0.786."""
+    box = Views(crop=crop).draw(dice(100_000, "area"), 32, 32).box_B4
+    assert float((box[:, 2] * box[:, 3]).double().mean()) / 1024 == pytest.approx(area, abs=0.003)
+    assert float((box[:, 2] == 32).double().mean()) == pytest.approx(full, abs=0.005)
+
+
+COUNT = 40_000
+JITTER = (0.4, 0.3, 0.2, 0.1)
+
+
+def many() -> ViewParameters:
+    views = Views(crop=(0.2, 1.0), flip=0.5, jitter=JITTER, jitter_probability=0.8, grey=0.2)
+    return views.draw(dice(COUNT, "independent"), 32, 32)
+
+
+@pytest.mark.parametrize("place", range(4))
+def test_colour_factors_are_uniform_around_no_change(place: int) -> None:
+    values = many().colour_B4[:, place].double().numpy()
+    middle = (1, 1, 1, 0)[place]
+    strength = JITTER[place]
+    assert kstest(values, "uniform", args=(middle - strength, 2 * strength)).statistic < 1.95 / math.sqrt(COUNT)
+
+
+@pytest.mark.parametrize(("name", "probability"), [("flip_B", 0.5), ("jittered_B", 0.8), ("grey_B", 0.2)])
+def test_flip_jitter_and_grey_have_their_probabilities(name: str, probability: float) -> None:
+    share = float(getattr(many(), name).double().mean())
+    assert share == pytest.approx(probability, abs=3.3 * math.sqrt(probability * (1 - probability) / COUNT))
+
+
+def test_all_parameters_of_a_view_are_independent_of_each_other() -> None:
+    drawn = many()
+    left, top, across, down = drawn.box_B4.double().unbind(1)
+    columns = [
+        (left + 0.5) / (33 - across),  # the place within the room that the size leaves
+        (top + 0.5) / (33 - down),
+        across * down,
+        (across / down).log(),
+        drawn.flip_B.double(),
+        drawn.jittered_B.double(),
+        drawn.grey_B.double(),
+        *drawn.colour_B4.double().unbind(1),
+    ]
+    values = torch.stack(columns)
+    distances = (values - values.mean(1, keepdim=True)).abs()
+    for rows in (values, torch.cat([values[:3], distances[4:]])):  # ratios are rarer far out for a large area
+        correlation = torch.corrcoef(rows).fill_diagonal_(0)
+        assert correlation.abs().max() < 4.5 / math.sqrt(COUNT)
+
+
+def test_rows_are_drawn_independently_of_each_other() -> None:
+    drawn = many()
+    columns = torch.cat([drawn.box_B4.double(), drawn.colour_B4.double()], 1).T
+    for column in columns:
+        neighbours = torch.corrcoef(torch.stack([column[:-1], column[1:]]))[0, 1]
+        assert abs(float(neighbours)) < 4.5 / math.sqrt(COUNT)

@@ -11,19 +11,30 @@ from typing import Any
 
 import pytest
 import wandb
-from conftest import DEBUG, ROOT, run_script
+from conftest import DEBUG, ROOT, leaves, run_script
+from omegaconf import OmegaConf
 from test_report import run as made_up
 from wandb.proto.wandb_internal_pb2 import Record
 
-from stealing.report.dashboard import charts, record
+from stealing.report.dashboard import about, charts, record
 from stealing.report.figures import defended
 from stealing.report.runs import settings
 from stealing.training.wandb import mode
 
 pytestmark = pytest.mark.slow
 
-SWEEP = ("-m", *DEBUG, "logger=wandb", "trainer.checkpoint_seconds=0", "pretrain.epochs=20", "attack.steps=40",
-         "budget.images=64,128")  # fmt: skip
+SECRET = {"WANDB_TEST_KEY": "the content of the secret"}
+SWEEP = (
+    "-m",
+    *DEBUG,
+    "logger=wandb",
+    "trainer.checkpoint_seconds=0",
+    "pretrain.epochs=20",
+    "attack.steps=40",
+    "defense=[noise]",
+    "defense.noise.secret=WANDB_TEST_KEY",
+    "budget.images=64,128",
+)
 
 
 def records(path: Path) -> Iterator[Any]:
@@ -50,12 +61,26 @@ def begun(path: Path) -> Any:
     return next(record.run for record in records(path) if record.WhichOneof("record_type") == "run")
 
 
+def config_in(path: Path) -> dict[str, Any]:
+    return {item.key: json.loads(item.value_json) for item in begun(path).config.update}
+
+
+def summary_in(path: Path) -> dict[str, Any]:
+    """The last value of each metric."""
+    found = [record.summary.update for record in records(path) if record.WhichOneof("record_type") == "summary"]
+    return {item.key or "/".join(item.nested_key): json.loads(item.value_json) for row in found for item in row}
+
+
+def evaluations(work: Path) -> list[Path]:
+    return sorted(work.glob("runs/*/wandb/offline-run-*/*.wandb"))
+
+
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A sweep over two budgets, stopped as by Ctrl-C in the target's training and started again."""
     folder = tmp_path_factory.mktemp("wandb")
     point = "stealing.pretraining.simclr:SimCLRModule.training_step:51"
-    done = run_script(folder, "tests/killed.py", point, "--", *SWEEP, WANDB_MODE="offline", KILL_BY="SIGINT")
+    done = run_script(folder, "tests/killed.py", point, "--", *SWEEP, WANDB_MODE="offline", KILL_BY="SIGINT", **SECRET)
     assert done.returncode == 0, done.stderr
     return folder
 
@@ -67,15 +92,83 @@ def test_a_resumed_fit_continues_its_run_and_its_steps(work: Path) -> None:
     assert steps[0] == [9, 19, 29, 39, 49] and steps[1] == [59, 69, 79]
 
 
-def test_a_sweep_is_one_group_with_a_run_for_each_step(work: Path) -> None:
+def test_a_cell_is_one_group_with_a_run_for_each_phase(work: Path) -> None:
     runs = [begun(path) for path in work.glob("*/*/wandb/offline-run-*/*.wandb")]
-    assert {run.run_group for run in runs} == {" ".join(SWEEP)[:128]}
+    assert {run.run_group for run in runs} == {folder.name for folder in work.glob("runs/*")}
+    for cell in work.glob("runs/*"):
+        own = {run.job_type for run in runs if run.run_group == cell.name}
+        assert {"control", "evaluate", "steal"} <= own
     kinds = sorted(run.job_type for run in runs)
     assert kinds == ["control"] * 2 + ["evaluate"] * 2 + ["pretrain"] * 2 + ["steal"] * 2
     assert len({run.run_id for run in runs}) == 7, "the target's two starts are one run"
     for run in runs:
         assert {"data=shapes", "attack=stolen_encoder", "budget=b1000"} <= set(run.tags)
         assert not any(tag.startswith("hydra/") for tag in run.tags)
+
+
+def test_the_config_of_each_run_is_every_resolved_setting_of_its_cell_but_secrets(work: Path) -> None:
+    for path in work.glob("*/*/wandb/offline-run-*/*.wandb"):
+        config = config_in(path)
+        resolved = OmegaConf.load(work / "runs" / config["cell"] / "config.yaml")
+        wanted = leaves(OmegaConf.to_container(resolved))
+        assert wanted.pop(("defense", "noise", "secret")) == "WANDB_TEST_KEY"
+        kept = leaves(config)
+        assert kept.items() >= wanted.items()
+        assert {place[0] for place in kept.keys() - wanted.keys()} <= {
+            "_wandb",
+            "artefact",
+            "artefacts",
+            "cell",
+            "choices",
+            "sweep",
+        }
+
+
+def test_neither_a_secret_nor_where_it_lies_is_in_any_file_of_wandb(work: Path) -> None:
+    files = [path for path in work.glob("*/*/wandb/**/*") if path.is_file()]
+    assert len(files) > 8
+    for path in files:
+        content = path.read_bytes()
+        for word in (*SECRET, *SECRET.values()):
+            assert word.encode() not in content, path
+
+
+def test_a_sweeps_table_filters_by_numbers_and_shows_the_results(work: Path) -> None:
+    [sweep] = work.glob("sweeps/*")
+    budgets = []
+    for path in evaluations(work):
+        run = begun(path)
+        config = config_in(path)
+        summary = summary_in(path)
+        assert run.job_type == "evaluate"
+        assert f"sweep={sweep.name}" in run.tags
+        assert config["sweep"] == sweep.name
+        assert config["seed"] == config["target"]["seed"] == 0
+        budgets.append(config["budget"]["images"])
+        result = json.loads((path.parents[2] / "result.json").read_text())
+        for task, heads in result["tasks"].items():
+            for head in ("linear", "knn"):
+                for name in ("TA", "SA", "recovered"):
+                    shown = summary.get(f"eval/{task}/{head}/{name}")
+                    assert shown == pytest.approx(heads[head][name]), "absent if it is None"
+    assert sorted(budgets) == [64, 128]
+
+
+def test_two_cells_of_a_sweep_differ_in_name_and_tags(work: Path) -> None:
+    first, second = (begun(path) for path in evaluations(work))
+    assert first.display_name != second.display_name
+    assert set(first.tags) ^ set(second.tags) == {"budget.images=64", "budget.images=128"}
+    names = {begun(path).display_name for path in work.glob("*/*/wandb/offline-run-*/*.wandb")}
+    assert len(names) == 7, "the target's two starts are one run"
+
+
+def test_an_evaluation_names_the_artefacts_whose_runs_have_its_curves(work: Path) -> None:
+    fits = set(work.glob("*/*/wandb/offline-run-*/*.wandb")) - set(evaluations(work))
+    made = {config_in(path)["artefact"] for path in fits}
+    used = [config_in(path)["artefacts"] for path in evaluations(work)]
+    assert used[0]["target"] == used[1]["target"] and used[0]["surrogate"] != used[1]["surrogate"]
+    for artefacts in used:
+        assert {artefacts[name] for name in ("target", "surrogate", "control")} <= made
 
 
 def test_each_run_is_finished_and_is_plotted_against_the_trainers_step(work: Path) -> None:
@@ -130,6 +223,18 @@ def test_a_report_is_charts_of_a_run_and_a_workspace_names_metrics_that_runs_hav
     assert {"steal/loss", "pretrain/loss"} <= asked & logged
     assert {name for name in asked if name.endswith("/SA")} <= logged
     tables = set(re.findall(r'"val(?:ue)?": "((?:report/|probes)[^"]*)"', json.dumps(view)))
+    [pinned] = [runs["runFeed"]["columnPinned"] for runs in view["spec"]["section"]["runSets"]]
+    config = config_in(evaluations(work)[0])
+    for column in pinned:
+        section, _, name = column.partition(":")
+        if section == "config":
+            top, _, rest = name.partition(".")
+            value = {"value": config[top]}
+            for part in rest.split("."):
+                value = value[part]
+    assert {name.partition(":")[2] for name in pinned if name.endswith("/linear/recovered")} == {
+        f"eval/{task}/linear/recovered" for task in config["data"]["tasks"]
+    }
     assert {"report/settings", "report/runs", "report/budgets_table", "probes"} <= tables, json.dumps(panels)
     logged |= set(rows(path)[-1])
     assert {f"{name}/nrows" for name in tables} <= logged
@@ -144,9 +249,11 @@ def test_the_charts_of_a_report_are_recorded_with_its_figures(tmp_path: Path, mo
     )
     monkeypatch.setenv("WANDB_MODE", "offline")
     mode.cache_clear()
-    place = record(charts(found, "linear"), "stealing", tmp_path / "out", "team")
+    place = record(charts(found, "linear"), "stealing", tmp_path / "out", "team", about(found, "linear"))
     wandb.teardown()  # wandb's own process writes the file, and has ended then
-    assert begun(next(place.glob("*.wandb"))).entity == "team"
+    [path] = place.glob("*.wandb")
+    assert begun(path).entity == "team"
+    assert sorted(config_in(path)["cells"]) == sorted(run.folder.name for one in found for run in one.runs)
     [frontier] = place.glob("files/media/table/report/frontier*.json")
     shown = {row[0]: row[1:] for row in json.loads(frontier.read_text())["data"]}
     drawn, _ = defended(found, "linear")

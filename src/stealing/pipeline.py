@@ -46,7 +46,7 @@ from stealing.queries.ledger import Ledger
 from stealing.queries.selection import select
 from stealing.report.seeds import conclude
 from stealing.report.status import write_status
-from stealing.report.sweep import enter
+from stealing.report.sweep import command, enter
 from stealing.targets.contact import introduce
 from stealing.targets.local import LocalTarget, fingerprint
 from stealing.training.fit import Recorder, Settings
@@ -97,7 +97,8 @@ class Run:
         self.group = key(versions=VERSIONS, numerics=self.settings.numerics, until=config.until, **inputs)
         shown = [str(self.choices[group]) for group in ("data", "target", "defense", "plan", "attack")]
         self.folder = self.work / "runs" / f"{'-'.join(shown)}-b{config.budget.images}-s{config.seed}-{self.group}"
-        self.recorder: Recorder = opened(config.logger)(tags=self.choices)
+        about = {"cell": self.folder.name, "choices": self.choices, "settings": settled}
+        self.recorder: Recorder = opened(config.logger)(**about, **command())
 
     def pretrain(self) -> tuple[Target, Target | None]:
         """The target as it is offered, and the same without its defense where that is ours to take off."""
@@ -286,7 +287,7 @@ def _steps(this: Run, ledger: Ledger) -> None:
             if undefended is not None:
                 result["defense"] = protection(this.chain, plain(config.defense), undefended, answers)
             write_whole(this.folder / "result.json", json.dumps(result, indent=1).encode())
-            record(this.recorder, this.folder, figures["tasks"], sample["queries"])
+            record(this.recorder, this.folder, result, sample["queries"])
 
 
 def _result(this: Run, door: MeteredTarget, answers: Answers) -> dict[str, Any]:

@@ -136,14 +136,17 @@ def _sample(test: Images, target_MD: Tensor, copy_MD: Tensor, queries: Images) -
     }
 
 
-def record(recorder: Recorder, folder: Path, tasks: dict[str, Any], queries: NDArray[np.uint8]) -> None:
-    """Show the accuracies, under names that dashboards rely on, and some of what was asked, beside the curves."""
-    logger = recorder.open("evaluate", folder)
+def record(recorder: Recorder, folder: Path, result: dict[str, Any], queries: NDArray[np.uint8]) -> None:
+    """Log the figures of `result.json` under names that dashboards rely on, and some query images.
+
+    The artefacts that the run used stand in the logger's config: their curves may be another run's.
+    """
+    logger = recorder.open("evaluate", folder, artefacts=result["artefacts"])
     if logger is not None:
         named = ("TA", "SA", "recovered", "honest_loss")
         rows = [
             {"task": task, "head": head, **{name: row[name] for name in named}}
-            for task, heads in tasks.items()
+            for task, heads in result["tasks"].items()
             for head, row in heads.items()
             if head != "role"
         ]

@@ -16,7 +16,9 @@ class Headless(nn.Module):
     """One of torchvision's classifiers, freshly initialised, up to its global average pool.
 
     Sources: StolenEncoder's released code (liu00222/StolenEncoder at a9447c4) for the CIFAR stem and the choice of
-    networks; Cont-Steal's (zeyangsha/Cont-Steal at 49233dd) for the stem with padding 2.
+    networks; Cont-Steal's (zeyangsha/Cont-Steal at 49233dd) for the stem with padding 2. A replaced stem starts
+    from the default of `nn.Conv2d` (standard deviation 0.111), because the released code puts it in after torchvision
+    has initialised the network (surrogate_model.py); torchvision's own initialisation would give 0.059.
 
     Args:
         name: torchvision's name, such as `resnet50`, `vgg19_bn`, `densenet121` or `mobilenet_v2`.
@@ -32,7 +34,6 @@ class Headless(nn.Module):
         if stem in STEM_PADDING and isinstance(network, torchvision.models.ResNet):
             width = network.conv1.out_channels
             network.conv1 = nn.Conv2d(3, width, 3, stride=1, padding=STEM_PADDING[stem], bias=False)
-            nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
             network.maxpool = nn.Identity()
         elif stem != "imagenet":
             raise ConfigError(f"{name} does not take the stem {stem!r}: set stem=imagenet, or choose a ResNet.")

@@ -29,14 +29,15 @@ def nt_xent(first_BP: Tensor, second_BP: Tensor, *, temperature: float) -> Tenso
         temperature: softmax temperature, > 0.
 
     Returns:
-        Scalar mean over the 2B rows, in nats, computed in float32.
+        Scalar mean over the 2B rows, in nats, computed in float32 also under autocast.
 
     Source: SimCLR (arXiv:2002.05709), equation 1.
     """
-    rows = F.normalize(torch.cat([first_BP, second_BP]).float(), dim=1)
-    logits = (rows @ rows.T / temperature).fill_diagonal_(-torch.inf)
-    positive = torch.arange(len(rows), device=rows.device).roll(len(first_BP))
-    return F.cross_entropy(logits, positive)
+    with torch.autocast(first_BP.device.type, enabled=False):  # it would multiply matrices in 16 bits
+        rows = F.normalize(torch.cat([first_BP, second_BP]).float(), dim=1)
+        logits = (rows @ rows.T / temperature).fill_diagonal_(-torch.inf)
+        positive = torch.arange(len(rows), device=rows.device).roll(len(first_BP))
+        return F.cross_entropy(logits, positive)
 
 
 class SimCLRModule(L.LightningModule):

@@ -20,6 +20,17 @@ from stealing.report.runs import VARIED, Setting, check_head, found_in, settings
 from stealing.report.summary import overview, tidy
 from stealing.training.wandb import mode
 
+COLUMNS = (
+    ("choices", "data"),
+    ("choices", "target"),
+    ("choices", "attack"),
+    ("choices", "defense"),
+    ("choices", "plan"),
+    ("budget", "images"),
+    ("target", "seed"),
+)
+"""Settings that the table of runs shows, by their group in wandb's `config`."""
+
 
 def charts(found: Sequence[Setting], head: str) -> dict[str, Any]:
     """The tables of a report, and its curves over budgets and defenses, as wandb's own objects."""
@@ -45,12 +56,42 @@ def charts(found: Sequence[Setting], head: str) -> dict[str, Any]:
     return made
 
 
-def record(made: dict[str, Any], project: str, folder: Path, entity: str | None) -> Path:
-    """Log the charts as a run of the type `report`, the user's own where no entity is named; where its files lie."""
+def about(found: Sequence[Setting], head: str) -> dict[str, Any]:
+    """Return the classifier of a report's figures and its cells, named as in their `config.cell`."""
+    cells = [run.folder.name for setting in found for run in setting.runs]
+    return {"head": head, "cells": cells}
+
+
+def record(
+    made: dict[str, Any],
+    project: str,
+    folder: Path,
+    entity: str | None,
+    config: dict[str, Any],
+) -> Path:
+    """Log the charts as a run of the type `report`; it belongs to no cell, so it has no group.
+
+    Args:
+        made: of `charts`.
+        project: wandb's project.
+        folder: of the run's files.
+        entity: wandb user or team; None for the user who is logged in.
+        config: of `about`.
+
+    Returns:
+        Where the run's files lie.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    quiet = wandb.Settings(init_timeout=15, silent=True)
-    where = {"project": project, "entity": entity, "dir": folder, "mode": mode()}
-    run = wandb.init(job_type="report", settings=quiet, **where)  # type: ignore[arg-type]
+    run = wandb.init(
+        project=project,
+        entity=entity,
+        name=f"report {config['head']} {len(config['cells'])} cells",
+        job_type="report",
+        config=config,
+        dir=folder,
+        mode=mode(),  # type: ignore[arg-type]
+        settings=wandb.Settings(init_timeout=15, silent=True),
+    )
     run.log(made)
     place = Path(run.dir).parent
     run.finish()
@@ -98,7 +139,17 @@ def workspace(found: Sequence[Setting], made: dict[str, Any], entity: str, proje
         spaces.Section("Probes", panels=[panels.WeavePanelSummaryTable(table_name="probes")]),
         spaces.Section("Queries", panels=[panels.MediaBrowser(media_keys=["queries"])]),
     ]
-    return spaces.Workspace(entity=entity, project=project, name="How stealable?", sections=sections)
+    # A row that shows these is a run of the type `evaluate`: the one that each cell has.
+    columns = [f"config:{setting}.value" for setting in ("sweep", "seed")]
+    columns += [f"config:{group}.value.{setting}" for group, setting in COLUMNS]
+    columns += [f"summary:eval/{task}/{head}/recovered" for task in tasks for head in found[0].heads]
+    return spaces.Workspace(
+        entity=entity,
+        project=project,
+        name="How stealable?",
+        sections=sections,
+        runset_settings=spaces.RunsetSettings(pinned_columns=columns),
+    )
 
 
 def main() -> None:
@@ -117,7 +168,8 @@ def main() -> None:
         found = settings(found_in(chosen.paths), chosen.protocol)
         check_head(found, chosen.head)
         made = charts(found, chosen.head)
-        print(f"Written: {record(made, chosen.project, chosen.out, chosen.entity)}")
+        config = about(found, chosen.head)
+        print(f"Written: {record(made, chosen.project, chosen.out, chosen.entity, config)}")
         if chosen.entity:
             view = workspace(found, made, chosen.entity, chosen.project)
             if mode() == "online":

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
@@ -86,6 +87,13 @@ class Record(Callback):
 def _place(overrides: Any) -> Path | None:
     sweep = os.environ.get(VARIABLE)
     return Path(sweep) / f"{key(cell=list(overrides))}.json" if sweep else None
+
+
+def command() -> dict[str, Any]:
+    """Return the overrides of this process's command and the name of its sweep's folder, or None."""
+    sweep = os.environ.get(VARIABLE)
+    overrides = HydraConfig.get().overrides.task if HydraConfig.initialized() else ()
+    return {"overrides": tuple(overrides), "sweep": Path(sweep).name if sweep else None}
 
 
 def enter(run: Path, overrides: Any) -> None:

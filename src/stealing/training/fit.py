@@ -65,12 +65,30 @@ Rows: TypeAlias = list[dict[str, Any]]
 
 @dataclass(frozen=True)
 class Recorder:
-    """Where the curves of a fit go besides its CSV file: a logger for each named fit, closed after it."""
+    """Where the curves of a fit go besides its CSV file: a logger for each named fit, closed after it.
 
-    tags: dict[str, str] = field(default_factory=dict)
+    Attributes:
+        cell: name of the run's folder.
+        sweep: name of the folder of the sweep that the run is a cell of, or None.
+        overrides: of the command, such as `attack.steps=40`.
+        choices: the option chosen from each group.
+        settings: the resolved configuration, as JSON values.
+    """
 
-    def open(self, job: str, folder: Path) -> Logger | None:
-        """A logger for one fit, or None."""
+    cell: str = ""
+    sweep: str | None = None
+    overrides: tuple[str, ...] = ()
+    choices: dict[str, str] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def open(self, job: str, folder: Path, **facts: Any) -> Logger | None:
+        """Return a logger for one fit, or None.
+
+        Args:
+            job: the phase: `pretrain`, `steal`, `control` or `evaluate`.
+            folder: of the artefact that the phase makes.
+            facts: JSON values to keep beside the settings.
+        """
         return None
 
     def show(self, name: str, shown: "Pictures | Rows") -> None:

@@ -1,7 +1,9 @@
 """Curves and results to Weights & Biases: online where the user is logged in, offline otherwise, never a prompt."""
 
 import os
+import re
 import secrets
+import sys
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -12,6 +14,21 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 
 from stealing.artefacts import write_whole
 from stealing.training.fit import Pictures, Recorder, Rows
+
+SECRET = re.compile(r"secret|credential|password|token|api[_-]?key|authorization", re.IGNORECASE)
+"""Names of settings that never leave this machine; ours hold names of environment variables."""
+
+PASSWORD = re.compile(r"(://[^/:@\s]*):[^/\s]*(?=@)")
+"""A password in a URL before its host; the first group is all that stands before it."""
+
+PARAMETER = re.compile(r"([?&][^=&\s]*(?:password|secret|token|key)=)[^&\s]*", re.IGNORECASE)
+"""The same among the parameters of a URL."""
+
+LONGEST_NAME, LONGEST_TAG = 128, 64
+"""Characters that wandb takes in the name of a run or group, and in a tag."""
+
+TARGET = ("data", "arch@target_arch", "pretrain")
+"""The groups of choices that a target trained here depends on; cells with other attacks share it."""
 
 
 @cache
@@ -29,9 +46,34 @@ def mode() -> str:
         return "offline"
 
 
+def without_secrets(value: Any) -> Any:
+    """Return a JSON value without settings named as `SECRET` and without passwords in URLs.
+
+    Settings are left out at any depth, with all that stands under them.
+    """
+    if isinstance(value, dict):
+        public = {name: part for name, part in value.items() if not SECRET.search(name)}
+        return {name: without_secrets(part) for name, part in public.items()}
+    if isinstance(value, list):
+        return [without_secrets(part) for part in value]
+    if isinstance(value, str):
+        return PARAMETER.sub(r"\1", PASSWORD.sub(r"\1", value))
+    return value
+
+
+def is_public(override: str) -> bool:
+    """True if an override, such as `attack.steps=40`, holds no secret."""
+    name, _, value = override.partition("=")
+    return not SECRET.search(name) and without_secrets(value) == value
+
+
 @dataclass(frozen=True)
 class WandbRecorder(Recorder):
-    """One wandb run a fit, with the choices as tags; `WANDB_RUN_GROUP`, which train.py sets, groups those of a sweep.
+    """One wandb run per phase of a cell: its `job_type` is the phase, its `group` is the cell.
+
+    A phase that another cell finished is reused from its artefact and is not logged again. So the
+    run of the type `evaluate` is the one that each judged cell has: it holds all settings, the
+    final figures, and which artefacts the cell used.
 
     Attributes:
         project: wandb's project.
@@ -39,26 +81,67 @@ class WandbRecorder(Recorder):
 
     project: str = "stealing"
 
-    def open(self, job: str, folder: Path) -> Logger | None:
-        """The run of this fit: its files and its id lie in the artefact's folder, so that a resumed fit continues it.
+    def open(self, job: str, folder: Path, **facts: Any) -> Logger | None:
+        """Begin or continue the wandb run of this phase.
 
-        Offline, each start leaves a folder of its own under the one id, and counts its own steps: plot against
-        `trainer/global_step`, and upload them by one `wandb sync` of all.
+        The run's files and its id lie in the artefact's folder, so that a resumed fit continues its
+        own run. Offline, each start leaves a folder of its own under the one id, and counts its own
+        steps: plot against `trainer/global_step`, and upload them by one `wandb sync` of all.
         """
-        tags = [f"{group}={choice}"[:64] for group, choice in self.tags.items()]
+        # wandb copies the command line beside the run: not if it holds a secret
+        hidden = not all(is_public(word) for word in sys.argv)
         begun = wandb.init(
             project=self.project,
             id=_identity(folder / f"wandb-{job}.id"),
             resume="allow",
-            name=f"{job}-{folder.name}",
+            name=self.name_of(job, folder),
+            group=os.environ.get("WANDB_RUN_GROUP") or self.cell[-LONGEST_NAME:],
             job_type=job,
-            tags=tags,
+            tags=self.tags(),
+            config=self.config_of(folder) | facts,
             dir=folder,
             mode=mode(),  # type: ignore[arg-type]
-            settings=wandb.Settings(init_timeout=15, silent=True),
+            settings=wandb.Settings(init_timeout=15, silent=True, x_disable_meta=hidden),
         )
         begun.define_metric("*", step_metric="trainer/global_step")
         return WandbLogger(experiment=begun)
+
+    def name_of(self, job: str, folder: Path) -> str:
+        """Return the phase and the cell's name, or what a target depends on, as cells share it."""
+        what = self.cell
+        if job == "pretrain":
+            parts = [self.choices[group] for group in TARGET]
+            what = "-".join([*parts, f"s{self.settings['target']['seed']}", folder.name])
+        room = LONGEST_NAME - len(job) - 1
+        return f"{job} {what[-room:]}"  # the end tells runs apart: budget, seed, hash
+
+    def tags(self) -> list[str]:
+        """Return `name=value` for each choice, overridden setting, the budget, seeds and sweep."""
+        named: dict[str, Any] = {}
+        for group, choice in self.choices.items():
+            if choice is not None:  # as Hydra says of a group that is left empty
+                named[group] = choice
+        for override in self.overrides:
+            name, _, value = override.lstrip("+~").partition("=")
+            if "." in name and not name.startswith("paths.") and is_public(override):
+                named[name] = value
+        named["budget.images"] = self.settings["budget"]["images"]
+        named["seed"] = self.settings["seed"]
+        named["target.seed"] = self.settings["target"]["seed"]
+        if self.sweep is not None:
+            named["sweep"] = self.sweep
+        tags = [f"{name}={value}"[:LONGEST_TAG] for name, value in named.items()]
+        return list(dict.fromkeys(tags))
+
+    def config_of(self, folder: Path) -> dict[str, Any]:
+        """Return all settings without secrets, with the choices, cell, sweep and artefact."""
+        return {
+            **without_secrets(self.settings),
+            "choices": self.choices,
+            "cell": self.cell,
+            "sweep": self.sweep,
+            "artefact": f"{folder.parent.name}/{folder.name}",
+        }
 
     def show(self, name: str, shown: Pictures | Rows) -> None:
         """As images that a browser pages through, or as a table that wandb can sort and plot."""

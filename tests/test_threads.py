@@ -1,0 +1,56 @@
+"""Threads wait without spinning: OpenMP reads its policy when torch is loaded, so it is set before."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+AT_TORCH = """
+import importlib.abc, os, runpy, sys
+class AtTorch(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == "torch":
+            print("policy:", os.environ.get("OMP_WAIT_POLICY"), flush=True)
+            os._exit(0)
+sys.meta_path.insert(0, AtTorch())
+command, *sys.argv[1:] = sys.argv[1:]
+sys.argv[0] = command
+if command.endswith(".py"):
+    sys.path.insert(0, os.getcwd())
+    runpy.run_path(command, run_name="__main__")
+else:
+    runpy.run_module(command, run_name="__main__", alter_sys=True)
+"""
+"""Runs a command until it imports torch, and shows what torch would read."""
+
+COMMANDS = [
+    ("train.py", "experiment=debug"),
+    ("eval.py", "target.path=README.md"),
+    ("stealing.pipeline",),
+    ("stealing.service",),
+    ("stealing.queries", "--help"),
+    ("stealing.report", "work"),
+    ("stealing.report.dashboard", "--help"),
+    ("stealing.service.accounts", "--help"),
+]
+"""Every way to start a process of this project."""
+
+
+def policy(*command: str, **environment: str) -> str | None:
+    """Return what OpenMP would be told in a process of this command, or None if it never loads torch."""
+    clean = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    line = [sys.executable, "-c", AT_TORCH, *command]
+    done = subprocess.run(line, cwd=ROOT, env={**clean, **environment}, capture_output=True, text=True)
+    told = [text for text in done.stdout.splitlines() if text.startswith("policy:")]
+    return told[0].split()[1] if told else None
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command[0])
+def test_a_commands_threads_wait_passively(command: tuple[str, ...]) -> None:
+    assert policy(*command) == "PASSIVE"
+
+
+def test_a_users_own_policy_stays() -> None:
+    assert policy("train.py", "experiment=debug", OMP_WAIT_POLICY="ACTIVE") == "ACTIVE"
