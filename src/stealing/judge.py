@@ -61,7 +61,9 @@ def judge(config: DictConfig, choices: dict[str, str]) -> Path:
     this, began = Run(config, choices), time.monotonic()
     check_tasks(config, this.scene)
     protocol: Protocol = opened(config.probe)
-    referee, tasks = Judge(protocol, Path(config.paths.cache)), dict[str, Any]()
+    device = "cuda" if config.trainer.accelerator == "gpu" else "cpu"
+    referee = Judge(protocol, Path(config.paths.cache), device)
+    tasks: dict[str, Any] = {}
     with closing(Ledger(config.paths.ledger)) as ledger:
         target, _ = this.pretrain()
         door = MeteredTarget(target, ledger, this.work / "banks", opened(config.budget))

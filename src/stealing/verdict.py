@@ -91,7 +91,7 @@ def evaluate(
     device = "cuda" if config.trainer.accelerator == "gpu" else "cpu"
     networks = {name: _network(encoder, device) for name, encoder in encoders.items()}
     networks["pixels"] = ("pixels", controls.pixels)
-    judge = Judge(protocol, Path(config.paths.cache))
+    judge = Judge(protocol, Path(config.paths.cache), device)
     with first_goes_ahead():  # one process asks, all read
         for task in scene.tasks:
             for source in sources.values():

@@ -27,7 +27,7 @@ def knn_predict(
     Source: Wu et al. 2018 (arXiv:1805.01978), section 3.4, as RDA's and BadEncoder's monitors use it.
     """
     bank = F.normalize(bank_ND.float(), dim=1)
-    votes = torch.empty(len(queries_MD), dtype=torch.int64)
+    votes = torch.empty(len(queries_MD), dtype=torch.int64, device=queries_MD.device)
     for start in range(0, len(queries_MD), 1000):  # blocks bound the (M, N) similarities
         block = F.normalize(queries_MD[start : start + 1000].float(), dim=1)
         similar, nearest = (block @ bank.T).topk(min(k, len(bank)))

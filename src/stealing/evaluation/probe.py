@@ -85,7 +85,7 @@ class LinearProbe(L.LightningModule):
         features, labels = train
         for dtype in (torch.float32, torch.float64):
             batch = features.to(dtype), labels
-            self.to(dtype)
+            self.to(features.device, dtype)
             self._minimise(batch)
             left = self.gradient(batch)
             if left <= self.settings.tolerance:
@@ -102,7 +102,7 @@ class LinearProbe(L.LightningModule):
     def _minimise(self, batch: Whole) -> None:
         loader: DataLoader[Any] = DataLoader([batch], batch_size=None)  # type: ignore[arg-type]
         trainer = L.Trainer(
-            accelerator="cpu",
+            accelerator="gpu" if batch[0].is_cuda else "cpu",
             devices=1,
             plugins=[LightningEnvironment()],  # a fit of this process alone, whoever started it
             max_steps=1,
@@ -141,7 +141,7 @@ def probe_predict(rows: Rows, test_MD: Tensor, classes: int, settings: ProbeSett
 
     Returns:
         Predictions of the held rows under the chosen penalty, before the refit, int64 (V,); and of
-        the test rows, int64 (M,).
+        the test rows, int64 (M,); on the device of the features.
     """
     mean = rows.features.mean(0)
     deviation = rows.features.std(0).clamp(min=1e-6)

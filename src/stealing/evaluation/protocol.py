@@ -118,10 +118,14 @@ class Judge:
     Args:
         protocol: the settings.
         cache: folder of remembered features and predictions.
+        device: where the linear probe and kNN compute. Predictions are remembered for the kind of
+            device, as a table never mixes processors with GPUs.
     """
 
-    def __init__(self, protocol: Protocol, cache: Path) -> None:
-        self.protocol, self.cache = protocol, cache
+    def __init__(self, protocol: Protocol, cache: Path, device: str = "cpu") -> None:
+        self.protocol = protocol
+        self.cache = cache
+        self.device = device
 
     def features(self, identity: str, images: Images, compute: Callable[[Images], Tensor]) -> Tensor:
         """Features (N, D) of an encoder with this identity, computed once per list of images."""
@@ -174,6 +178,7 @@ class Judge:
             head=head,
             settings=settings,
             holdout=self.protocol.holdout,
+            device=self.device,
             identity=job.identity,
             sample=job.sample,
             train=task.train.checksum,
@@ -187,13 +192,14 @@ class Judge:
         return Rows.split(job.train_ND, labels, self.protocol.holdout, job.sample)
 
     def _predict(self, head: str, task: Task, job: Job) -> tuple[Tensor, Tensor]:
-        rows = self.rows(task, job)
+        rows = self.rows(task, job).to(self.device)
+        test_MD = job.test_MD.to(self.device)
         classes = task.train.classes
         if head == "linear":
-            return probe_predict(rows, job.test_MD, classes, self.protocol.linear)
+            return probe_predict(rows, test_MD, classes, self.protocol.linear)
         k, temperature = self.protocol.neighbours, self.protocol.temperature
         held_V = knn_predict(*rows.fit, rows.held[0], classes=classes, k=k, temperature=temperature)
-        test_M = knn_predict(*rows.all, job.test_MD, classes=classes, k=k, temperature=temperature)
+        test_M = knn_predict(*rows.all, test_MD, classes=classes, k=k, temperature=temperature)
         return held_V, test_M
 
     def _mlp(self, task: Task, jobs: dict[Path, Job], settings: MLPSettings) -> None:
@@ -211,4 +217,4 @@ class Judge:
 
 
 def _store(path: Path, held_V: Tensor, test_M: Tensor) -> None:
-    write_whole(path, save({"held": held_V.numpy(), "test": test_M.numpy()}))
+    write_whole(path, save({"held": held_V.cpu().numpy(), "test": test_M.cpu().numpy()}))

@@ -72,6 +72,15 @@ class Rows:
         """All rows, in their order."""
         return self.features, self.labels
 
+    def to(self, device: str) -> Self:
+        """Return the rows on a device."""
+        return replace(
+            self,
+            features=self.features.to(device),
+            labels=self.labels.to(device),
+            is_held=self.is_held.to(device),
+        )
+
     def scaled(self, mean_D: Tensor, deviation_D: Tensor) -> Self:
         """Return the rows with each feature centred and divided."""
         return replace(self, features=(self.features - mean_D) / deviation_D)

@@ -1,0 +1,169 @@
+"""Tune the SimCLR control as the attack was tuned: 16 trials, on the same slices of train, then frozen.
+
+    python benchmarks/control_tuning.py                 on a CPU: about 40 minutes on two cores
+    python benchmarks/control_tuning.py trainer=gpu     on a GPU: about 3 minutes
+
+The control of `attack=stolen_encoder` is SimCLR on its 2,500 query images with as many images pushed
+through the network. A trial is judged as the attack's were, on slices of CIFAR-10's training split
+(`data=cifar10_tune`), by the mean accuracy of the linear probe and kNN. No target is asked, and no
+test split is read. Settings are searched one after the other, each from the best so far:
+optimiser and rate (6 trials), temperature (3), views (4), batch size at equal compute (3).
+
+Needs `STEALING_DATA`. Writes results/control_tuning/{table.txt,result.json}; conf/control/simclr.yaml
+holds the winner.
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+from torch import Tensor
+
+from stealing.artefacts import WORK, write_whole
+from stealing.config import opened, plain
+from stealing.data.images import Images
+from stealing.evaluation.features import encode_all
+from stealing.evaluation.protocol import Job, Judge
+from stealing.plan import Scene, control_steps, open_scene
+from stealing.pretraining.pretrain import pretrained
+from stealing.provenance import provenance
+from stealing.queries.selection import select
+from stealing.training.fit import Recorder, Settings
+
+ROOT = Path(__file__).parents[1]
+OUT = ROOT / "results" / "control_tuning"
+BASE = ["experiment=cifar10_tune", "target=zoo", "logger=csv"]
+"""The attack's own tuning; the target is named because one has to be, and it is never asked."""
+
+SGD = ("control.optimizer._target_=torch.optim.SGD", "+control.optimizer.momentum=0.9", "+control.optimizer.nesterov=true")
+ADAMW = ("control.optimizer._target_=torch.optim.AdamW",)
+
+
+def optimiser(name: Sequence[str], rate: float, decay: float) -> list[str]:
+    """Return the overrides of an optimiser."""
+    fresh = ["~control.optimizer.momentum", "~control.optimizer.nesterov"]
+    return [*fresh, *name, f"control.optimizer.lr={rate}", f"control.optimizer.weight_decay={decay}"]
+
+
+def views(least: float, strength: float) -> list[str]:
+    """Return the overrides of views: smallest share of the area, and strength of the colours as SimCLR counts it."""
+    colours = [0.8 * strength, 0.8 * strength, 0.8 * strength, 0.2 * strength]
+    return [f"control.views.crop=[{least},1.0]", f"control.views.jitter={colours}".replace(" ", "")]
+
+
+STAGES = [
+    [
+        optimiser(SGD, 0.1, 1e-4),
+        optimiser(SGD, 0.4, 1e-4),
+        optimiser(SGD, 0.8, 1e-4),
+        optimiser(ADAMW, 1e-3, 0.01),
+        optimiser(ADAMW, 4e-3, 0.01),
+        optimiser(ADAMW, 8e-3, 0.01),
+    ],
+    [[f"control.temperature={value}"] for value in (0.1, 0.3, 0.5)],
+    [views(0.08, 0.5), views(0.4, 0.5), views(0.2, 0.25), views(0.2, 1.0)],
+    [[f"control.batch_size={size}"] for size in (64, 128, 512)],
+]
+"""What is tried at each stage beside what the stages before have chosen: 16 trials in all."""
+
+
+def composed(overrides: Sequence[str]) -> DictConfig:
+    """Return the configuration of one trial."""
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        return compose("train", overrides=[*BASE, *overrides])
+
+
+def score(config: DictConfig, scene: Scene, queries: Images) -> dict[str, float]:
+    """Train the control of this configuration and return its accuracies on the slice, by head."""
+    settings: Settings = opened(config.trainer)
+    encoder, _, _ = pretrained(
+        queries,
+        plain(config.arch),
+        plain(config.control),
+        owner="control",
+        name="control",
+        steps=control_steps(config),
+        seed=config.seed,
+        root=WORK / "surrogates",
+        settings=settings,
+        recorder=Recorder(),
+        monitored=False,
+    )
+    device = "cuda" if settings.accelerator == "gpu" else "cpu"
+    encoder.to(device)
+    judge = Judge(opened(config.probe), Path(config.paths.cache), device)
+
+    def features(images: Images) -> Tensor:
+        return encode_all(encoder, images)
+
+    found: dict[str, list[float]] = {}
+    for task in scene.tasks:
+        train = judge.features(encoder.fingerprint, task.train, features)
+        test = judge.features(encoder.fingerprint, task.test, features)
+        predicted = judge.predictions(task, {"it": Job(encoder.fingerprint, train, test)})["it"]
+        for head, of in predicted.items():
+            found.setdefault(head, []).append(float((of.test == task.test.targets()).mean()))
+    return {head: fmean(values) for head, values in found.items()}
+
+
+def table(trials: Sequence[dict[str, Any]]) -> str:
+    """Return the trials as text, in the order in which they were made."""
+    lines = ["stage  linear  knn    mean   settings"]
+    for trial in trials:
+        mark = "*" if trial["chosen"] else " "
+        heads = trial["accuracy"]
+        said = " ".join(part for part in trial["overrides"] if not part.startswith("~")) or "as before"
+        lines.append(
+            f"{trial['stage']}{mark}     {heads['linear']:.4f}  {heads['knn']:.4f} {trial['mean']:.4f}  {said}"
+        )
+    return "\n".join([*lines, "* the best so far when its stage ended; later stages build on it", ""])
+
+
+def main() -> None:
+    """Search stage by stage, and write what was found."""
+    typed = sys.argv[1:]
+    first = composed(typed)
+    settings: Settings = opened(first.trainer)
+    torch.set_num_threads(settings.threads)
+    scene = open_scene(first)
+    excluded = {digest for task in scene.digests.values() for digest in task}
+    queries = select(scene.queries, int(first.budget.images), int(first.seed), excluded)
+    best: list[str] = []
+    highest = -1.0
+    trials: list[dict[str, Any]] = []
+    for number, stage in enumerate(STAGES, 1):
+        stage_best = None
+        for overrides in stage:
+            accuracy = score(composed([*typed, *best, *overrides]), scene, queries)
+            mean = fmean(accuracy.values())
+            trial = {"stage": number, "overrides": overrides, "accuracy": accuracy, "mean": mean, "chosen": False}
+            trials.append(trial)
+            print(f"stage {number}: {mean:.4f} {' '.join(overrides)}", flush=True)
+            if mean > highest:
+                highest = mean
+                stage_best = trial
+        if stage_best is not None:
+            stage_best["chosen"] = True
+            best += stage_best["overrides"]
+    found = {
+        "chosen": best,
+        "mean": highest,
+        "trials": trials,
+        "data": scene.checksums(),
+        "seed": int(first.seed),
+        "precision": settings.precision,
+        **provenance(settings.threads, 1),
+    }
+    write_whole(OUT / "result.json", json.dumps(found, indent=1).encode())
+    write_whole(OUT / "table.txt", table(trials).encode())
+    print(table(trials))
+
+
+if __name__ == "__main__":
+    main()
