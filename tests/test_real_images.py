@@ -17,7 +17,7 @@ from stealing.config import opened
 from stealing.encoders import load_encoder
 from stealing.evaluation.features import encode_all
 from stealing.evaluation.protocol import Job, Judge, Protocol, Task
-from stealing.plan import Scene, open_scene
+from stealing.plan import Scene, check_tasks, open_scene
 from stealing.queries.digests import digests_of
 from stealing.queries.selection import select
 
@@ -67,6 +67,54 @@ def test_queries_and_tasks_share_no_image(scene: Scene) -> None:
     assert (other.train.classes, scene.queries.classes) == (100, 100)
     rows = (set(images.rows.tolist()) for images in (scene.queries, other.train))
     assert not set.intersection(*rows)
+
+
+@pytest.fixture(scope="session")
+def unseen(cache: Path) -> Scene:
+    """The images of `data=cifar10_unseen`."""
+    absent = [name for name in ("imagenette-160", "rsscn7-160", "caltech101-160") if not (DATA / name).is_dir()]
+    if absent:
+        pytest.skip(f"{', '.join(absent)} not in {DATA.resolve()}: these photographs are no part of the usual data")
+    config = choose("data=cifar10_unseen", "target=zoo")
+    OmegaConf.update(config, "paths.cache", str(cache))
+    unseen = open_scene(config)
+    check_tasks(config, unseen)
+    return unseen
+
+
+ROLES = {
+    "own": {"cifar10", "cifar10_few", "cifar10_groups"},
+    "query_domain": {"tiny_other_classes", "tiny_few", "tiny_groups", "imagenette"},
+    "unseen": {"mnist", "shapes_texture", "rsscn7", "caltech101_groups"},
+}
+INHERITED = {"cifar10", "tiny_other_classes", "mnist", "shapes_texture"}
+
+
+def test_every_role_has_new_real_tasks_whose_classes_are_equally_large(unseen: Scene) -> None:
+    for role, names in ROLES.items():
+        assert {task.name for task in unseen.tasks if task.role == role} == names
+    for task in unseen.tasks:
+        if task.name in INHERITED:
+            continue
+        assert len(task.test) >= 480
+        for images in (task.train, task.test):
+            counts = np.bincount(images.targets(), minlength=images.classes)
+            assert counts.max() - counts.min() <= (task.name == "tiny_few" and images is task.test)
+
+
+def test_the_inherited_tasks_are_those_of_cifar10_tiny(unseen: Scene, scene: Scene) -> None:
+    checksums = unseen.checksums()
+    assert scene.checksums().items() <= checksums.items()
+
+
+def test_no_new_task_shares_an_image_between_its_splits_or_with_any_image_that_may_be_asked(unseen: Scene) -> None:
+    candidates = set(digests_of(unseen.queries))
+    for task in unseen.tasks:
+        if task.name not in INHERITED:
+            train = set(digests_of(task.train))
+            test = set(digests_of(task.test))
+            assert not train & test, task.name
+            assert not (train | test) & candidates, task.name
 
 
 @pytest.mark.skipif(not TARGET.exists(), reason="no stored target in this clone")
