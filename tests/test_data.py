@@ -7,10 +7,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
+import torch.nn.functional as F
 from PIL import Image
 
 from stealing.data import cache as caching
-from stealing.data.images import Images, part_of_classes, take
+from stealing.data.decoding import fit
+from stealing.data.images import Images, balanced, grouped, part_of_classes, take, without
 from stealing.data.sources import folder, parquet
 from stealing.errors import DataError
 
@@ -101,6 +104,30 @@ def test_resize_and_grey_do_what_they_are_told_and_no_more(tmp_path: Path, pixel
     assert parquet(str(tmp_path), "train", size=32, cache=str(tmp_path), resize="bilinear", grey="repeat").size == 32
 
 
+@pytest.mark.parametrize("shape", [(160, 160), (160, 216), (216, 160)])  # height, width
+def test_a_crop_is_the_centre_square_and_every_reduction_is_antialiased(shape: tuple[int, int]) -> None:
+    # Stripes of one pixel: without a filter that covers the whole reduction they would stay black and white.
+    pixels = np.random.default_rng(0).integers(0, 2, (*shape, 3), dtype=np.uint8) * 255
+    image = Image.fromarray(pixels)
+    side = min(shape)
+    top = (shape[0] - side) // 2
+    left = (shape[1] - side) // 2
+    square = pixels[top : top + side, left : left + side]
+    for resize, source in (("crop", square), ("bilinear", pixels)):
+        reduced = fit(image, "here", 32, resize, "refuse").astype(np.float64)
+        channels = torch.from_numpy(source.transpose(2, 0, 1)[None].astype(np.float64))
+        expected = F.interpolate(channels, (32, 32), mode="bilinear", antialias=True, align_corners=False)[0]
+        assert abs(reduced - expected.numpy()).max() <= 1, "Pillow rounds twice to whole levels, torch does not round"
+        assert reduced.std() < 40 < 100 < source.std()
+
+
+def test_a_crop_of_a_square_is_the_bilinear_reduction_and_a_rectangle_needs_a_choice(pixels: np.ndarray) -> None:
+    square = Image.fromarray(pixels[0])
+    assert (fit(square, "here", 8, "crop", "refuse") == fit(square, "here", 8, "bilinear", "refuse")).all()
+    with pytest.raises(DataError, match="the image is 16x12, not 8x8; set resize to pad .*, crop or bilinear"):
+        fit(Image.fromarray(pixels[0][:12]), "here", 8, "none", "refuse")
+
+
 def test_a_changed_or_half_written_cache_is_never_used(
     tmp_path: Path, pixels: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -175,6 +202,18 @@ def test_a_smaller_share_is_a_prefix_of_a_larger_one_and_changes_the_checksum() 
         take(images, 6, skip=15)
 
 
+def test_rows_that_are_left_out_are_rows_of_the_source_whatever_part_of_it_is_left() -> None:
+    images = listed([i % 8 for i in range(80)], 8)
+    half = part_of_classes(images, 0, 2)
+    named = [int(row) for row in half.rows[[3, 7]]]
+    rest = without(half, named)
+    assert rest.rows.tolist() == [row for row in half.rows.tolist() if row not in named]
+    assert rest.checksum != half.checksum and (rest.targets() == half.targets()[~np.isin(half.rows, named)]).all()
+    other = part_of_classes(images, 1, 2)
+    with pytest.raises(DataError, match=f"does not hold row {named[0]} here"):
+        without(other, named)
+
+
 def test_parts_of_the_classes_are_disjoint_and_relabelled_from_zero() -> None:
     images = listed([i % 8 for i in range(80)], 8)
     parts = [part_of_classes(images, part, 2) for part in range(2)]
@@ -184,3 +223,63 @@ def test_parts_of_the_classes_are_disjoint_and_relabelled_from_zero() -> None:
         originals = np.arange(80)[part.rows] % 8
         for label, name in enumerate(part.class_names):
             assert set(originals[part.targets() == label]) == {"abcdefgh".index(name)}
+
+
+def test_few_labels_are_equally_many_of_each_class_and_a_prefix_of_more() -> None:
+    images = listed([0] * 9 + [1] * 4 + [2] * 20, 3)
+    few = balanced(images, 2)
+    many = balanced(images, 4)
+    assert np.bincount(few.targets()).tolist() == [2, 2, 2] and np.bincount(many.targets()).tolist() == [4, 4, 4]
+    assert (many.rows[: len(few)] == few.rows).all() and few.checksum != many.checksum
+    assert len(set(many.rows.tolist())) == 12
+    assert (balanced(images, 4).rows == many.rows).all()
+    assert (balanced(images, 4, seed=1).rows != many.rows).any()
+    for per_class in (0, 5):
+        with pytest.raises(DataError, match="whose rarest class has 4 images"):
+            balanced(images, per_class)
+
+
+def test_groups_are_labelled_in_order_and_classes_in_no_group_are_left_out() -> None:
+    images = listed([i % 8 for i in range(80)], 8)
+    by_name = grouped(images, {"late": ["h", "f"], "early": ["a"]})
+    by_label = grouped(images, {"late": [7, 5], "early": [0]})
+    assert by_name.classes == 2 and by_name.class_names == ("late", "early")
+    assert (by_name.rows == by_label.rows).all() and by_name.checksum == by_label.checksum
+    originals = np.arange(80)[by_name.rows] % 8
+    assert set(originals[by_name.targets() == 0]) == {5, 7} and set(originals[by_name.targets() == 1]) == {0}
+    assert len(by_name) == 30
+    assert set(balanced(by_name, 3).targets()) == {0, 1}
+
+
+@pytest.mark.parametrize(
+    ("groups", "message"),
+    [
+        ({"one": ["a", "b"]}, "name two or more"),
+        ({"one": ["a"], "two": []}, "each with a class or more"),
+        ({"one": ["a"], "two": ["z"]}, "has no class 'z'"),
+        ({"one": [0], "two": [8]}, "has no class 8: .* 0 to 7"),
+        ({"one": [-1], "two": [3]}, "has no class -1"),
+        ({"one": ["a"], "two": [0]}, "Class 0 of x is named twice"),
+    ],
+)
+def test_groups_that_are_no_task_are_refused_in_one_sentence(groups: dict[str, list[str | int]], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        grouped(listed([i % 8 for i in range(80)], 8), groups)
+
+
+def test_lists_with_the_same_rows_and_other_labels_never_share_a_checksum() -> None:
+    images = listed([i % 4 for i in range(80)], 4)
+    lists = [
+        images,
+        images.part(np.arange(80)),
+        grouped(images, {"x": ["a", "b"], "y": ["c", "d"]}),
+        grouped(images, {"x": ["c", "d"], "y": ["a", "b"]}),
+        grouped(images, {"x": ["a", "c"], "y": ["b", "d"]}),
+        grouped(images, {"x": ["a", "b", "c"], "y": ["d"]}),
+        grouped(images, {"x": ["a"], "y": ["b"], "z": ["c", "d"]}),
+    ]
+    assert all((one.rows == np.arange(80)).all() for one in lists)
+    assert len({one.checksum for one in lists}) == len(lists)
+    assert len({balanced(one, 2).checksum for one in lists if one.classes == 2}) == 4
+    half = part_of_classes(images, 1, 2)
+    assert half.checksum != images.part(half.rows).checksum, "the labels of a share of classes start from 0"

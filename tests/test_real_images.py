@@ -3,21 +3,25 @@
 import io
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
+import torch.nn.functional as F
 from conftest import ROOT, Command, choose
 from omegaconf import OmegaConf
 from PIL import Image
+from torch import Tensor
 
 from stealing.config import opened
 from stealing.encoders import load_encoder
 from stealing.evaluation.features import encode_all
 from stealing.evaluation.protocol import Job, Judge, Protocol, Task
-from stealing.plan import Scene, open_scene
+from stealing.plan import Scene, check_tasks, open_scene
 from stealing.queries.digests import digests_of
 from stealing.queries.selection import select
 
@@ -67,6 +71,82 @@ def test_queries_and_tasks_share_no_image(scene: Scene) -> None:
     assert (other.train.classes, scene.queries.classes) == (100, 100)
     rows = (set(images.rows.tolist()) for images in (scene.queries, other.train))
     assert not set.intersection(*rows)
+
+
+@pytest.fixture(scope="session")
+def unseen(cache: Path) -> Scene:
+    """The images of `data=cifar10_unseen`."""
+    absent = [name for name in ("imagenette-160", "rsscn7-160", "caltech101-160") if not (DATA / name).is_dir()]
+    if absent:
+        pytest.skip(f"{', '.join(absent)} not in {DATA.resolve()}: these photographs are no part of the usual data")
+    config = choose("data=cifar10_unseen", "target=zoo")
+    OmegaConf.update(config, "paths.cache", str(cache))
+    unseen = open_scene(config)
+    check_tasks(config, unseen)
+    return unseen
+
+
+ROLES = {
+    "own": {"cifar10", "cifar10_few", "cifar10_groups"},
+    "query_domain": {"tiny_other_classes", "tiny_few", "tiny_groups", "imagenette"},
+    "unseen": {"mnist", "shapes_texture", "rsscn7", "caltech101_groups"},
+}
+LEFT_OUT = {"tiny_few": 1, "imagenette": 2}  # copies of queries, from the test splits
+INHERITED = {"cifar10", "tiny_other_classes", "mnist", "shapes_texture"}
+
+
+def test_every_role_has_new_real_tasks_whose_classes_are_equally_large(unseen: Scene) -> None:
+    for role, names in ROLES.items():
+        assert {task.name for task in unseen.tasks if task.role == role} == names
+    for task in unseen.tasks:
+        if task.name in INHERITED:
+            continue
+        assert len(task.test) >= 480
+        for images in (task.train, task.test):
+            counts = np.bincount(images.targets(), minlength=images.classes)
+            missing = len(images.class_names) * counts.max() - len(images)
+            assert missing == (LEFT_OUT.get(task.name, 0) if images is task.test else 0), task.name
+
+
+def test_the_inherited_tasks_are_those_of_cifar10_tiny(unseen: Scene, scene: Scene) -> None:
+    checksums = unseen.checksums()
+    assert scene.checksums().items() <= checksums.items()
+
+
+def test_no_new_task_shares_an_image_between_its_splits_or_with_any_image_that_may_be_asked(unseen: Scene) -> None:
+    candidates = set(digests_of(unseen.queries))
+    for task in unseen.tasks:
+        if task.name not in INHERITED:
+            train = set(digests_of(task.train))
+            test = set(digests_of(task.test))
+            assert not train & test, task.name
+            assert not (train | test) & candidates, task.name
+
+
+def thumbnails(images_uint8: Tensor, width: int) -> Tensor:
+    """Rows (N, 768) of unit length and mean 0 of the middle `width` of 32 columns, at 16 x 16."""
+    left = (32 - width) // 2
+    middle = images_uint8[..., left : left + width].float()
+    rows = F.interpolate(middle, (16, 16), mode="bilinear", antialias=True).flatten(1)
+    return F.normalize(rows - rows.mean(1, keepdim=True))
+
+
+@pytest.mark.slow
+def test_photographs_that_are_also_queries_are_left_out_and_no_others_are(unseen: Scene, cache: Path) -> None:
+    # Tiny ImageNet is cut to the centre square and Imagenette is squashed: 24 of 32 columns or rows are its 4:3.
+    asked = thumbnails(unseen.queries.batch(slice(None)), 32)
+    left_out = {"imagenette": [262, 1118]}
+    for name in ("imagenette", "rsscn7", "caltech101_groups"):
+        task = next(task for task in unseen.tasks if task.name == name)
+        for images in (task.train, task.test):
+            everything = replace(images, rows=np.arange(len(images.pixels)))
+            pixels = everything.batch(slice(None))
+            views = [thumbnails(pixels, 32), thumbnails(pixels, 24)]
+            views.append(thumbnails(pixels.transpose(2, 3), 24).unflatten(1, (3, 16, 16)).transpose(2, 3).flatten(1))
+            closest = torch.stack([(view @ asked.T).amax(1) for view in views]).amax(0)
+            copies = np.flatnonzero(closest > 0.985).tolist()
+            assert copies == (left_out.get(name, []) if images is task.test else []), name
+            assert not set(copies) & set(images.rows.tolist())
 
 
 @pytest.mark.skipif(not TARGET.exists(), reason="no stored target in this clone")

@@ -39,7 +39,8 @@ def fit(image: Image.Image, at: str, size: int, resize: str, grey: str) -> NDArr
         image: as it was decoded.
         at: where it is from, for messages.
         size: height and width of what comes out.
-        resize: `none` (another size is an error), `pad` (centre on black) or `bilinear` (antialiased, to a square).
+        resize: `none` (another size is an error), `pad` (centre on black), `crop` (the centre square, then as
+            bilinear) or `bilinear` (antialiased; both sides are scaled to `size`, which changes the aspect ratio).
         grey: `refuse` or `repeat` (a grey image becomes three equal channels).
 
     Raises:
@@ -72,9 +73,23 @@ def _pad(image: Image.Image, size: int) -> Image.Image:
     return canvas
 
 
+def _bilinear(image: Image.Image, size: int) -> Image.Image:
+    # Pillow widens the filter by the factor of a reduction, so this is antialiased without an option.
+    return image.resize((size, size), Image.Resampling.BILINEAR)
+
+
+def _crop(image: Image.Image, size: int) -> Image.Image:
+    side = min(image.size)
+    left = (image.width - side) // 2
+    top = (image.height - side) // 2
+    # Not `resize(box=...)`: at the edge of a box its filter also reads pixels outside the square.
+    return _bilinear(image.crop((left, top, left + side, top + side)), size)
+
+
 _RESIZE: dict[str, Callable[[Image.Image, int], Image.Image]] = {
     "pad": _pad,
-    "bilinear": lambda image, size: image.resize((size, size), Image.Resampling.BILINEAR),
+    "crop": _crop,
+    "bilinear": _bilinear,
 }
 
 
@@ -82,5 +97,7 @@ def _resized(image: Image.Image, at: str, size: int, resize: str) -> Image.Image
     fits = resize != "pad" or max(image.size) <= size
     if resize not in _RESIZE or not fits:
         shape = f"{image.width}x{image.height}"
-        raise DataError(f"{at}: the image is {shape}, not {size}x{size}; set resize to pad (if smaller) or bilinear.")
+        raise DataError(
+            f"{at}: the image is {shape}, not {size}x{size}; set resize to pad (if smaller), crop or bilinear."
+        )
     return _RESIZE[resize](image, size)

@@ -29,7 +29,7 @@ def parquet(path: str, split: str, *, size: int, cache: str, resize: str = "none
         split: ignored for a single file.
         size: height and width of the images that come out.
         cache: folder for the decoded images.
-        resize: `none` (another size is an error), `pad` (centre on black) or `bilinear`.
+        resize: `none` (another size is an error), `pad`, `crop` or `bilinear`, as `stealing.data.decoding.fit` says.
         grey: `refuse` or `repeat` (a grey image becomes three equal channels).
 
     Raises:
