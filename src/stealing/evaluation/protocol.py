@@ -15,6 +15,7 @@ from safetensors.numpy import load_file, save
 from torch import Tensor
 
 from stealing.artefacts import key, write_whole
+from stealing.code import code_of
 from stealing.data.draws import generator
 from stealing.data.images import Images
 from stealing.evaluation.knn import knn_predict
@@ -122,12 +123,15 @@ class Judge:
         if self.protocol.mlp is not None:
             heads["mlp"] = asdict(self.protocol.mlp)
         heads = {head: settings for head, settings in heads.items() if chosen is None or head in chosen}
+        trains = {"linear": probe_predict, "knn": knn_predict, "mlp": mlp_predict}
+        codes = {head: code_of(_drawn, trains[head]) for head in heads}
         memory, places = self.cache / "predictions", dict[str, dict[str, Path]]()
         for name, job in jobs.items():
             inputs = {"identity": job.identity, "sample": job.sample}
             inputs |= {"train": task.train.checksum, "test": task.test.checksum}
             places[name] = {
-                head: memory / f"{key(version=PREDICTIONS, head=head, settings=settings, **inputs)}.npy"
+                head: memory
+                / f"{key(version=PREDICTIONS, code=codes[head], head=head, settings=settings, **inputs)}.npy"
                 for head, settings in heads.items()
             }
         for name, job in jobs.items():
