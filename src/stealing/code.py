@@ -22,6 +22,7 @@ NOT_FOLLOWED = {
     "stealing.artefacts": "names and writes files; a changed key makes another artefact anyway",
     "stealing.code": "hashes what others compute",
     "stealing.config": "resolves the settings, whose values are in the key",
+    "stealing.data.decoding": "makes images, which are in the key by their checksums",
     "stealing.errors": "sentences of a step that fails",
     "stealing.provenance": "describes where a result was made",
     "stealing.report": "shows results that are finished",

@@ -26,7 +26,7 @@ from stealing.config import STEPS, opened, plain
 from stealing.defenses.chain import Chain
 from stealing.encoders import load_encoder
 from stealing.errors import ProcessError, StealingError
-from stealing.identity import VERSIONS, run_code, run_key
+from stealing.identity import VERSIONS, name_of, run_code, run_key
 from stealing.plan import (
     Scene,
     check_inputs,
@@ -51,7 +51,7 @@ from stealing.targets.contact import introduce
 from stealing.targets.local import LocalTarget, fingerprint
 from stealing.training.fit import Recorder, Settings
 from stealing.training.launch import as_child, together
-from stealing.training.making import difference, made_with, of_card, say
+from stealing.training.making import made_with, of_card, say, say_differences
 from stealing.training.ranks import first_goes_ahead, processes, rank, summed
 from stealing.verdict import Stolen, evaluate, protection, record
 
@@ -87,7 +87,7 @@ class Run:
         given = self.remote or (self.saved and self.saved[0])
         self.chain = Chain(opened(config.defense))
         self.defense = fingerprint(self.chain, plain(config.defense))
-        self.group = run_key(config, given.fingerprint if given else None, self.scene.checksums())
+        self.group = run_key(config, name_of(given) if given else None, self.scene.checksums())
         self.code = run_code(config, _steps)  # now, as the files may change while this runs
         shown = [str(self.choices[group]) for group in ("data", "target", "defense", "plan", "attack")]
         self.folder = self.work / "runs" / f"{'-'.join(shown)}-b{config.budget.images}-s{config.seed}-{self.group}"
@@ -142,7 +142,7 @@ class Run:
         self.book("query", {"seconds": time.monotonic() - wall, "cpu_seconds": summed(time.process_time() - cpu)})
         asked = key(plan=plain(config.plan), scene=scene)
         code = code_of(select, plain(config.plan))
-        return Answers(images, features, f"{door.fingerprint}/{door.defense_fingerprint}/{asked}", code)
+        return Answers(images, features, f"{door.identity}/{asked}", code)
 
     def steal(self, answers: Answers) -> Stolen:
         """Train the surrogate on the answers, and the control on the same images without them."""
@@ -243,11 +243,7 @@ def _is_finished(this: Run) -> bool:
         say(f"{this.folder} was judged by other code than today's: it is judged again.")
         return False
     ours = {name: made for name, made in done["made"].items() if name != "target" or this.saved is None}
-    differing = {name: text for name, made in ours.items() if (text := difference(made, this.settings))}
-    if differing:
-        texts = "; ".join(dict.fromkeys(differing.values()))
-        advice = "Delete their folders, or set another STEALING_WORK, to make them anew."
-        say(f"{this.folder}: {', '.join(differing)} made with {texts}. {advice}")
+    say_differences(this.folder, ours, this.settings)
     return True
 
 

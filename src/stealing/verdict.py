@@ -199,7 +199,7 @@ def _judged(
     jobs = dict[str, Job]()
     for name in (*sources, *networks):
         if name in sources:
-            identity = f"{sources[name].fingerprint}/{sources[name].defense_fingerprint}"
+            identity = sources[name].identity
             train, test = answers_through(sources[name], task)
         else:
             identity, compute = networks[name]

@@ -19,7 +19,7 @@ from stealing.provenance import processor
 from stealing.training.fit import Settings
 from stealing.training.ranks import agreed, processes, rank, wait
 
-COMPARED = ("device", "threads", "processes", "channels_last")
+COMPARED = ("device", "threads", "processes", "channels_last", "compile")
 """What a command can ask for of all that is written down."""
 
 KEPT = (".lock", "wandb")
@@ -36,6 +36,7 @@ def made_with(settings: Settings) -> dict[str, Any]:
         "threads": settings.threads,
         "processes": processes(settings.devices),
         "channels_last": settings.channels_last,
+        "compile": settings.compile,
         "precision": settings.precision,
         "torch": torch.__version__.split("+")[0],
     }
@@ -76,9 +77,7 @@ def _prepared(folder: Path, code: str, settings: Settings) -> dict[str, Any] | N
     done = read_done(folder)
     begun = folder / "code"
     if done is not None and done.get("code") == code:
-        if differing := difference(done.get("made"), settings):
-            advice = "Delete it, or set another STEALING_WORK, to make it anew."
-            say(f"{folder} was made with {differing}. {advice}")
+        say_differences(folder, {"this": done["made"]}, settings)
         return done
     left = [path for path in folder.iterdir() if path.name not in KEPT]
     if left and (done or not _began_with(begun, code)):
@@ -102,20 +101,25 @@ def _clear(left: list[Path]) -> None:
             path.unlink()
 
 
-def difference(made: dict[str, Any] | None, settings: Settings) -> str:
-    """Return what a finished artefact was made with and what is asked for, or an empty text if they agree.
+def say_differences(folder: Path, made: dict[str, dict[str, Any] | None], settings: Settings) -> None:
+    """Say in one line what was finished with other settings than this command asks for.
 
     Args:
-        made: what `made_with` said then; None if nobody wrote it down.
+        folder: of the artefact or run.
+        made: by name, what `made_with` said of each part then; None if nobody wrote it down.
         settings: what this command asks for.
     """
     asked = made_with(settings)
-    names = [name for name in COMPARED if made and name in made and made[name] != asked[name]]
-    if not names or made is None:
-        return ""
-    was = ", ".join(f"{name}={made[name]}" for name in names)
-    now = ", ".join(f"{name}={asked[name]}" for name in names)
-    return f"{was}, where this command asks for {now}"
+    parts = dict[str, list[str]]()
+    for name, facts in made.items():
+        names = [each for each in COMPARED if facts and each in facts and facts[each] != asked[each]]
+        if names and facts:
+            was = ", ".join(f"{each}={facts[each]}" for each in names)
+            now = ", ".join(f"{each}={asked[each]}" for each in names)
+            parts.setdefault(f"made with {was}, where this command asks for {now}", []).append(name)
+    if parts:
+        told = "; ".join(f"{', '.join(names)} {text}" for text, names in parts.items())
+        say(f"{folder}: {told}. Delete what was made, or set another STEALING_WORK, to make it anew.")
 
 
 def say(sentence: str) -> None:
