@@ -127,9 +127,10 @@ def test_a_fresh_folder_is_made_without_a_word(tmp_path: Path, capsys: pytest.Ca
     assert capsys.readouterr().err == ""
 
 
-@pytest.mark.parametrize(
-    "other", [{"threads": 3}, {"channels_last": False}, {"accelerator": "gpu"}, {"devices": 2}, {"compile": True}]
-)
+OTHERS: list[dict[str, Any]] = [{"threads": 3}, {"channels_last": False}, {"accelerator": "gpu"}, {"devices": 2}]
+
+
+@pytest.mark.parametrize("other", [*OTHERS, {"compile": True}])
 def test_another_device_layout_or_number_is_told_in_one_line_and_the_artefact_is_used(
     other: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
