@@ -41,7 +41,11 @@ OUT = ROOT / "results" / "control_tuning"
 BASE = ["experiment=cifar10_tune", "target=zoo", "logger=csv"]
 """The attack's own tuning; the target is named because one has to be, and it is never asked."""
 
-SGD = ("control.optimizer._target_=torch.optim.SGD", "+control.optimizer.momentum=0.9", "+control.optimizer.nesterov=true")
+SGD = (
+    "control.optimizer._target_=torch.optim.SGD",
+    "+control.optimizer.momentum=0.9",
+    "+control.optimizer.nesterov=true",
+)
 ADAMW = ("control.optimizer._target_=torch.optim.AdamW",)
 
 

@@ -9,14 +9,14 @@ SOURCE = Path(__file__).parents[1] / "src" / "stealing"
 LAYERS = [
     {"audit", "judge"},
     {"pipeline", "service"},
-    {"verdict"},
+    {"verdict", "identity"},
     {"plan"},
     {"attacks", "pretraining", "targets", "report"},
     {"evaluation"},
     {"queries"},
     {"training"},
     {"data", "encoders", "defenses"},
-    {"config", "artefacts", "provenance"},
+    {"config", "artefacts", "provenance", "code"},
     {"errors", "seeds"},
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}

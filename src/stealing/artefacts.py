@@ -1,6 +1,11 @@
 """Folders that are made once: keys from inputs, a claim while one process makes them, `done.json` when they are whole.
 
 Comes between config and the steps: a step names its inputs, gets a folder, and finds out whether it is finished.
+
+A key holds what was asked for: settings, seeds, checksums of images and answers, versions of steps,
+and classes by their names. It does not hold what a machine adds (threads, device, memory layout,
+processor) or the code of the step: `done.json` names these, and `stealing.training.making` compares
+them. docs/keys.md has the whole list.
 """
 
 import hashlib
@@ -21,8 +26,27 @@ WORK = Path(os.environ.get("STEALING_WORK", "work"))
 
 
 def key(**inputs: Any) -> str:
-    """Hash of a step's own inputs (JSON values), 16 hexadecimal digits."""
-    return hashlib.blake2b(json.dumps(inputs, sort_keys=True).encode(), digest_size=8).hexdigest()
+    """Hash of a step's own inputs (JSON values), 16 hexadecimal digits.
+
+    A class or function of this package counts by its name, so that its file may be renamed; anything
+    else that a `_target_` names counts by its import path.
+    """
+    text = json.dumps(_stable(inputs), sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def _stable(value: Any) -> Any:
+    """Return the same value with own classes named without their modules."""
+    if isinstance(value, dict):
+        return {name: _named(part) if name == "_target_" else _stable(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_stable(part) for part in value]
+    return value
+
+
+def _named(target: Any) -> Any:
+    is_own = isinstance(target, str) and target.startswith("stealing.")
+    return target.rpartition(".")[2] if is_own else target
 
 
 def write_whole(path: Path, content: bytes) -> None:

@@ -69,7 +69,7 @@ def judge(config: DictConfig, choices: dict[str, str]) -> Path:
         door = MeteredTarget(target, ledger, this.work / "banks", opened(config.budget))
         for task in this.scene.tasks:
             train, test = answers_through(door, task)
-            job = Job(f"{door.fingerprint}/{door.defense_fingerprint}", train, test)
+            job = Job(door.identity, train, test)
             predicted = referee.predictions(task, {"TA": job}, config.heads)["TA"]
             tasks[task.name] = {"role": task.role}
             for head, labels in predicted.items():

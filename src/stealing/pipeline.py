@@ -20,12 +20,13 @@ from safetensors.numpy import save
 
 from stealing.artefacts import claim, key, read_done, write_done, write_whole
 from stealing.attacks.asking import scene_of
-from stealing.attacks.steal import VERSION as STEAL_VERSION
 from stealing.attacks.steal import Answers, stolen
+from stealing.code import code_of
 from stealing.config import STEPS, opened, plain
 from stealing.defenses.chain import Chain
 from stealing.encoders import load_encoder
 from stealing.errors import ProcessError, StealingError
+from stealing.identity import VERSIONS, name_of, run_code, run_key
 from stealing.plan import (
     Scene,
     check_inputs,
@@ -36,7 +37,6 @@ from stealing.plan import (
     target_recipe,
     target_steps,
 )
-from stealing.pretraining.pretrain import VERSION as PRETRAIN_VERSION
 from stealing.pretraining.pretrain import pretrained
 from stealing.provenance import peak_memory, provenance
 from stealing.queries.bank import Bank
@@ -51,6 +51,7 @@ from stealing.targets.contact import introduce
 from stealing.targets.local import LocalTarget, fingerprint
 from stealing.training.fit import Recorder, Settings
 from stealing.training.launch import as_child, together
+from stealing.training.making import made_with, of_card, say, say_differences
 from stealing.training.ranks import first_goes_ahead, processes, rank, summed
 from stealing.verdict import Stolen, evaluate, protection, record
 
@@ -58,9 +59,6 @@ ATTACKER = "attacker/0"
 
 MEANT = ("num_workers", "sync_dist", "mid-epoch", "IterableDataset", "logging interval", "LeafSpec")
 """Words of Lightning's warnings about what is so on purpose here, or its own business."""
-
-VERSIONS = {"pretrain": PRETRAIN_VERSION, "query": 1, "steal": STEAL_VERSION, "evaluate": 5}
-"""Raised when the code of a step changes its results; part of every key below."""
 
 
 class Run:
@@ -83,21 +81,17 @@ class Run:
         self.work, self.made, self.step = Path(config.paths.work), dict[str, Path](), "pretrain"
         self.seconds, self.cpu_seconds = {"pretrain": 0.0}, {"pretrain": 0.0}  # where the target is not ours to train
         self.apart = 0.0  # answers of the target to one image from each other
-        settled = plain(config)
-        names = ("arch", "target_arch", "pretrain", "budget", "plan", "attack", "control", "probe", "start")
-        inputs = {name: settled[name] for name in names}
         self.remote: Target | None = opened(config.target.remote) if config.target.remote else None
         self.saved = load_encoder(Path(config.target.path)) if config.target.path else None
         self.start = surrogate_start(config, self.saved and self.saved[1])
         given = self.remote or (self.saved and self.saved[0])
-        named = given.fingerprint if given else config.target.seed  # which encoder, and not where it lies
         self.chain = Chain(opened(config.defense))
         self.defense = fingerprint(self.chain, plain(config.defense))
-        inputs |= {"defense": self.defense, "target": named, "images": self.scene.checksums()}
-        self.group = key(versions=VERSIONS, numerics=self.settings.numerics, until=config.until, **inputs)
+        self.group = run_key(config, name_of(given) if given else None, self.scene.checksums())
+        self.code = run_code(config, _steps)  # now, as the files may change while this runs
         shown = [str(self.choices[group]) for group in ("data", "target", "defense", "plan", "attack")]
         self.folder = self.work / "runs" / f"{'-'.join(shown)}-b{config.budget.images}-s{config.seed}-{self.group}"
-        about = {"cell": self.folder.name, "choices": self.choices, "settings": settled}
+        about = {"cell": self.folder.name, "choices": self.choices, "settings": plain(config)}
         self.recorder: Recorder = opened(config.logger)(**about, **command())
 
     def pretrain(self) -> tuple[Target, Target | None]:
@@ -148,7 +142,8 @@ class Run:
             images, features = plan.carry_out(door, images, scene, config.seed, config.attack.batch_size)
         self.book("query", {"seconds": time.monotonic() - wall, "cpu_seconds": summed(time.process_time() - cpu)})
         asked = key(plan=plain(config.plan), scene=scene)
-        return Answers(images, features, f"{door.fingerprint}/{door.defense_fingerprint}/{asked}")
+        code = code_of(select, plain(config.plan))
+        return Answers(images, features, f"{door.identity}/{asked}", code)
 
     def steal(self, answers: Answers) -> Stolen:
         """Train the surrogate on the answers, and the control on the same images without them."""
@@ -187,6 +182,13 @@ class Run:
         self.made["control"] = folder
         return Stolen(encoder, torch.nn.Identity())
 
+    def made_with(self) -> dict[str, Any]:
+        """Return what each artefact, and the run itself, was made with; None for what nobody wrote down."""
+        told = {"target": None} | {name: (read_done(path) or {}).get("made") for name, path in self.made.items()}
+        if self.saved is not None:
+            told["target"] = of_card(self.saved[1])
+        return told | {"run": made_with(self.settings)}
+
     def begin(self, step: str) -> None:
         """Say what runs from here on."""
         self.step = step
@@ -217,8 +219,9 @@ def run(config: DictConfig, choices: dict[str, str], *, aside: bool = False) -> 
     if rank() == 0 and HydraConfig.initialized():
         enter(this.folder, HydraConfig.get().overrides.task)
     with claim(this.folder) if rank() == 0 else nullcontext():
-        if read_done(this.folder) is None:
+        if not _is_finished(this):
             if rank() == 0:
+                (this.folder / "done.json").unlink(missing_ok=True)  # of other code
                 write_whole(this.folder / "config.yaml", OmegaConf.to_yaml(config, resolve=True).encode())
                 write_whole(this.folder / "choices.json", json.dumps(this.choices).encode())
             another = [sys.executable, "-m", "stealing.pipeline", str(this.folder)]
@@ -230,6 +233,19 @@ def run(config: DictConfig, choices: dict[str, str], *, aside: bool = False) -> 
         spent = f"{time.process_time():.0f} CPU seconds, at most {peak_memory():.1f} GiB of memory"
         print(f"This command took {spent}.", file=sys.stderr)
     return this.folder
+
+
+def _is_finished(this: Run) -> bool:
+    """Return whether the run is done by today's code; say what else a person would miss."""
+    done = read_done(this.folder)
+    if done is None:
+        return False
+    if done.get("code") != this.code:
+        say(f"{this.folder} was judged by other code than today's: it is judged again.")
+        return False
+    ours = {name: made for name, made in done["made"].items() if name != "target" or this.saved is None}
+    say_differences(this.folder, ours, this.settings)
+    return True
 
 
 def take_part(folder: Path, number: int, count: int, port: int) -> None:
@@ -254,7 +270,7 @@ def _do(this: Run) -> None:
         raise
     if rank() == 0:
         write_status(this.folder, "done", this.config.until)
-        write_done(this.folder, until=this.config.until)
+        write_done(this.folder, until=this.config.until, code=this.code, made=this.made_with())
 
 
 def _steps(this: Run, ledger: Ledger) -> None:
@@ -306,6 +322,8 @@ def _result(this: Run, door: MeteredTarget, answers: Answers) -> dict[str, Any]:
         **this.origin,
         "data": this.scene.checksums() | {"asked": answers.images.checksum},
         "steps": VERSIONS,
+        "code": this.code,
+        "made": this.made_with(),
         "seconds": this.seconds,
         "cpu_seconds": this.cpu_seconds,
         "queries": {

@@ -21,7 +21,7 @@ def provenance(threads: int, processes: int) -> dict[str, Any]:
         "versions": {"python": platform.python_version()} | {n: version(n) for n in ("stealing", "torch", "lightning")},
         "hardware": {
             "machine": platform.machine(),
-            "cpu": _cpu(),
+            "cpu": processor(),
             "cores": os.cpu_count(),
             "processes": processes,
             "threads": threads,
@@ -49,7 +49,8 @@ def peak_memory() -> float:
     return float(peak) / (2**30 if sys.platform == "darwin" else 2**20)
 
 
-def _cpu() -> str:
+def processor() -> str:
+    """Return the name of this machine's processor, or an empty text if the system does not tell."""
     info = Path("/proc/cpuinfo")
     names = (
         [row.split(":")[1].strip() for row in info.read_text().splitlines() if "model name" in row]

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from stealing.attacks.asking import scene_of
 from stealing.attacks.steal import Answers
+from stealing.code import code_of
 from stealing.config import opened, plain
 from stealing.data.draws import generator
 from stealing.data.images import Images
@@ -90,7 +91,7 @@ def evaluate(
     }
     device = "cuda" if config.trainer.accelerator == "gpu" else "cpu"
     networks = {name: _network(encoder, device) for name, encoder in encoders.items()}
-    networks["pixels"] = ("pixels", controls.pixels)
+    networks["pixels"] = (f"pixels/{code_of(controls.pixels)}", controls.pixels)
     judge = Judge(protocol, Path(config.paths.cache), device)
     with first_goes_ahead():  # one process asks, all read
         for task in scene.tasks:
@@ -203,7 +204,7 @@ def _judged(
     jobs = dict[str, Job]()
     for name in (*sources, *networks):
         if name in sources:
-            identity = f"{sources[name].fingerprint}/{sources[name].defense_fingerprint}"
+            identity = sources[name].identity
             train, test = answers_through(sources[name], task)
         else:
             identity, compute = networks[name]
@@ -229,4 +230,5 @@ def _judged(
 
 def _network(encoder: Encoder, device: str) -> Network:
     encoder.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return encoder.fingerprint, lambda images: encode_all(encoder, images)
+    code = code_of(encode_all, *map(type, encoder.modules()))
+    return f"{encoder.fingerprint}/{code}", lambda images: encode_all(encoder, images)

@@ -11,13 +11,15 @@ from torch import Tensor, nn
 
 from stealing.artefacts import key, write_done, write_whole
 from stealing.attacks.surrogate import SurrogateModule, build_adapter
+from stealing.code import code_of
 from stealing.data.draws import TrainingImages
 from stealing.data.images import Images
 from stealing.encoders import Encoder, build_encoder, load_encoder, save_encoder
 from stealing.provenance import provenance
 from stealing.seeds import owner_seed, weights_seed
 from stealing.training.fit import Recorder, Settings, fit
-from stealing.training.ranks import making, rank, world
+from stealing.training.making import made_with, making
+from stealing.training.ranks import rank, world
 
 VERSION = 2
 """Raised when the code changes what comes out."""
@@ -25,17 +27,30 @@ VERSION = 2
 
 @dataclass(frozen=True)
 class Answers:
-    """What was bought: images, the target's features (N, D) for them, and where they came from."""
+    """What was bought.
+
+    Attributes:
+        images: that were asked about.
+        features: the target's, (N, D), for them.
+        source: which target, defense and plan they came from.
+        code: hash of the code that chose the images and put the answers together.
+    """
 
     images: Images
     features: Tensor
     source: str
+    code: str = ""
 
 
 def steps_of(attack: dict[str, Any], images: int, settings: Settings) -> int:
     """Steps that this attack trains for: its own number, or its epochs over this many images."""
     steps: int | None = attack["steps"]
     return steps if steps is not None else settings.steps(int(attack["epochs"]), images // int(attack["batch_size"]))
+
+
+def surrogate_code(arch: dict[str, Any], attack: dict[str, Any], answers: str) -> str:
+    """Return the hash of all code that makes a surrogate, that of its answers included."""
+    return key(code=code_of(stolen, arch, attack), answers=answers)
 
 
 def stolen(
@@ -67,7 +82,9 @@ def stolen(
     width = answers.features.shape[1]
     own_seed = owner_seed(seed, "surrogate")
     adapter_seed = weights_seed(seed, "surrogate", "adapter")
-    with making(folder) as done:
+    code = surrogate_code(arch, attack, answers.code)
+    made = made_with(settings)
+    with making(folder, code, settings) as done:
         if done is None:
             encoder = build_encoder(arch, start)
             adapter = build_adapter(encoder.feature_dim, width, adapter_seed)
@@ -104,13 +121,14 @@ def stolen(
                 **settings.numerics,
                 **spent,
                 **provenance(settings.threads, world()),
+                "made": made,
             }
             if rank() == 0:
                 weights = {name: tensor.cpu().contiguous() for name, tensor in adapter.state_dict().items()}
                 write_whole(folder / "adapter.safetensors", save(weights))
                 size = answers.images.size
                 save_encoder(encoder, folder / "encoder.safetensors", arch=arch, size=size, provenance=origin)
-                write_done(folder, **spent)
+                write_done(folder, **spent, code=code, made=made)
             done = dict(spent)
     encoder, _ = load_encoder(folder / "encoder.safetensors")
     adapter = build_adapter(encoder.feature_dim, width, adapter_seed)

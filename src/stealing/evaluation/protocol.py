@@ -14,6 +14,7 @@ from safetensors.numpy import load_file, save
 from torch import Tensor
 
 from stealing.artefacts import key, write_whole
+from stealing.code import code_of
 from stealing.data.images import Images
 from stealing.evaluation.knn import knn_predict
 from stealing.evaluation.mlp import MLPSettings, mlp_predict
@@ -48,6 +49,9 @@ class Predicted:
 
 Predictions = dict[str, Predicted]
 """By head."""
+
+HEADS = {"linear": probe_predict, "knn": knn_predict, "mlp": mlp_predict}
+"""The function of each head."""
 
 
 @dataclass(frozen=True)
@@ -175,6 +179,7 @@ class Judge:
         """Where the predictions of a head on a job are remembered."""
         name = key(
             version=PREDICTIONS,
+            code=code_of(Rows, HEADS[head]),
             head=head,
             settings=settings,
             holdout=self.protocol.holdout,

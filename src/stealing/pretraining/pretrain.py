@@ -6,6 +6,7 @@ from typing import Any
 from hydra.utils import instantiate
 
 from stealing.artefacts import key, write_done
+from stealing.code import code_of
 from stealing.data.draws import TrainingImages
 from stealing.data.images import Images
 from stealing.encoders import Encoder, build_encoder, load_encoder, save_encoder
@@ -14,7 +15,8 @@ from stealing.pretraining.simclr import SimCLRModule
 from stealing.provenance import provenance
 from stealing.seeds import Owner, owner_seed, weights_seed
 from stealing.training.fit import Recorder, Settings, fit
-from stealing.training.ranks import making, rank, world
+from stealing.training.making import made_with, making
+from stealing.training.ranks import rank, world
 
 VERSION = 2
 """Raised when the code changes what comes out."""
@@ -58,7 +60,9 @@ def pretrained(
     folder = root / key(version=VERSION, owner=owner, steps=steps, **inputs, **settings.numerics)
     own_seed = owner_seed(seed, owner)
     start = weights_seed(seed, owner)
-    with making(folder) as done:
+    code = code_of(pretrained, arch, recipe)
+    made = made_with(settings)
+    with making(folder, code, settings) as done:
         if done is None:
             encoder = build_encoder(arch, start)
             module = SimCLRModule(
@@ -94,9 +98,10 @@ def pretrained(
                 "weights_seed": start,
             }
             origin |= {**settings.numerics, **spent, **provenance(settings.threads, world())}
+            origin["made"] = made
             if rank() == 0:
                 save_encoder(encoder, folder / "encoder.safetensors", arch=arch, size=images.size, provenance=origin)
-                write_done(folder, **spent)
+                write_done(folder, **spent, code=code, made=made)
             done = dict(spent)
     encoder, _ = load_encoder(folder / "encoder.safetensors")
     return encoder, folder, done

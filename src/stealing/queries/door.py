@@ -74,6 +74,8 @@ class MeteredTarget:
             target.defense_fingerprint,
             target.size,
         )
+        codec = f"/{target.codec}" if target.codec else ""
+        self.identity = f"{target.fingerprint}/{target.defense_fingerprint}{codec}"  # all that answers depend on
         self.is_known = target.is_known
         self.remembers = isinstance(target, Settling) and target.remembers
         self._got: dict[Purpose, dict[tuple[str, int], set[bytes]]] = {"attack": {}, "evaluation": {}}

@@ -14,6 +14,7 @@ from stealing.artefacts import key
 from stealing.errors import DataError
 from stealing.evaluation.protocol import CONTROLS
 from stealing.evaluation.statistics import SHARES, by_head, overall, summarise
+from stealing.report.mixing import check_unmixed
 from stealing.report.seeds import FinishedRun, join
 from stealing.report.sweep import cells
 
@@ -114,11 +115,13 @@ def settings(folders: Sequence[Path], protocol: str | None = None) -> list[Setti
         if not runs:
             raise DataError(f"--protocol {protocol} judged none of these runs: leave it out to see which did.")
     _check_comparable(runs)
+    check_unmixed([(run.folder, run.result) for run in runs])
     groups = dict[str, dict[int, FinishedRun]]()
     for run in runs:
         twice = groups.setdefault(run.result["group"], {}).setdefault(run.result["seed"], run)
         if twice is not run:
             raise DataError(f"{twice.folder} and {run.folder} are of the same choices and seed: name one of them.")
+    _check_code(groups)
     chosen = _choices({group: next(iter(seeds.values())) for group, seeds in groups.items()})
     _on_common_controls(groups, chosen)
     made = []
@@ -168,6 +171,17 @@ def _check_comparable(runs: Sequence[FinishedRun]) -> None:
             f"The runs were judged by {len(protocols)} protocols ({told}; they differ in {apart}), whose figures "
             "cannot be compared: choose one by --protocol, or judge the others again by python eval.py run=<folder>."
         )
+
+
+def _check_code(groups: dict[str, dict[int, FinishedRun]]) -> None:
+    """Refuse seeds of one setting that different code made."""
+    for seeds in groups.values():
+        by_code = {run.result.get("code"): run.folder for run in seeds.values()}
+        if len(by_code) > 1:
+            named = " and ".join(map(str, by_code.values()))
+            raise DataError(
+                f"{named} were made by different code: run their commands again, which makes the older anew."
+            )
 
 
 def _check_named_apart(found: Sequence[Setting]) -> None:

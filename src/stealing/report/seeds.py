@@ -12,6 +12,7 @@ from safetensors.numpy import load_file
 
 from stealing.artefacts import write_whole
 from stealing.evaluation.statistics import Right, by_head, overall, summarise
+from stealing.report.mixing import kind_of, mixture
 from stealing.report.table import show
 
 
@@ -58,6 +59,7 @@ def join(runs: Sequence[FinishedRun], resamples: int) -> dict[str, Any]:
     return {
         **shared,
         "defense": first.get("defense"),
+        "made": [result.get("made") for result in results],
         "seeds": seeds_,
         "runs": [run.folder.name for run in runs],
         "seconds": seconds,
@@ -77,25 +79,41 @@ def score_for_search(folder: Path) -> float:
     return fmean(row["held"]["SA"] for heads in tasks.values() for head, row in heads.items() if head != "role")
 
 
-def siblings(folder: Path) -> list[Path]:
-    """The finished runs beside this one, itself included, that differ from it in their seed alone, by seed."""
-    group = json.loads((folder / "result.json").read_text())["group"]
-    found = {}
-    for path in folder.parent.glob("*/result.json"):
+def siblings(folder: Path) -> tuple[list[Path], list[str]]:
+    """Return the finished runs beside this one that differ from it in their seed alone.
+
+    Returns:
+        Their folders, its own included, by seed; and a sentence for each run that has other code,
+        another device or another precision, and so is left out.
+    """
+    own = json.loads((folder / "result.json").read_text())
+    found = dict[int, Path]()
+    left_out = []
+    for path in sorted(folder.parent.glob("*/result.json")):
         result = json.loads(path.read_text())
-        if result["group"] == group:
+        if result["group"] != own["group"]:
+            continue
+        if result.get("code") != own.get("code"):
+            left_out.append(f"Left out: {path.parent}, which other code made. The same command makes it again.")
+        elif kind_of(result) != kind_of(own):
+            left_out.append(f"Left out: {path.parent}, which was made on another device or in another precision.")
+        else:
             found[result["seed"]] = path.parent
-    return [found[seed] for seed in sorted(found)]
+    return [found[seed] for seed in sorted(found)], left_out
 
 
 def conclude(folder: Path, resamples: int, console: Console) -> None:
     """Show a finished run's table, then the one over all its seeds where there are several."""
     show(json.loads((folder / "result.json").read_text()), console)
-    found = siblings(folder)
+    found, left_out = siblings(folder)
     console.print(f"Written: {folder / 'result.json'}", soft_wrap=True)
+    for sentence in left_out:
+        console.print(sentence, soft_wrap=True)
     if len(found) > 1:
         joined = join([FinishedRun.read(sibling) for sibling in found], resamples)
         path = folder.parent / f"{folder.name.rsplit('-s', 1)[0]}-seeds-{joined['group']}.json"
         write_whole(path, json.dumps(joined, indent=1).encode())
         show(joined, console)
+        if mixed := mixture([json.loads((sibling / "result.json").read_text()) for sibling in found]):
+            console.print(mixed, soft_wrap=True)
         console.print(f"Written: {path}", soft_wrap=True)

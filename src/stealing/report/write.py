@@ -10,6 +10,7 @@ import pyarrow.parquet
 from stealing.artefacts import write_whole
 from stealing.report.advice import Sentence
 from stealing.report.comparisons import comparisons
+from stealing.report.mixing import mixture
 from stealing.report.runs import Setting, check_head, found_in, settings
 from stealing.report.summary import by_task, overview, paired_tests, tidy
 from stealing.report.sweep import cells
@@ -90,9 +91,11 @@ def overview_caption(found: Sequence[Setting]) -> str:
     """How to read the first table."""
     most = max(len(setting.runs) for setting in found)
     figures = "means over seeds, ± the standard deviation over seeds" if most > 1 else "of one seed"
+    mixed = mixture([run.result for setting in found for run in setting.runs])
     return (
         f"Figures are {figures}, [95 % interval]; over several tasks, SA is their mean, and honest loss is in test "
         "pictures of 100. In bold: the theft that got most of those with the same budget and defense."
+        + (f" {mixed}" if mixed else "")
     )
 
 

@@ -4,8 +4,7 @@ Shape letters: B rows of this process, D feature width, W processes.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from pathlib import Path
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -15,7 +14,6 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from torch import Tensor
 
-from stealing.artefacts import claim, read_done
 from stealing.errors import ConfigError
 
 T = TypeVar("T")
@@ -75,17 +73,6 @@ def summed(value: float) -> float:
     if world() > 1:
         dist.all_reduce(total)
     return float(total)
-
-
-@contextmanager
-def making(folder: Path) -> Iterator[dict[str, Any] | None]:
-    """Hold an artefact while all processes make it; gives what was left of it if it is done, the same in all of them.
-
-    Another run that is making it is waited for.
-    """
-    with claim(folder, patient=True) if rank() == 0 else nullcontext():
-        yield agreed(read_done(folder))
-        wait()
 
 
 @contextmanager
