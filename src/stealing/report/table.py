@@ -118,7 +118,7 @@ def _share_name(result: dict[str, Any]) -> str:
 
 def _share_cell(row: dict[str, Any], share: str) -> str:
     if row[share] is None:
-        return "not known"
+        return "-"
     low, high = row["intervals"][share]
     return f"{row[share]:.2f} [{low:.2f}, {high:.2f}]"
 
@@ -152,7 +152,7 @@ def _cells(row: dict[str, Any], defended: bool) -> list[str]:
 def _caption(result: dict[str, Any]) -> str:
     share = _share_name(result)
     reference = SHARES[share]
-    unknown = "The target without its service's defense is unknown here.\n" if share == "offered" else ""
+    unknown = " The target without its service's defense is unknown here." if share == "offered" else ""
     likeness = ", ".join(f"{name} {value:.3f}" for name, value in result["fidelity"].items())
     last = (
         "agree: equal predictions of two heads, each trained on its own bootstrap sample, one on the target and one\n"
@@ -164,9 +164,9 @@ def _caption(result: dict[str, Any]) -> str:
         )
     return (
         "TA, SA: test accuracy on the target's and the surrogate's features.\n"
-        f"{share} = (SA - C) / ({reference} - C). {unknown}"
-        "The control C asked nothing: the best on a slice of train of raw pixels, the untrained surrogate (also\n"
-        "with calibrated BatchNorm) and SimCLR on the query images; lead: how far the next best is behind it there.\n"
+        f"{share} = (SA - C) / ({reference} - C).{unknown}\n"
+        "The control C asked nothing: on a slice of train the best of raw pixels, the untrained surrogate (also with\n"
+        "calibrated BatchNorm) and SimCLR on the query images; lead: how far the next best is behind it there.\n"
         f"*: on that slice the target is less than {INFORMATIVE:.2f} ahead of C: the task is in no figure of a role.\n"
         f"{last}\nFeatures: {likeness}."
     )
