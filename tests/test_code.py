@@ -88,6 +88,20 @@ def test_a_users_own_module_counts_by_its_path_and_source(tmp_path: Path, monkey
     assert len(set(codes)) == 3
 
 
+def test_what_pip_installed_is_not_followed_wherever_it_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "their_losses.py").write_text("def f(a, b):\n    return a - b\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "their_losses-1.0.dist-info").mkdir()
+    assert followed("their_losses.f") == {"their_losses.f": ""}
+
+
+def test_modules_that_import_a_name_from_each_other_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "ring_one.py").write_text("from ring_two import f\n")
+    (tmp_path / "ring_two.py").write_text("from ring_one import f\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert followed("ring_one.f") == {"ring_one.f": ""}
+
+
 def test_another_place_of_a_file_changes_neither_key_nor_code(tmp_path: Path) -> None:
     moved = {"loss": {"_target_": "stealing.elsewhere.l2", "reduction": "mean"}}
     assert key(attack=moved) == key(attack={"loss": {"_target_": L2, "reduction": "mean"}})

@@ -154,18 +154,30 @@ def _place(dotted: str) -> tuple[str, str] | None:
 
     A name that a module only imports is looked up where it is defined.
     """
+    seen = set[str]()
+    while dotted not in seen:  # two modules may import a name from each other
+        seen.add(dotted)
+        found = _split(dotted)
+        if found is None:
+            return None
+        module_name, name, rest = found
+        module = _module(module_name)
+        assert module is not None
+        if name in module.definitions:
+            return module_name, name
+        if name not in module.imports:
+            return None
+        dotted = ".".join([module.imports[name], *rest])
+    return None
+
+
+def _split(dotted: str) -> tuple[str, str, list[str]] | None:
+    """Return the longest module that an import path begins with, the name in it, and what follows."""
     parts = dotted.split(".")
     for cut in range(len(parts) - 1, 0, -1):
         module_name = ".".join(parts[:cut])
-        module = _module(module_name)
-        if module is None:
-            continue
-        name = parts[cut]
-        if name in module.definitions:
-            return module_name, name
-        if name in module.imports:
-            return _place(".".join([module.imports[name], *parts[cut + 1 :]]))
-        return None
+        if _module(module_name) is not None:
+            return module_name, parts[cut], parts[cut + 1 :]
     return None
 
 
@@ -254,8 +266,15 @@ def _root(top: str) -> Path | None:
         return None
     places = list(found.submodule_search_locations or [found.origin or ""])
     place = Path(places[0])
-    is_installed = {"site-packages", "dist-packages"} & set(place.parts)
-    return None if is_installed or place.suffix not in ("", ".py") else place
+    if place.suffix not in ("", ".py") or _is_installed(place):
+        return None
+    return place
+
+
+def _is_installed(place: Path) -> bool:
+    """True if pip put this module there: in an environment, or in a folder of its own (`--target`)."""
+    in_environment = {"site-packages", "dist-packages"} & set(place.parts)
+    return bool(in_environment) or any(place.parent.glob("*.dist-info"))
 
 
 class _Bare(ast.NodeTransformer):
