@@ -38,8 +38,15 @@ from stealing.training.fit import Recorder, Settings
 
 ROOT = Path(__file__).parents[1]
 OUT = ROOT / "results" / "control_tuning"
-BASE = ["experiment=cifar10_tune", "target=zoo", "logger=csv"]
-"""The attack's own tuning; the target is named because one has to be, and it is never asked."""
+BASE = [
+    "experiment=cifar10_tune",
+    "target=zoo",
+    "logger=csv",
+    "control.temperature=0.2",
+    "control.batch_size=256",
+]
+"""The attack's own tuning, from the recipe of `pretrain=simclr`. The target is named because one has
+to be; it is never asked."""
 
 SGD = (
     "control.optimizer._target_=torch.optim.SGD",
@@ -51,8 +58,7 @@ ADAMW = ("control.optimizer._target_=torch.optim.AdamW",)
 
 def optimiser(name: Sequence[str], rate: float, decay: float) -> list[str]:
     """Return the overrides of an optimiser."""
-    fresh = ["~control.optimizer.momentum", "~control.optimizer.nesterov"]
-    return [*fresh, *name, f"control.optimizer.lr={rate}", f"control.optimizer.weight_decay={decay}"]
+    return [*name, f"control.optimizer.lr={rate}", f"control.optimizer.weight_decay={decay}"]
 
 
 def views(least: float, strength: float) -> list[str]:

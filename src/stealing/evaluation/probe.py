@@ -87,6 +87,7 @@ class LinearProbe(L.LightningModule):
             batch = features.to(dtype), labels
             self.to(features.device, dtype)
             self._minimise(batch)
+            self.to(features.device)  # Lightning leaves a module on the CPU
             left = self.gradient(batch)
             if left <= self.settings.tolerance:
                 break
