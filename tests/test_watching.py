@@ -237,6 +237,9 @@ def test_a_memory_holds_every_number_of_an_account_and_loading_it_replaces_what_
         other.load("attacker/0", None)
         assert "attacker/0" not in other.watch.accounts and "attacker/0" not in other._scores
         assert other.watch.coverage.dump("attacker/0") == b"" and other.dump("honest/x") == beside
+        other.answer(traffic(3), asked(images(3)))
+        other.load("attacker/0", other.dump("attacker/0"))
+        assert other._scores["attacker/0"] == 0.0, "not judged yet"
     assert set(np.load(io.BytesIO(memory))) == {"numbers", "recent", "coverage"}, "arrays alone, no pickle"
 
 
