@@ -158,6 +158,10 @@ def test_every_purpose_has_a_cap_of_its_own_over_all_runs_and_one_for_this_run(t
         ("attack", 12, 12),
         ("evaluation", 7, 7),
     ]
+    target = Fake()
+    with pytest.raises(BudgetExceeded, match="20 images .* 5 are left to all runs together: ask about fewer"):
+        door(tmp_path, target, images_total=17).ask(IMAGES[100:120], "a", "attack")
+    assert target.requests == [], "not even the first, which would fit"
     unlimited = door(tmp_path, Fake())
     unlimited.ask(IMAGES[100:120], "a", "attack")
     assert {row.total for row in spendings(unlimited._ledger)} == {None}
@@ -203,6 +207,10 @@ def test_a_request_in_doubt_is_sent_again_under_its_key_or_given_up_and_asked_an
     assert torch.equal(meter.ask(wanted, "a", "attack"), truth(wanted))
     keys = {key for _, key, _ in target.requests}
     assert (lost.idempotency in keys) == (in_doubt == "resend") and set(target.asked.values()) == {1}
+    order = digests(wanted)
+    if in_doubt == "resend":
+        order = lost.digests + [name for name in order if name not in lost.digests]
+    assert list(target.asked) == order, "as a run that was never stopped would ask"
     row = spendings(meter._ledger)[0]
     assert (row.spent, row.stored, row.in_doubt, row.cost) == (spent, 12, 0, cost)
     assert meter.sent == 12 and faults(meter._ledger) == []
@@ -220,11 +228,15 @@ def test_requests_are_full_and_as_many_side_by_side_as_allowed_on_leases_that_ou
         return original(images_uint8, account, idempotency)
 
     target.answer = answer  # type: ignore[method-assign]
-    meter = door(tmp_path, target)
-    assert torch.equal(meter.ask(IMAGES[:75], "a/1", "attack"), truth(IMAGES[:75]))
+    meter, threads = door(tmp_path, target), torch.get_num_threads()
+    torch.set_num_threads(threads + 1)
+    try:
+        assert torch.equal(meter.ask(IMAGES[:75], "a/1", "attack"), truth(IMAGES[:75]))
+    finally:
+        torch.set_num_threads(threads)
     assert sorted(size for _, _, size in target.requests) == [5] + [10] * 7
     assert len({key for _, key, _ in target.requests}) == 8 and {who for who, _, _ in target.requests} == {"a/1"}
-    assert target.most_beside == 3 and target.threads == {torch.get_num_threads()}
+    assert target.most_beside == 3 and target.threads == {threads + 1}
     assert all(target.deadline + MARGIN - 5 < lease <= target.deadline + MARGIN for lease in leases)
 
 
