@@ -2,98 +2,20 @@
 
 import threading
 import time
-from contextlib import closing
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from fakes import IMAGES, SIZE, Bar, Fake, Remembering, door, left_open, truth
 
-from stealing.data.draws import generator
 from stealing.errors import BudgetExceeded, Refused, TargetError
+from stealing.queries import buying
 from stealing.queries import door as doors
 from stealing.queries.audit import faults, spendings
-from stealing.queries.buying import MARGIN, NotServed
+from stealing.queries.buying import NotServed
+from stealing.queries.database import SQLite
 from stealing.queries.digests import digests
-from stealing.queries.door import Budget, MeteredTarget
-from stealing.queries.ledger import Ledger
 from stealing.queries.pace import Pace
-from stealing.queries.tables import Reservation
-
-SIZE = 2
-IMAGES = torch.randint(0, 256, (700, 3, SIZE, SIZE), dtype=torch.uint8, generator=generator("metering"))
-assert len(set(digests(IMAGES))) == 700
-
-
-def truth(images: Tensor, times: int = 1) -> Tensor:
-    return images.flatten(1).float() + 1000 * times
-
-
-@dataclass
-class Fake:
-    """Answers with the pixels, and a thousand more each time that an image is asked about.
-
-    Attributes:
-        faults: errors to raise instead of the answers to the first requests.
-        seconds: that an answer takes.
-    """
-
-    images_a_request: int = 8
-    in_flight: int = 1
-    fingerprint: str = "fake"
-    defense_fingerprint: str = "none"
-    codec: str = ""
-    pace: Pace = field(default_factory=Pace)
-    faults: dict[int, Exception] = field(default_factory=dict)
-    seconds: float = 0.0
-    half: bool = False
-
-    def __post_init__(self) -> None:
-        self.version, self.size, self.deadline, self.is_known = "7", SIZE, 50.0, True
-        self.asked: dict[bytes, int] = {}
-        self.requests: list[tuple[str, str, int]] = []
-        self.moments: list[float] = []
-        self.threads: set[int] = set()
-        self.beside = self.most_beside = 0
-        self.lock = threading.Lock()
-
-    def answer(self, images_uint8: Tensor, account: str, idempotency: str = "") -> Tensor:
-        with self.lock:
-            number = len(self.requests)
-            self.requests.append((account, idempotency, len(images_uint8)))
-            self.moments.append(time.monotonic())
-            self.threads.add(torch.get_num_threads())
-            self.beside += 1
-            self.most_beside = max(self.beside, self.most_beside)
-        time.sleep(self.seconds)
-        with self.lock:
-            self.beside -= 1
-            if number in self.faults:
-                raise self.faults[number]
-            names = digests(images_uint8)
-            for name in names:
-                self.asked[name] = self.asked.get(name, 0) + 1
-            times = torch.tensor([self.asked[name] for name in names])
-        features = images_uint8.flatten(1).float() + 1000 * times[:, None]
-        return features.half() if self.half else features
-
-
-def door(folder: Path, target: Fake, images: int = 2000, evaluation: int = 1000, **limits: Any) -> MeteredTarget:
-    ledger = Ledger(str(folder / "ledger.sqlite"))
-    return MeteredTarget(target, ledger, folder / "banks", Budget(images, evaluation, **limits))
-
-
-def left_open(folder: Path, count: int, alive: bool = False) -> tuple[Ledger, Reservation]:
-    """A request for the first images that another process reserved."""
-    other = Ledger(str(folder / "ledger.sqlite"))
-    source = other.source("fake", "none", "a", "", SIZE)
-    batches = [(digests(IMAGES[:count]), IMAGES[:count])]
-    [open_] = other.reserve(source, batches, purpose="attack", view="raw", repeat=0, price=0.5, lease=60.0, pace=Pace())
-    if not alive:
-        other.close()
-    return other, open_
 
 
 def test_a_repeat_returns_its_own_answer_however_many_images_there_are(tmp_path: Path) -> None:
@@ -124,8 +46,8 @@ def test_answers_are_copied_into_a_bank_from_500_images_on_and_page_by_page(
     few, many = (door(tmp_path / str(count), Fake(images_a_request=90)) for count in (499, 500))
     assert torch.equal(few.ask(IMAGES[:499], "a", "attack"), truth(IMAGES[:499]))
     assert not list((tmp_path / "499" / "banks").glob("*/*.features"))
+    assert torch.equal(many.ask(IMAGES[:500], "a", "attack"), truth(IMAGES[:500]))
     both = torch.cat([IMAGES[:500], IMAGES[:20]])
-    assert torch.equal(many.ask(both, "a", "attack"), truth(both))
     files = list((tmp_path / "500" / "banks").glob("*/*.features"))
     assert sum(path.stat().st_size for path in files) == 500 * 3 * SIZE * SIZE * 4
     again = door(tmp_path / "500", Fake())
@@ -191,8 +113,9 @@ def test_of_a_target_that_stops_only_stored_answers_count_and_no_reserved_image(
     with pytest.raises(Refused):
         nothing.ask_what_is_answered(IMAGES[50:60], "a", "attack")
     assert nothing.spent("attack") == 0
-    given, there = nothing.ask_what_is_answered(IMAGES[50:60], "a", "attack", repeat=1)
+    given, there = nothing.ask_what_is_answered(IMAGES[50:60], "a", "attack", view="v", repeat=1)
     assert there.all() and torch.equal(given, truth(IMAGES[50:60]))
+    assert nothing._ledger.database.read("SELECT DISTINCT view FROM queries WHERE state = 'stored'") == [("v",)]
 
 
 @pytest.mark.parametrize(("in_doubt", "spent", "cost"), [("resend", 12, 6.0), ("forfeit", 17, 8.5)])
@@ -216,19 +139,14 @@ def test_a_request_in_doubt_is_sent_again_under_its_key_or_given_up_and_asked_an
     assert meter.sent == 12 and faults(meter._ledger) == []
 
 
-def test_requests_are_full_and_as_many_side_by_side_as_allowed_on_leases_that_outlast_them(tmp_path: Path) -> None:
+def test_requests_are_full_and_as_many_side_by_side_as_allowed_on_leases_that_outlast_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     target = Fake(images_a_request=10, in_flight=3, seconds=0.05)
-    leases: list[float] = []
-    original = target.answer
-
-    def answer(images_uint8: Tensor, account: str, idempotency: str = "") -> Tensor:
-        with closing(Ledger(str(tmp_path / "ledger.sqlite"))) as beside:
-            [(lease,)] = beside.database.read("SELECT lease FROM requests WHERE idempotency = ?", (idempotency,))
-            leases.append(lease - beside.database.now())
-        return original(images_uint8, account, idempotency)
-
-    target.answer = answer  # type: ignore[method-assign]
-    meter, threads = door(tmp_path, target), torch.get_num_threads()
+    monkeypatch.setattr(SQLite, "now", lambda self: 1000.0)
+    bars: list[Bar] = []
+    monkeypatch.setattr(buying, "Bar", lambda *terms: bars.append(Bar(*terms)) or bars[-1])
+    meter, threads = door(tmp_path, target, price=0.25), torch.get_num_threads()
     torch.set_num_threads(threads + 1)
     try:
         assert torch.equal(meter.ask(IMAGES[:75], "a/1", "attack"), truth(IMAGES[:75]))
@@ -237,7 +155,11 @@ def test_requests_are_full_and_as_many_side_by_side_as_allowed_on_leases_that_ou
     assert sorted(size for _, _, size in target.requests) == [5] + [10] * 7
     assert len({key for _, key, _ in target.requests}) == 8 and {who for who, _, _ in target.requests} == {"a/1"}
     assert target.most_beside == 3 and target.threads == {threads + 1}
-    assert all(target.deadline + MARGIN - 5 < lease <= target.deadline + MARGIN for lease in leases)
+    leases = meter._ledger.database.read("SELECT DISTINCT lease FROM requests")
+    assert leases == [(1060.0,)], "ten seconds more than the deadline"
+    [bar] = bars
+    assert (bar.purpose, bar.total, bar.price) == ("attack", 75, 0.25)
+    assert bar.told[0] == (0, 1) and bar.told[-1] == (75, 0), "images and requests in flight"
 
 
 def test_a_request_waits_for_its_turn(tmp_path: Path) -> None:
@@ -265,6 +187,19 @@ def test_what_was_surely_not_served_is_taken_back_and_anything_else_is_in_doubt(
     assert time.monotonic() - start < 5 and other.in_doubt() == 0
     assert broken.requests[0][1] in [key for _, key, _ in broken.requests[2:]], "under its old key"
     assert other.sent == 32, "the rest was stored by the ask that failed"
+
+
+def test_a_target_that_remembers_has_the_last_word_and_what_it_refuses_is_taken_back(tmp_path: Path) -> None:
+    assert torch.equal(door(tmp_path, Remembering()).ask(IMAGES[:8], "a", "attack"), truth(IMAGES[:8]))
+    meter = door(tmp_path, Remembering())
+    assert meter.remembers and not door(tmp_path, Fake()).remembers
+    with pytest.raises(Refused, match="a had enough"):
+        meter.ask(IMAGES[8:40], "a", "attack")
+    given, there = meter.ask_what_is_answered(IMAGES[:40], "a", "attack")
+    assert there.tolist() == [True] * 24 + [False] * 16
+    assert torch.equal(given, truth(IMAGES[:24]) + 0.25 * torch.arange(3).repeat_interleave(8)[:, None])
+    assert (meter.in_doubt(), meter._ledger.spent("fake", "attack"), meter.sent) == (0, 24, 0)
+    assert torch.equal(meter.ask(IMAGES[:8], "b", "attack"), truth(IMAGES[:8])), "another account begins anew"
 
 
 def test_an_answer_that_cannot_be_kept_is_in_doubt(tmp_path: Path) -> None:
