@@ -144,7 +144,8 @@ def test_a_chain_that_remembers_nothing_has_no_memory() -> None:
 def test_the_cost_of_a_chain_is_its_fastest_repeat_an_image_and_what_it_has_to_keep(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    clock = iter([0.0, 5.0, 10.0, 12.0, 20.0, 29.0])
+    clock = iter([0.0, 5.0, 10.0, 12.0, 20.0, 29.0, 30.0, 33.0, 40.0, 43.0, 50.0, 51.0])
     monkeypatch.setattr(chains.time, "perf_counter", lambda: next(clock))
-    told = cost(Chain({"one": Counting("p")}), drawn(4), asked(images(4)), repeats=3)
+    told = cost(Chain({"one": Counting("p")}), drawn(4), asked(images(4)))
     assert told == {"milliseconds": 500.0, "bytes": float(len(b'{"one": "MQ=="}'))}
+    assert next(clock) == 50.0, "five repeats unless told otherwise"

@@ -1,6 +1,8 @@
 """What each defense adds or takes away, number by number, against its formula written out again."""
 
+import hashlib
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,7 @@ from stealing.defenses.chain import Asked
 from stealing.defenses.coverage import Coverage
 from stealing.defenses.keyed import Secret
 from stealing.defenses.noise import CosineNoise, Noise, orthogonal
-from stealing.defenses.poisoning import AdditivePoisoning
+from stealing.defenses.poisoning import AdditivePoisoning, Poisoning
 from stealing.errors import ConfigError
 
 D = 6
@@ -167,6 +169,36 @@ def test_a_secret_shows_as_a_short_hash_and_gives_other_numbers(monkeypatch: pyt
     monkeypatch.setenv("A_SECRET", "")
     with pytest.raises(ConfigError, match=r"\$A_SECRET, which is empty"):
         Secret("A_SECRET")
+
+
+def test_numbers_of_a_key_stay_the_same_as_banks_were_filled_with_them() -> None:
+    key = hashlib.blake2b(b"a public key: fit for measuring, not for serving", digest_size=32).digest()
+    assert OPEN.hash == hashlib.blake2b(b"fingerprint", key=key, digest_size=8).hexdigest()
+    text = b"\x05\x00\x00\x00noise" + b"\x01\x00\x00\x00\xff" + b"\x02\x00\x00\x0012"
+    seed = int.from_bytes(hashlib.blake2b(text, key=key, digest_size=16).digest(), "little")
+    expected = np.random.Generator(np.random.Philox(key=seed)).random(3)
+    assert np.array_equal(OPEN.generator("noise", b"\xff", 12).random(3), expected)
+
+
+SECRETIVE: dict[str, Callable[[str | None], Any]] = {
+    "b4b": lambda secret: B4B(1.0, 2.0, 0.01, 3, 2, secret),
+    "transform": lambda secret: Transform(["affine"], secret),
+    "noise": lambda secret: Noise(1.0, "gaussian", False, secret),
+    "cosine": lambda secret: CosineNoise(0.5, False, secret),
+    "poisoning": lambda secret: Poisoning(0.5, 1, secret),
+    "additive": lambda secret: AdditivePoisoning(0.5, secret),
+}
+
+
+@pytest.mark.parametrize("name", SECRETIVE)
+def test_a_secret_is_in_the_fingerprint_and_in_every_number(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, question, given = drawn(4), asked(images(4)), {}
+    for value in ("one", "two", ""):
+        monkeypatch.setenv("A_SECRET", value)
+        defense = SECRETIVE[name]("A_SECRET" if value else None)
+        assert defense.private == Secret("A_SECRET" if value else None).hash
+        given[value] = defense.answer(rows, question)
+    assert all(not given["one"].isclose(given[other]).all(1).any() for other in ("two", ""))
 
 
 def test_rows_of_noise_are_functions_of_their_own_purpose_with_variance_one() -> None:
