@@ -32,7 +32,7 @@ class Fake:
 
     Attributes:
         faults: errors to raise instead of the answers to the first requests.
-        seconds: that an answer takes.
+        together: requests that have to be on their way before the first is answered.
     """
 
     images_a_request: int = 8
@@ -42,7 +42,7 @@ class Fake:
     codec: str = ""
     pace: Pace = field(default_factory=Pace)
     faults: dict[int, Exception] = field(default_factory=dict)
-    seconds: float = 0.0
+    together: int = 1
     half: bool = False
 
     def __post_init__(self) -> None:
@@ -58,11 +58,13 @@ class Fake:
         with self.lock:
             number = len(self.requests)
             self.requests.append((account, idempotency, len(images_uint8)))
-            self.moments.append(time.monotonic())
+            self.moments.append(time.time())
             self.threads.add(torch.get_num_threads())
             self.beside += 1
             self.most_beside = max(self.beside, self.most_beside)
-        time.sleep(self.seconds)
+        until = time.monotonic() + 10
+        while self.most_beside < self.together and time.monotonic() < until:
+            time.sleep(0.01)
         with self.lock:
             self.beside -= 1
             if number in self.faults:

@@ -142,7 +142,7 @@ def test_a_request_in_doubt_is_sent_again_under_its_key_or_given_up_and_asked_an
 def test_requests_are_full_and_as_many_side_by_side_as_allowed_on_leases_that_outlast_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    target = Fake(images_a_request=10, in_flight=3, seconds=0.05)
+    target = Fake(images_a_request=10, in_flight=3, together=3)
     monkeypatch.setattr(SQLite, "now", lambda self: 1000.0)
     bars: list[Bar] = []
     monkeypatch.setattr(buying, "Bar", lambda *terms: bars.append(Bar(*terms)) or bars[-1])
@@ -164,9 +164,10 @@ def test_requests_are_full_and_as_many_side_by_side_as_allowed_on_leases_that_ou
 
 def test_a_request_waits_for_its_turn(tmp_path: Path) -> None:
     target = Fake(in_flight=4, images_a_request=2, pace=Pace(requests=10))
+    start = time.time()
     door(tmp_path, target).ask(IMAGES[:8], "a", "attack")
-    moments = sorted(target.moments)
-    assert moments[-1] - moments[0] == pytest.approx(0.3, abs=0.12)
+    waited = [moment - start for moment in sorted(target.moments)]
+    assert all(each > 0.1 * number for number, each in enumerate(waited)) and waited[-1] < 5
 
 
 def test_what_was_surely_not_served_is_taken_back_and_anything_else_is_in_doubt(tmp_path: Path) -> None:
@@ -177,16 +178,17 @@ def test_what_was_surely_not_served_is_taken_back_and_anything_else_is_in_doubt(
     with pytest.raises(TargetError, match="It said no"):
         meter.ask(IMAGES[:24], "a", "attack")
     assert (meter._ledger.spent("fake", "attack"), meter.in_doubt()) == (8, 0)
-    broken = Fake(faults={0: TargetError("It broke.")}, in_flight=2, seconds=0.05)
+    broken = Fake(faults={0: TargetError("It broke.")}, in_flight=2, together=2)
     other = door(tmp_path, broken)
     with pytest.raises(TargetError, match="It broke"):
         other.ask(IMAGES[100:140], "a", "attack")
-    assert other.in_doubt() == 8 and other._ledger.spent("fake", "attack") == 8 + 16, "the one beside it was kept"
+    kept = sum(broken.asked.values())
+    assert other.in_doubt() == 8 <= kept and other._ledger.spent("fake", "attack") == 8 + 8 + kept
     start = time.monotonic()
     assert torch.equal(other.ask(IMAGES[100:140], "a", "attack"), truth(IMAGES[100:140]))
     assert time.monotonic() - start < 5 and other.in_doubt() == 0
     assert broken.requests[0][1] in [key for _, key, _ in broken.requests[2:]], "under its old key"
-    assert other.sent == 32, "the rest was stored by the ask that failed"
+    assert other.sent == 40 - kept, "what was beside the broken one was kept"
 
 
 def test_a_target_that_remembers_has_the_last_word_and_what_it_refuses_is_taken_back(tmp_path: Path) -> None:

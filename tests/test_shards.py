@@ -63,6 +63,10 @@ def test_shards_are_as_few_as_a_logarithm_and_no_file_is_left_over(tmp_path: Pat
     assert shards(tmp_path / "b") == [100, 50]
     sizes.add(NAMES[150:200], FEATURES[150:200])
     assert shards(tmp_path / "b") == [200], "no larger than all after it"
+    for cut in (slice(200, 300), slice(300, 310)):
+        sizes.add(NAMES[cut], FEATURES[cut])
+    assert shards(tmp_path / "b") == [200, 100, 10], "each larger than all after it"
+    assert torch.equal(sizes.read(NAMES[:310]), FEATURES[:310])
 
 
 def test_a_bank_sees_what_another_process_added_when_it_adds_itself(tmp_path: Path) -> None:
