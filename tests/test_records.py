@@ -150,8 +150,8 @@ def test_single_statements_do_what_they_say(ledger: Ledger) -> None:
 
 
 def test_a_transaction_is_whole_or_nothing_and_errors_are_told_apart(tmp_path: Path) -> None:
-    database = connect(str(tmp_path / "deep" / "file"), "CREATE TABLE IF NOT EXISTS x (a INTEGER UNIQUE); ")
-    assert isinstance(database, SQLite) and (tmp_path / "deep" / "file").exists()
+    database = connect(str(tmp_path / "a" / "deep" / "file"), "CREATE TABLE IF NOT EXISTS x (a INTEGER UNIQUE); ")
+    assert isinstance(database, SQLite) and (tmp_path / "a" / "deep" / "file").exists()
 
     def twice() -> None:
         with database.transaction() as execute:
@@ -174,7 +174,7 @@ def test_a_transaction_is_whole_or_nothing_and_errors_are_told_apart(tmp_path: P
         assert database.read("SELECT * FROM x") == []
     with database.transaction() as execute:
         assert execute("INSERT INTO x VALUES (?) RETURNING a", (4,)) == [(4,)]
-    assert connect(str(tmp_path / "deep" / "file"), "").read("SELECT a FROM x WHERE a = ?", (4,)) == [(4,)]
+    assert connect(str(tmp_path / "a" / "deep" / "file"), "").read("SELECT a FROM x WHERE a = ?", (4,)) == [(4,)]
     settings = {name: database.read(f"PRAGMA {name}") for name in ("journal_mode", "synchronous", "foreign_keys")}
     assert settings == {"journal_mode": [("wal",)], "synchronous": [(2,)], "foreign_keys": [(1,)]}, "durable"
 
