@@ -1,4 +1,4 @@
-"""What a shared ledger says to PostgreSQL: its locks, words and errors, without a server; test_ledger asks a real one."""
+"""What a shared ledger says to PostgreSQL, without a server: locks, words and errors; test_ledger asks a real one."""
 
 import hashlib
 import sqlite3
