@@ -15,7 +15,7 @@ from test_books import IMAGES, NAMES, answers, reserve, source, store
 
 from stealing.errors import DataError, LedgerError, TargetError
 from stealing.queries import audit
-from stealing.queries.audit import export, faults, rows
+from stealing.queries.audit import export, faults, rows, spendings
 from stealing.queries.database import SQLite, connect
 from stealing.queries.digests import digests
 from stealing.queries.ledger import Ledger
@@ -72,6 +72,8 @@ def test_a_recording_is_a_source_whose_answers_cost_nothing(ledger: Ledger, tmp_
     kinds = "SELECT DISTINCT view, purpose, state, charged, cost, precision, repeat FROM queries"
     assert ledger.database.read(kinds) == [("raw", "attack", "stored", 0, 0.0, "float32", 0)]
     assert ledger.spent("recording/mine", "attack") == 0 and faults(ledger) == []
+    [row] = spendings(ledger)
+    assert (row.purpose, row.total, row.spent, row.stored, row.cost) == ("attack", None, 0, 1203, 0.0)
     [(stored,)] = ledger.database.read("SELECT max(stored) FROM queries")
     assert abs(stored - ledger.database.now()) < 60
     with pytest.raises(DataError, match="There is a recording mine already"):
