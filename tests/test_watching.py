@@ -1,5 +1,6 @@
 """The guard against a computation of its own: its signals by plain loops, its score, each policy, its memory."""
 
+import hashlib
 import io
 from dataclasses import replace
 from pathlib import Path
@@ -245,6 +246,11 @@ def test_a_memory_holds_every_number_of_an_account_and_loading_it_replaces_what_
 
 def test_secret_and_reference_are_in_the_fingerprint(reference: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("A_SECRET", "one")
+    digest = hashlib.blake2b(Path(reference).read_bytes(), digest_size=8).hexdigest()
+    assert guard(reference).private == Secret(None).hash + digest
+    guard(reference).check("e")
+    with pytest.raises(ConfigError, match="reference is of encoder e, and this one is f"):
+        guard(reference).check("f")
     privates = [guard(reference).private, guard(reference, secret="A_SECRET").private]
     kept = {"mean": MEAN + 1, "whiten": WHITEN, "sizes": torch.tensor(SIZES, dtype=torch.float64)}
     kept |= {"centre": torch.tensor(CENTRE, dtype=torch.float64), "spread": torch.tensor(SPREAD, dtype=torch.float64)}
