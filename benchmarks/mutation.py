@@ -1,0 +1,301 @@
+"""Whether the tests notice a wrong program: mutants made by rule, each run against the fast tests that reach it.
+
+    python benchmarks/mutation.py --seed 0 --each 30 --jobs 2     (no data and no network needed)
+
+A mutant is the package with one place of its syntax tree changed; the rules stand in `mutants.py` beside this file.
+As many are sampled of each folder of TESTS, and each runs against the tests of its folder that enter the mutated
+function, until the first fails. Slow tests, those that need STEALING_DATA, and those that start processes of their own
+(which run the unmutated code) cannot kill. Nothing is written into the working tree: a fork imports the mutated tree in
+place of the file. Survivors that change nothing that can be seen stand, with the reason, in `mutation_equivalent.txt`,
+and are counted apart.
+"""
+
+import argparse
+import contextlib
+import importlib.machinery
+import importlib.util
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from types import CodeType, FrameType
+from typing import Any
+
+import pytest
+from mutants import Mutant, count_of, make
+
+ROOT = Path(__file__).parents[1]
+TESTS = {
+    "attacks": ("test_attacks*.py", "test_asking.py", "test_plans.py", "test_surrogate.py"),
+    "pretraining": ("test_pretraining.py", "test_simclr.py"),
+    "evaluation": ("test_evaluation*.py", "test_probe.py", "test_statistics.py", "test_mlp.py"),
+    "data": ("test_data*.py", "test_shapes.py", "test_views.py", "test_downloads.py", "test_draws.py"),
+    "defenses": ("test_defenses*.py", "test_guard*.py", "test_chain.py"),
+    "queries": ("test_queries*.py", "test_ledger*.py", "test_door*.py", "test_buying*.py"),
+}
+"""By folder of the package, the test files whose fast tests must notice its mutants."""
+
+CLOCKED = ("keeps_pace", "golden", "tasks_are_fair")
+"""Parts of names of tests that are left out: they measure time, or take more than ten seconds."""
+
+Reached = dict[str, tuple[float, set[tuple[str, int]]]]
+"""By test its seconds, and the file and first line of each function of the package that it enters."""
+
+
+class _Loader(importlib.machinery.SourceFileLoader):
+    """Executes the mutated tree in place of the file."""
+
+    def __init__(self, name: str, mutant: Mutant) -> None:
+        super().__init__(name, str(mutant.path))
+        self.mutant = mutant
+
+    def get_code(self, fullname: str) -> CodeType:
+        return self.mutant.compiled()
+
+
+class Swap:
+    """An importer of one mutated module; all others are the files'."""
+
+    def __init__(self, name: str, mutant: Mutant) -> None:
+        self.name, self.mutant = name, mutant
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+        """The mutated module's, and nobody else's."""
+        if name != self.name:
+            return None
+        return importlib.util.spec_from_file_location(name, self.mutant.path, loader=_Loader(name, self.mutant))
+
+
+class Watch:
+    """A plugin that notes each test's seconds and outcome, and which functions of `package` the test enters."""
+
+    def __init__(self, package: Path | None = None) -> None:
+        self.package = package
+        self.reached: Reached = {}
+        self.failed: list[str] = []
+        self._entered: set[tuple[str, int]] = set()
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Any:
+        """Run one test with its fixtures."""
+        self._entered, start = set(), time.monotonic()
+        if self.package is not None:
+            sys.setprofile(self._enter)
+            threading.setprofile(self._enter)
+        try:
+            return (yield)
+        finally:
+            sys.setprofile(None)
+            threading.setprofile(None)
+            self.reached[item.nodeid] = (time.monotonic() - start, self._entered)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Keep the first failure."""
+        if report.failed:
+            self.failed.append(report.nodeid)
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        """A test file that cannot be imported fails as well."""
+        if report.failed:
+            self.failed.append(report.nodeid)
+
+    def _enter(self, frame: FrameType, event: str, argument: object) -> None:
+        if event == "call" and frame.f_code.co_filename.startswith(str(self.package)):
+            self._entered.add((frame.f_code.co_filename, frame.f_code.co_firstlineno))
+
+
+def run(arguments: list[str], watch: Watch, folder: Path) -> int:
+    """Pytest in this process, silently; its exit status."""
+    quiet = os.open(folder / "output.txt", os.O_WRONLY | os.O_CREAT)
+    os.dup2(quiet, 1)
+    os.dup2(quiet, 2)
+    options = ["-x", "-m", "not slow", "-p", "no:cacheprovider", f"--basetemp={folder / 'tmp'}"]
+    options += ["-k", " and ".join(f"not {part}" for part in CLOCKED)]
+    return int(pytest.main([*options, *arguments], plugins=[watch]))
+
+
+def forked(body: Callable[[Path], Any], folder: Path) -> int:
+    """Start a process that writes what the body returns to `answer.json`; its id, which is its group's as well."""
+    folder.mkdir(parents=True)
+    pid = os.fork()
+    if pid:
+        return pid
+    os.setsid()
+    code = 1
+    try:
+        (folder / "answer.json").write_text(json.dumps(body(folder)))
+        code = 0
+    finally:
+        os._exit(code)
+
+
+def finished(pid: int, folder: Path, deadline: float) -> Any:
+    """The answer of a fork, "timed out" after the deadline, None while it runs."""
+    done, _ = os.waitpid(pid, os.WNOHANG)
+    if not done and time.monotonic() < deadline:
+        return None
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL)  # also what the tests left running
+    if not done:
+        os.waitpid(pid, 0)
+        return "timed out"
+    answer = folder / "answer.json"
+    return json.loads(answer.read_text()) if answer.exists() else {"killed_by": "the process"}
+
+
+def reached(root: Path, package: str, files: list[str], folder: Path) -> Reached:
+    """Run the tests on the unmutated package.
+
+    Raises:
+        SystemExit: they fail.
+    """
+
+    def body(inner: Path) -> Any:
+        watch = Watch(root / "src" / package)
+        code = run(files, watch, inner)
+        return {"code": code, "reached": {name: (spent, sorted(at)) for name, (spent, at) in watch.reached.items()}}
+
+    pid = forked(body, folder)
+    while (answer := finished(pid, folder, float("inf"))) is None:
+        time.sleep(0.05)
+    if answer.get("code") != 0:
+        raise SystemExit(f"The tests fail without a mutant: read {folder / 'output.txt'}, and mend them first.")
+    return {name: (spent, {(file, line) for file, line in at}) for name, (spent, at) in answer["reached"].items()}
+
+
+def reaching(mutant: Mutant, known: Reached) -> list[str]:
+    """The tests that enter the mutated function, or all where it is outside of functions; the quickest first."""
+    first, last = mutant.lines
+    if not first:
+        return sorted(known, key=lambda name: known[name][0])
+    file = str(mutant.path)
+    chosen = [
+        (spent, name)
+        for name, (spent, at) in known.items()
+        if any(path == file and first <= line <= last for path, line in at)
+    ]
+    return [name for _, name in sorted(chosen)]
+
+
+def judged(root: Path, sample: list[tuple[Mutant, Reached]], jobs: int, work: Path) -> list[str | None]:
+    """What killed each mutant: a test, "timed out", or None where it survived."""
+    outcomes: list[str | None] = [None] * len(sample)
+    running: dict[int, tuple[int, float]] = {}
+    waiting = list(enumerate(sample))[::-1]
+    while waiting or running:
+        while waiting and len(running) < jobs:
+            number, (mutant, known) = waiting.pop()
+            tests = reaching(mutant, known)
+            if not tests:
+                continue
+
+            def body(inner: Path, mutant: Mutant = mutant, tests: list[str] = tests) -> Any:
+                name = ".".join(mutant.path.relative_to(root / "src").with_suffix("").parts)
+                sys.meta_path.insert(0, Swap(name, mutant))
+                watch = Watch()
+                code = run(tests, watch, inner)
+                return {"killed_by": [*watch.failed, f"exit status {code}"][0] if code else None}
+
+            seconds = 30 + 5 * sum(known[test][0] for test in tests)
+            pid = forked(body, work / f"mutant-{number}")
+            running[pid] = (number, time.monotonic() + seconds)
+        for pid, (number, deadline) in list(running.items()):
+            answer = finished(pid, work / f"mutant-{number}", deadline)
+            if answer is None:
+                continue
+            del running[pid]
+            outcomes[number] = answer if answer == "timed out" else answer["killed_by"]
+            shutil.rmtree(work / f"mutant-{number}", ignore_errors=True)
+            print(f"{number}: {outcomes[number] or 'survived'}: {sample[number][0].title}", file=sys.stderr, flush=True)
+        time.sleep(0.02)
+    return outcomes
+
+
+def preload(root: Path, files: list[str]) -> None:
+    """Import what the tests import, once for all forks; then forget the project's own modules."""
+    os.chdir(root)
+    sys.path[:0] = [str(root / "src"), str(root / "tests")]
+    with open(os.devnull, "w") as silent:
+        shown, sys.stdout = sys.stdout, silent
+        pytest.main(["--collect-only", "-q", "-p", "no:cacheprovider", *files])
+        sys.stdout = shown
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        if name != "__main__" and file and Path(file).is_relative_to(root) and "benchmarks" not in Path(file).parts:
+            del sys.modules[name]
+
+
+def report(sample: list[Mutant], outcomes: list[str | None], excused: dict[str, str]) -> dict[str, Any]:
+    """Counts, in all and by folder and rule, and every mutant that was not killed."""
+    kinds = []
+    for mutant, outcome in zip(sample, outcomes, strict=True):
+        alive = "equivalent" if mutant.title in excused else "survived"
+        kinds.append(alive if outcome is None else "timed out" if outcome == "timed out" else "killed")
+    folders: dict[str, Counter[str]] = {}
+    rules: dict[str, Counter[str]] = {}
+    for mutant, kind in zip(sample, kinds, strict=True):
+        folders.setdefault(mutant.path.parent.name, Counter())[kind] += 1
+        rules.setdefault(mutant.rule, Counter())[kind] += 1
+    apart = [
+        {"kind": kind, "file": mutant.path.name, "folder": mutant.path.parent.name, "line": mutant.line}
+        | {"rule": mutant.rule, "diff": mutant.diff, "reason": excused.get(mutant.title)}
+        for mutant, kind in zip(sample, kinds, strict=True)
+        if kind != "killed"
+    ]
+    return {"sampled": len(sample), **Counter(kinds), "folders": folders, "rules": rules, "not_killed": apart}
+
+
+def equivalents(path: Path) -> dict[str, str]:
+    """By title the reason why a mutant changes nothing: lines `title # reason`."""
+    lines = [line for line in path.read_text().splitlines() if line and not line.startswith("#")]
+    return dict(line.split("  # ", 1) for line in lines)
+
+
+def main() -> None:
+    """Sample, run, and write the figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seed", type=int, default=0, help="of the sample")
+    parser.add_argument("--each", type=int, default=30, help="mutants of each folder")
+    parser.add_argument("--jobs", type=int, default=2, help="mutants that run at once")
+    parser.add_argument("--folders", nargs="+", default=list(TESTS), choices=list(TESTS))
+    parser.add_argument("--out", type=Path, default=ROOT / "results" / "mutation.json")
+    chosen = parser.parse_args()
+    os.environ.pop("STEALING_DATA", None)
+    os.environ["OMP_NUM_THREADS"] = "1"
+    out = chosen.out.resolve()
+    with tempfile.TemporaryDirectory() as name:
+        work = Path(name)
+        tests = {
+            folder: sorted({f"tests/{file.name}" for glob in TESTS[folder] for file in (ROOT / "tests").glob(glob)})
+            for folder in chosen.folders
+        }
+        preload(ROOT, sorted({file for files in tests.values() for file in files}))
+        rng = random.Random(chosen.seed)
+        sample: list[tuple[Mutant, Reached]] = []
+        start = time.monotonic()
+        for folder, files in tests.items():
+            places = sorted((ROOT / "src" / "stealing" / folder).glob("*.py"))
+            every = [(path, n) for path in places if path.stem != "__main__" for n in range(count_of(path))]
+            known = reached(ROOT, "stealing", files, work / folder)
+            sample += [(make(*one), known) for one in rng.sample(every, min(chosen.each, len(every)))]
+        outcomes = judged(ROOT, sample, chosen.jobs, work)
+    from stealing.provenance import provenance
+
+    excused = equivalents(Path(__file__).with_name("mutation_equivalent.txt"))
+    figures = report([mutant for mutant, _ in sample], outcomes, excused)
+    result = {"seed": chosen.seed, "seconds": round(time.monotonic() - start), **provenance(1, chosen.jobs), **figures}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(result, indent=1) + "\n")
+    print(json.dumps(figures, indent=1))
+
+
+if __name__ == "__main__":
+    main()
