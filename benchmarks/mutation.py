@@ -36,8 +36,15 @@ ROOT = Path(__file__).parents[1]
 TESTS = {
     "attacks": ("test_attacks*.py", "test_asking.py", "test_plans.py", "test_surrogate.py"),
     "pretraining": ("test_pretraining.py", "test_simclr.py"),
-    "evaluation": ("test_evaluation*.py", "test_probe.py", "test_statistics.py", "test_mlp.py"),
-    "data": ("test_data*.py", "test_shapes.py", "test_views.py", "test_downloads.py", "test_draws.py"),
+    "evaluation": ("test_evaluation*.py", "test_heads.py", "test_probe.py", "test_protocol.py", "test_statistics.py"),
+    "data": (
+        "test_data*.py",
+        "test_images.py",
+        "test_shapes.py",
+        "test_views.py",
+        "test_downloads.py",
+        "test_draws.py",
+    ),
     "defenses": ("test_defenses*.py", "test_guard*.py", "test_chain.py"),
     "queries": ("test_queries*.py", "test_ledger*.py", "test_door*.py", "test_buying*.py"),
 }
@@ -88,13 +95,13 @@ class Watch:
         """Run one test with its fixtures."""
         self._entered, start = set(), time.monotonic()
         if self.package is not None:
-            sys.setprofile(self._enter)
-            threading.setprofile(self._enter)
+            sys.settrace(self._enter)
+            threading.settrace(self._enter)
         try:
             return (yield)
         finally:
-            sys.setprofile(None)
-            threading.setprofile(None)
+            sys.settrace(None)
+            threading.settrace(None)  # type: ignore[arg-type]
             self.reached[item.nodeid] = (time.monotonic() - start, self._entered)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -108,7 +115,8 @@ class Watch:
             self.failed.append(report.nodeid)
 
     def _enter(self, frame: FrameType, event: str, argument: object) -> None:
-        if event == "call" and frame.f_code.co_filename.startswith(str(self.package)):
+        """Note a call; that nothing is returned spares the tracing of its lines."""
+        if frame.f_code.co_filename.startswith(str(self.package)):
             self._entered.add((frame.f_code.co_filename, frame.f_code.co_firstlineno))
 
 

@@ -77,8 +77,14 @@ def test_a_number_below_its_least_is_refused_with_the_override_and_the_least_is_
 
 @pytest.mark.parametrize(
     ("changes", "grows"),
-    [({}, True), ({"shared": 3, "rank": 2}, True), ({"repeats": 2}, False), ({"near": 1}, False), ({"accounts": 2}, False)],
-)  # fmt: skip
+    [
+        ({}, True),
+        ({"shared": 3, "rank": 2}, True),
+        ({"repeats": 2}, False),
+        ({"near": 1}, False),
+        ({"accounts": 2}, False),
+    ],
+)
 def test_a_plan_grows_only_where_each_image_is_one_question_of_one_account(
     changes: dict[str, int], grows: bool
 ) -> None:
