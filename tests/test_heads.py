@@ -71,7 +71,7 @@ def test_a_head_drops_its_share_of_the_first_layer_anew_at_each_step_and_scales_
     train = torch.randn(40, 6, generator=generator("train"))
     labels = torch.randint(0, 3, (40,), generator=generator("labels"))
     test = torch.randn(400, 6, generator=generator("test"))
-    [found] = mlp_predict([train], [labels], [test], 3, SETTINGS)
+    [found] = mlp_predict([(train, labels)], [test], 3, SETTINGS)
     torch.manual_seed(0)
     layers = [nn.Linear(6, 12), nn.Linear(12, 8), nn.Linear(8, 3)]
     optimizer = torch.optim.Adam([parameter for layer in layers for parameter in layer.parameters()], lr=1e-2)
@@ -109,7 +109,7 @@ def test_heads_of_this_process_leave_no_file_behind(tmp_path: Any, monkeypatch: 
     options: dict[str, Any] = {}
     trainer = mlp.L.Trainer
     monkeypatch.setattr(mlp.L, "Trainer", lambda **given: (options.update(given), trainer(**given))[1])
-    mlp_predict([torch.randn(8, 4)], [torch.arange(8) % 2], [torch.randn(3, 4)], 2, SETTINGS)
+    mlp_predict([(torch.randn(8, 4), torch.arange(8) % 2)], [torch.randn(3, 4)], 2, SETTINGS)
     assert list(tmp_path.iterdir()) == [] and options["accelerator"] == "cpu" and options["devices"] == 1
 
 

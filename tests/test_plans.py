@@ -39,12 +39,13 @@ class Door:
     Attributes:
         refused: accounts that get nothing.
         stops: by (account, view), how many of the images are answered.
-        scale: of each account's answers.
+        cut: least number that is let through; others are zero.
     """
 
     refused: tuple[str, ...] = ()
     stops: dict[tuple[str, str, int], int] = field(default_factory=dict)
     remembers: bool = False
+    cut: float = 0.0
     asked: list[tuple[Tensor, str, str, str, int]] = field(default_factory=list)
 
     def ask_what_is_answered(
@@ -57,7 +58,8 @@ class Door:
             raise Refused("no more")
         features = images_uint8.flatten(1)[:, :5].float()
         number = int(account.removeprefix("attacker/").split("/")[0])
-        return ((1 + number) * features + 100 * number + 10 * repeat)[there], there
+        told = (1 + number) * features + 100 * number + 10 * repeat
+        return told.where(told >= self.cut, 0.0)[there], there
 
 
 def raw(count: int = 12) -> Tensor:
@@ -187,10 +189,13 @@ def test_an_account_that_is_stopped_between_copies_keeps_the_means_of_what_it_wa
 
 
 def test_truncated_answers_are_completed_and_standardised_if_the_plan_says_so() -> None:
-    told, _ = asked(replace(ONCE, rank=2), Door())
-    torch.testing.assert_close(told, completed(raw(), 2))
-    both, _ = asked(replace(ONCE, rank=2, standardise=True), Door())
-    torch.testing.assert_close(both, standardised(completed(raw(), 2)))
+    cut = raw().where(raw() >= 100, 0.0)
+    assert torch.equal(asked(ONCE, Door(cut=100))[0], cut)
+    told, _ = asked(replace(ONCE, rank=2), Door(cut=100))
+    torch.testing.assert_close(told, completed(cut, 2))
+    assert not torch.equal(told, cut)
+    both, _ = asked(replace(ONCE, rank=2, standardise=True), Door(cut=100))
+    torch.testing.assert_close(both, standardised(completed(cut, 2)))
 
 
 def test_a_theft_goes_on_with_exactly_as_many_images_as_a_batch_and_ends_with_fewer() -> None:

@@ -16,6 +16,7 @@ from stealing.data.images import Images
 from stealing.data.views import Views
 from stealing.encoders import Encoder, build_encoder, load_encoder
 from stealing.evaluation.knn import knn_predict
+from stealing.pretraining import monitor as watching
 from stealing.pretraining import pretrain
 from stealing.pretraining.monitor import KNNMonitor
 from stealing.pretraining.simclr import SimCLRModule
@@ -197,7 +198,9 @@ def test_only_labelled_images_are_monitored_and_only_if_asked(
         pretrain.pretrained(images, ARCH, RECIPE, **call)
 
 
-def test_the_monitor_is_knn_of_a_fifth_of_the_slice_against_the_rest_and_touches_nothing() -> None:
+def test_the_monitor_is_knn_of_a_fifth_of_the_slice_against_the_rest_and_touches_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     rng = np.random.default_rng(1)
     labels = rng.integers(0, 3, 203)
     pixels = rng.integers(0, 256, (203, 3, 8, 8), dtype=np.uint8) // 2
@@ -210,6 +213,8 @@ def test_the_monitor_is_knn_of_a_fifth_of_the_slice_against_the_rest_and_touches
     told: dict[str, Any] = {}
     module.log = lambda name, value, **options: told.update({name: (float(value), options)})  # type: ignore[method-assign, assignment]
     before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    given: list[dict[str, Any]] = []
+    monkeypatch.setattr(watching, "knn_predict", lambda *rows, **of: (given.append(of), knn_predict(*rows, **of))[1])
     monitor = KNNMonitor(images, 101)
     monitor.on_train_epoch_end(SimpleNamespace(is_global_zero=False), module)  # type: ignore[arg-type]
     assert told == {}, "one process tells"
@@ -223,5 +228,5 @@ def test_the_monitor_is_knn_of_a_fifth_of_the_slice_against_the_rest_and_touches
     guessed = knn_predict(features[:80], known[:80], features[80:], classes=3, k=20, temperature=0.1)
     accuracy, options = told["pretrain/knn"]
     assert accuracy == pytest.approx(float((guessed == known[80:]).float().mean())) and 0 < accuracy < 1
-    assert options == {"rank_zero_only": True}
+    assert options == {"rank_zero_only": True} and given == [{"classes": 3, "k": 20, "temperature": 0.1}]
     assert len(KNNMonitor(images, 5000).slice) == 203

@@ -196,6 +196,12 @@ def test_an_image_is_raw_with_probability_one_over_one_plus_lambda_exactly(weigh
     torch.testing.assert_close(mixed, images + torch.tensor([0.0, 1.0, 0.0])[:, None, None, None])
 
 
+def test_of_numbers_in_zero_to_one_without_one_those_below_the_share_are_raw_and_not_the_share_itself() -> None:
+    pairing = RawOrView(lambda images, dice: images + 1, 1.0)  # type: ignore[arg-type]
+    [(_, mixed, _)] = pairing(torch.zeros(1, 3, 2, 2), torch.arange(1), Fixed(0.5))  # type: ignore[arg-type]
+    assert mixed.eq(1).all()
+
+
 @pytest.mark.parametrize("count", [0, 1, 3])
 def test_raw_images_weigh_one_and_fresh_views_share_lambda(count: int) -> None:
     images, rows = torch.rand(4, 3, 8, 8, generator=generator("images")), torch.arange(4)
