@@ -124,7 +124,7 @@ def test_each_head_is_fitted_on_train_and_told_apart_by_job_and_head(tmp_path: P
             assert found[name][head].held.tolist() == held.tolist(), (name, head)
             assert found[name][head].test.tolist() == test.tolist(), (name, head)
     few = judge.predictions(TASK, jobs, ["knn"])
-    assert {name: set(heads) for name, heads in few.items()} == dict.fromkeys(jobs, {"knn"})
+    assert {name: set(heads) for name, heads in few.items()} == {name: {"knn"} for name in jobs}
     assert set(Judge(replace(PROTOCOL, mlp=None), tmp_path).predictions(TASK, jobs)["a"]) == {"linear", "knn"}
 
 
