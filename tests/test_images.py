@@ -91,6 +91,21 @@ def test_a_cache_entry_holds_all_blocks_and_is_made_once(tmp_path: Path) -> None
         decoded(tmp_path, "name", {"b": 1}, 9, 4, None)  # type: ignore[arg-type]
 
 
+def test_an_entry_is_found_again_whatever_the_order_in_which_its_source_is_told(tmp_path: Path) -> None:
+    made = decoded(tmp_path, "name", {"a": 1, "b": 2}, 9, 4, blocks((PIXELS, [0] * 9)))
+    assert decoded(tmp_path, "name", {"b": 2, "a": 1}, 9, 4, None).checksum == made.checksum  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_progress_is_shown_on_the_terminal_alone_and_never_among_results(
+    terminal: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache.sys.stderr, "isatty", lambda: terminal)
+    decoded(tmp_path, "pictures", {}, 9, 4, blocks((PIXELS, [0] * 9)))
+    shown = capsys.readouterr()
+    assert shown.out == "" and ("pictures" in shown.err) == terminal
+
+
 def test_a_source_that_holds_another_number_than_it_announced_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="announced 9 images and held 5"):
         decoded(tmp_path, "name", {}, 9, 4, blocks((PIXELS[:5], [0] * 5)))
