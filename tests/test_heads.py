@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from stealing.data.draws import generator
 from stealing.data.images import Images
 from stealing.encoders import build_encoder
-from stealing.evaluation import controls, mlp
+from stealing.evaluation import controls
 from stealing.evaluation.features import BLOCK, encode, encode_all
 from stealing.evaluation.fidelity import cka, fidelity
 from stealing.evaluation.knn import knn_predict
 from stealing.evaluation.mlp import MLPHeads, MLPSettings, mlp_predict
+from stealing.evaluation.probe import LinearProbe, ProbeSettings
 
 ARCH: dict[str, Any] = {
     "_target_": "stealing.encoders.encoder.Encoder",
@@ -104,13 +105,23 @@ def test_heads_start_alike_whatever_was_drawn_before_and_leave_the_generator_as_
         assert torch.equal(one[0], one[1]) and torch.equal(one[0], other[0])
 
 
-def test_heads_of_this_process_leave_no_file_behind(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("head", ["linear", "mlp"])
+def test_a_fit_of_a_head_is_this_processs_alone_says_nothing_and_leaves_no_file(
+    head: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
-    options: dict[str, Any] = {}
-    trainer = mlp.L.Trainer
-    monkeypatch.setattr(mlp.L, "Trainer", lambda **given: (options.update(given), trainer(**given))[1])
-    mlp_predict([(torch.randn(8, 4), torch.arange(8) % 2)], [torch.randn(3, 4)], 2, SETTINGS)
-    assert list(tmp_path.iterdir()) == [] and options["accelerator"] == "cpu" and options["devices"] == 1
+    launcher = {"TORCHELASTIC_RUN_ID": "1", "RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "GROUP_RANK": "0"}
+    launcher |= {"LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+    for name, value in launcher.items():  # as torchrun leaves them to each of two processes
+        monkeypatch.setenv(name, value)
+    train = (torch.randn(12, 4, generator=generator("quiet")), torch.arange(12) % 2)
+    if head == "linear":
+        LinearProbe(4, 2, ProbeSettings([1e-2], 1e-3, 100)).fit(train, 1e-2)
+    else:
+        mlp_predict([train], [train[0]], 2, SETTINGS)
+    assert list(tmp_path.iterdir()) == []
+    shown = capfd.readouterr()
+    assert shown.out == "" and "Params" not in shown.err
 
 
 class Counting(nn.Module):
