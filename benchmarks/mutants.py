@@ -1,7 +1,7 @@
 """Mutants of a module: one place of its syntax tree changed by rule. A file in, a list of mutants out.
 
 Left alone, as a test need not hold them: texts (docstrings, messages, all strings), what is raised, printed or warned,
-asserts, imports, annotations and decorators.
+asserts (with zip's `strict`), imports, annotations, aliases of types and decorators.
 """
 
 import ast
@@ -149,8 +149,12 @@ def _left_alone(node: ast.AST) -> bool:
     """Whether people read it, or the type checker."""
     if isinstance(node, ast.Raise | ast.Assert | ast.JoinedStr | ast.Import | ast.ImportFrom):
         return True
-    if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+    if isinstance(node, ast.keyword) and node.arg == "strict":
         return True
+    if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+        name = node.targets[0].id
+        is_type = isinstance(node.value, ast.Subscript) and name[0].isupper() and not name.isupper()
+        return is_type or name == "__all__"
     if isinstance(node, ast.If) and "__name__" in ast.unparse(node.test):
         return True
     if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
@@ -197,7 +201,7 @@ def _inside(node: ast.AST) -> Iterator[tuple[str, str, int | None, object]]:
         yield "and and or", "op", None, ast.Or() if isinstance(node.op, ast.And) else ast.And()
     elif isinstance(node, ast.Call):
         for number, keyword in enumerate(node.keywords):
-            if keyword.arg is not None:
+            if keyword.arg not in (None, "strict"):
                 rest = [*node.keywords[:number], *node.keywords[number + 1 :]]
                 yield "keyword dropped", "keywords", None, rest
         name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")

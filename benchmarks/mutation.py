@@ -86,7 +86,7 @@ class Watch:
     """A plugin that notes each test's seconds and outcome, and which functions of `package` the test enters."""
 
     def __init__(self, package: Path | None = None) -> None:
-        self.package = package
+        self.package = None if package is None else str(package)
         self.reached: Reached = {}
         self.failed: list[str] = []
         self._entered: set[tuple[str, int]] = set()
@@ -117,8 +117,9 @@ class Watch:
 
     def _enter(self, frame: FrameType, event: str, argument: object) -> None:
         """Note a call; that nothing is returned spares the tracing of its lines."""
-        if frame.f_code.co_filename.startswith(str(self.package)):
-            self._entered.add((frame.f_code.co_filename, frame.f_code.co_firstlineno))
+        code = frame.f_code
+        if code.co_filename.startswith(self.package):  # type: ignore[arg-type]
+            self._entered.add((code.co_filename, code.co_firstlineno))
 
 
 def run(arguments: list[str], watch: Watch, folder: Path) -> int:

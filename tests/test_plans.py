@@ -255,6 +255,8 @@ def test_standardised_features_start_at_zero_have_unit_deviation_and_a_long_tail
     least, deviation, skew = moments(standardised(features))
     assert least.eq(0).all() and skew.gt(0.2).all()
     torch.testing.assert_close(deviation, torch.ones(4), atol=1e-3, rtol=0)
+    small = features - 5
+    torch.testing.assert_close(standardised(small * 1e-7), standardised(small), atol=1e-3, rtol=0)
 
 
 def test_a_map_between_accounts_is_the_ridge_of_standardised_answers() -> None:

@@ -11,6 +11,7 @@ import torch
 from conftest import dice
 from torch import Tensor, nn
 
+from stealing.artefacts import read_done
 from stealing.data.draws import generator
 from stealing.data.images import Images
 from stealing.data.views import Views
@@ -105,6 +106,8 @@ def test_pretraining_is_the_papers_step_on_two_fresh_views_under_the_recipe(
         torch.testing.assert_close(ours.state_dict()[name], tensor, atol=2e-5, rtol=1e-4, msg=name)
     stored, card = load_encoder(folder / "encoder.safetensors")
     assert stored.fingerprint == ours.fingerprint and not ours.training
+    made = {"device": "cpu", "threads": 1, "precision": "32-true", "channels_last": False}
+    assert made.items() <= card["provenance"]["made"].items() and made.items() <= read_done(folder)["made"].items()  # type: ignore[index]
     assert card["size"] == 8 and card["provenance"]["recipe"] == recipe and card["provenance"]["steps"] == STEPS
 
 

@@ -1,5 +1,6 @@
 """The surrogate's training against a plain loop: mixing, schedule, adapter, average, and what names its artefact."""
 
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch.nn.functional as F
 from conftest import dice
 from torch import Tensor, nn
 
+from stealing.artefacts import read_done
 from stealing.attacks import steal
 from stealing.attacks.losses import l2
 from stealing.attacks.pairing import RawAndViews, RawOrView
@@ -93,6 +95,10 @@ def test_a_theft_is_a_plain_loop_whose_rate_moves_at_each_step_and_whose_adapter
     encoder, adapter, folder, done = theft(tmp_path)
     check(encoder, adapter, plain_loop().state_dict())
     assert not encoder.training and not adapter.training and done["seconds"] > 0
+    made = {"device": "cpu", "threads": 1, "precision": "32-true", "channels_last": False}
+    card = json.loads((folder / "encoder.json").read_text())
+    assert made.items() <= card["provenance"]["made"].items() and made.items() <= read_done(folder)["made"].items()  # type: ignore[index]
+    assert card["size"] == 8 and card["arch"] == ARCH and card["provenance"]["attack"] == ATTACK
     assert {file.name for file in folder.iterdir()} >= {"adapter.safetensors", "encoder.safetensors", "done.json"}
 
 
@@ -154,6 +160,13 @@ def test_what_changes_a_surrogate_changes_its_folder(
     first = folder_of(monkeypatch, tmp_path)
     assert first == folder_of(monkeypatch, tmp_path) and first.parent == tmp_path
     assert first != folder_of(monkeypatch, tmp_path, **change)
+
+
+def test_the_code_of_a_surrogate_is_that_of_its_network_its_loss_and_its_answers() -> None:
+    other = ATTACK | {"loss": {"_target_": "stealing.attacks.losses.l2", "_partial_": True, "reduction": "sum"}}
+    codes = [steal.surrogate_code(ARCH, ATTACK, "a"), steal.surrogate_code(ARCH, ATTACK, "b")]
+    codes.append(steal.surrogate_code(ARCH, other, "a"))
+    assert len(set(codes)) == 3 and codes[0] == steal.surrogate_code(ARCH, ATTACK, "a")
 
 
 def test_an_attack_trains_for_its_steps_or_for_its_epochs_over_whole_batches() -> None:
