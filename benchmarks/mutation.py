@@ -15,6 +15,7 @@ import contextlib
 import importlib.machinery
 import importlib.util
 import json
+import math
 import os
 import random
 import shutil
@@ -24,7 +25,8 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
@@ -53,6 +55,8 @@ TESTS = {
 
 CLOCKED = ("keeps_pace", "golden", "tasks_are_fair")
 """Parts of names of tests that are left out: they measure time, or take more than ten seconds."""
+
+TIMED_OUT = "timed out"
 
 Reached = dict[str, tuple[float, set[tuple[str, int]]]]
 """By test its seconds, and the file and first line of each function of the package that it enters."""
@@ -148,7 +152,7 @@ def forked(body: Callable[[Path], Any], folder: Path) -> int:
 
 
 def finished(pid: int, folder: Path, deadline: float) -> Any:
-    """The answer of a fork, "timed out" after the deadline, None while it runs."""
+    """The answer of a fork, `TIMED_OUT` after the deadline, None while it runs."""
     done, _ = os.waitpid(pid, os.WNOHANG)
     if not done and time.monotonic() < deadline:
         return None
@@ -156,29 +160,47 @@ def finished(pid: int, folder: Path, deadline: float) -> Any:
         os.killpg(pid, signal.SIGKILL)  # also what the tests left running
     if not done:
         os.waitpid(pid, 0)
-        return "timed out"
+        return TIMED_OUT
     answer = folder / "answer.json"
-    return json.loads(answer.read_text()) if answer.exists() else {"killed_by": "the process"}
+    return json.loads(answer.read_text()) if answer.exists() else {"code": 1, "failed": ["the process"]}
 
 
-def reached(root: Path, package: str, files: list[str], folder: Path) -> Reached:
-    """Run the tests on the unmutated package.
+def pooled(bodies: list[tuple[Callable[[Path], Any], float]], jobs: int, work: Path) -> Iterator[tuple[int, Any]]:
+    """Run bodies in forks, `jobs` at once, each for its seconds at most; yield place and answer as each ends."""
+    waiting = list(enumerate(bodies))[::-1]
+    running: dict[int, tuple[int, float]] = {}
+    while waiting or running:
+        while waiting and len(running) < jobs:
+            place, (body, seconds) = waiting.pop()
+            running[forked(body, work / str(place))] = (place, time.monotonic() + seconds)
+        for pid, (place, deadline) in list(running.items()):
+            answer = finished(pid, work / str(place), deadline)
+            if answer is not None:
+                del running[pid]
+                yield place, answer
+        time.sleep(0.02)
+
+
+def reached(root: Path, package: str, suites: list[list[str]], jobs: int, work: Path) -> list[Reached]:
+    """Run each suite of test files on the unmutated package.
 
     Raises:
         SystemExit: they fail.
     """
 
-    def body(inner: Path) -> Any:
+    def suite(files: list[str], folder: Path) -> Any:
         watch = Watch(root / "src" / package)
-        code = run(files, watch, inner)
+        code = run(files, watch, folder)
         return {"code": code, "reached": {name: (spent, sorted(at)) for name, (spent, at) in watch.reached.items()}}
 
-    pid = forked(body, folder)
-    while (answer := finished(pid, folder, float("inf"))) is None:
-        time.sleep(0.05)
-    if answer.get("code") != 0:
-        raise SystemExit(f"The tests fail without a mutant: read {folder / 'output.txt'}, and mend them first.")
-    return {name: (spent, {(file, line) for file, line in at}) for name, (spent, at) in answer["reached"].items()}
+    found: list[Reached] = [{} for _ in suites]
+    for place, answer in pooled([(partial(suite, files), math.inf) for files in suites], jobs, work):
+        if answer["code"]:
+            output = (work / str(place) / "output.txt").read_text()
+            raise SystemExit(f"The tests fail without a mutant; mend them first:\n{output[-3000:]}")
+        for name, (spent, at) in answer["reached"].items():
+            found[place][name] = (spent, {(file, line) for file, line in at})
+    return found
 
 
 def reaching(mutant: Mutant, known: Reached) -> list[str]:
@@ -196,36 +218,27 @@ def reaching(mutant: Mutant, known: Reached) -> list[str]:
 
 
 def judged(root: Path, sample: list[tuple[Mutant, Reached]], jobs: int, work: Path) -> list[str | None]:
-    """What killed each mutant: a test, "timed out", or None where it survived."""
+    """What killed each mutant: a test, `TIMED_OUT`, or None if it survived."""
+
+    def attempt(mutant: Mutant, tests: list[str], folder: Path) -> Any:
+        name = ".".join(mutant.path.relative_to(root / "src").with_suffix("").parts)
+        sys.meta_path.insert(0, Swap(name, mutant))
+        watch = Watch()
+        return {"code": run(tests, watch, folder) if tests else 0, "failed": watch.failed}
+
+    bodies = []
+    for mutant, known in sample:
+        tests = reaching(mutant, known)
+        seconds = 30 + 5 * sum(known[test][0] for test in tests)
+        bodies.append((partial(attempt, mutant, tests), seconds))
     outcomes: list[str | None] = [None] * len(sample)
-    running: dict[int, tuple[int, float]] = {}
-    waiting = list(enumerate(sample))[::-1]
-    while waiting or running:
-        while waiting and len(running) < jobs:
-            number, (mutant, known) = waiting.pop()
-            tests = reaching(mutant, known)
-            if not tests:
-                continue
-
-            def body(inner: Path, mutant: Mutant = mutant, tests: list[str] = tests) -> Any:
-                name = ".".join(mutant.path.relative_to(root / "src").with_suffix("").parts)
-                sys.meta_path.insert(0, Swap(name, mutant))
-                watch = Watch()
-                code = run(tests, watch, inner)
-                return {"killed_by": [*watch.failed, f"exit status {code}"][0] if code else None}
-
-            seconds = 30 + 5 * sum(known[test][0] for test in tests)
-            pid = forked(body, work / f"mutant-{number}")
-            running[pid] = (number, time.monotonic() + seconds)
-        for pid, (number, deadline) in list(running.items()):
-            answer = finished(pid, work / f"mutant-{number}", deadline)
-            if answer is None:
-                continue
-            del running[pid]
-            outcomes[number] = answer if answer == "timed out" else answer["killed_by"]
-            shutil.rmtree(work / f"mutant-{number}", ignore_errors=True)
-            print(f"{number}: {outcomes[number] or 'survived'}: {sample[number][0].title}", file=sys.stderr, flush=True)
-        time.sleep(0.02)
+    for place, answer in pooled(bodies, jobs, work):
+        if answer == TIMED_OUT:
+            outcomes[place] = TIMED_OUT
+        elif answer["code"]:
+            outcomes[place] = [*answer["failed"], f"exit status {answer['code']}"][0]
+        shutil.rmtree(work / str(place), ignore_errors=True)
+        print(f"{place}: {outcomes[place] or 'survived'}: {sample[place][0].title}", file=sys.stderr, flush=True)
     return outcomes
 
 
@@ -248,7 +261,7 @@ def report(sample: list[Mutant], outcomes: list[str | None], excused: dict[str, 
     kinds = []
     for mutant, outcome in zip(sample, outcomes, strict=True):
         alive = "equivalent" if mutant.title in excused else "survived"
-        kinds.append(alive if outcome is None else "timed out" if outcome == "timed out" else "killed")
+        kinds.append(alive if outcome is None else TIMED_OUT if outcome == TIMED_OUT else "killed")
     folders: dict[str, Counter[str]] = {}
     rules: dict[str, Counter[str]] = {}
     for mutant, kind in zip(sample, kinds, strict=True):
@@ -286,14 +299,14 @@ def main() -> None:
         tests = {folder: [f"tests/{name}" for name in TESTS[folder]] for folder in chosen.folders}
         preload(ROOT, sorted({file for files in tests.values() for file in files}))
         rng = random.Random(chosen.seed)
-        sample: list[tuple[Mutant, Reached]] = []
         start = time.monotonic()
-        for folder, files in tests.items():
+        suites = reached(ROOT, "stealing", list(tests.values()), chosen.jobs, work / "unmutated")
+        sample: list[tuple[Mutant, Reached]] = []
+        for folder, known in zip(tests, suites, strict=True):
             places = sorted((ROOT / "src" / "stealing" / folder).glob("*.py"))
             every = [(path, n) for path in places if path.stem != "__main__" for n in range(count_of(path))]
-            known = reached(ROOT, "stealing", files, work / folder)
             sample += [(make(*one), known) for one in rng.sample(every, min(chosen.each, len(every)))]
-        outcomes = judged(ROOT, sample, chosen.jobs, work)
+        outcomes = judged(ROOT, sample, chosen.jobs, work / "mutants")
     from stealing.provenance import provenance
 
     excused = equivalents(Path(__file__).with_name("mutation_equivalent.txt"))
