@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from types import CodeType
 
 COMPARISONS: dict[type[ast.cmpop], type[ast.cmpop]] = {
     ast.Lt: ast.LtE,
@@ -78,10 +77,6 @@ class Mutant:
         """Tells it from others, also after lines were moved."""
         change = " ".join(self.diff.split())
         return f"{self.path.parent.name}/{self.path.name} {self.function} {change}"
-
-    def compiled(self) -> CodeType:
-        """What is executed in place of the file."""
-        return compile(ast.fix_missing_locations(self.tree), str(self.path), "exec")
 
 
 def count_of(path: Path) -> int:

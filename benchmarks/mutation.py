@@ -11,6 +11,7 @@ and are counted apart.
 """
 
 import argparse
+import ast
 import contextlib
 import importlib.machinery
 import importlib.util
@@ -22,13 +23,12 @@ import shutil
 import signal
 import sys
 import tempfile
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from types import CodeType, FrameType
+from types import CodeType, ModuleType
 from typing import Any
 
 import pytest
@@ -57,57 +57,78 @@ CLOCKED = ("keeps_pace", "golden", "tasks_are_fair")
 """Parts of names of tests that are left out: they measure time, or take more than ten seconds."""
 
 TIMED_OUT = "timed out"
+ENTERED = "__entered__"
 
 Reached = dict[str, tuple[float, set[tuple[str, int]]]]
 """By test its seconds, and the file and first line of each function of the package that it enters."""
 
 
 class _Loader(importlib.machinery.SourceFileLoader):
-    """Executes the mutated tree in place of the file."""
+    """Executes a changed tree in place of the file."""
 
-    def __init__(self, name: str, mutant: Mutant) -> None:
-        super().__init__(name, str(mutant.path))
-        self.mutant = mutant
+    def __init__(self, name: str, path: Path, tree: ast.Module, entered: set[tuple[str, int]]) -> None:
+        super().__init__(name, str(path))
+        self.tree, self.entered = tree, entered
 
     def get_code(self, fullname: str) -> CodeType:
-        return self.mutant.compiled()
+        return compile(ast.fix_missing_locations(self.tree), self.path, "exec")
+
+    def exec_module(self, module: ModuleType) -> None:
+        module.__dict__[ENTERED] = self.entered
+        super().exec_module(module)
 
 
-class Swap:
-    """An importer of one mutated module; all others are the files'."""
+class Changed:
+    """An importer of a package of which some modules are changed.
 
-    def __init__(self, name: str, mutant: Mutant) -> None:
-        self.name, self.mutant = name, mutant
+    Args:
+        source: folder of the package.
+        change: the tree to execute in place of a file, or None for the file as it is.
+        entered: what the modules find under the name `ENTERED`.
+    """
+
+    def __init__(
+        self, source: Path, change: Callable[[Path], ast.Module | None], entered: set[tuple[str, int]]
+    ) -> None:
+        self.source, self.change, self.entered = source, change, entered
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
-        """The mutated module's, and nobody else's."""
-        if name != self.name:
+        """A changed module's, and no other's."""
+        file = (self.source / Path(*name.split("."))).with_suffix(".py")
+        tree = self.change(file) if file.exists() else None
+        if tree is None:
             return None
-        return importlib.util.spec_from_file_location(name, self.mutant.path, loader=_Loader(name, self.mutant))
+        loader = _Loader(name, file, tree, self.entered)
+        return importlib.util.spec_from_file_location(name, file, loader=loader)
+
+
+def noting(path: Path) -> ast.Module:
+    """The module of a file, each of whose functions notes that it is entered."""
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            note = ast.parse(f"{ENTERED}.add(({str(path)!r}, {node.lineno}))").body
+            node.body[:0] = note
+    return tree
 
 
 class Watch:
-    """A plugin that notes each test's seconds and outcome, and which functions of `package` the test enters."""
+    """A plugin that notes each test's seconds, what failed, and what was entered during the test."""
 
-    def __init__(self, package: Path | None = None) -> None:
-        self.package = None if package is None else str(package)
+    def __init__(self) -> None:
+        self.entered: set[tuple[str, int]] = set()
         self.reached: Reached = {}
         self.failed: list[str] = []
-        self._entered: set[tuple[str, int]] = set()
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Any:
         """Run one test with its fixtures."""
-        self._entered, start = set(), time.monotonic()
-        if self.package is not None:
-            sys.settrace(self._enter)
-            threading.settrace(self._enter)
+        self.entered.clear()
+        start = time.monotonic()
         try:
             return (yield)
         finally:
-            sys.settrace(None)
-            threading.settrace(None)  # type: ignore[arg-type]
-            self.reached[item.nodeid] = (time.monotonic() - start, self._entered)
+            self.reached[item.nodeid] = (time.monotonic() - start, set(self.entered))
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Keep the first failure."""
@@ -118,12 +139,6 @@ class Watch:
         """A test file that cannot be imported fails as well."""
         if report.failed:
             self.failed.append(report.nodeid)
-
-    def _enter(self, frame: FrameType, event: str, argument: object) -> None:
-        """Note a call; that nothing is returned spares the tracing of its lines."""
-        code = frame.f_code
-        if code.co_filename.startswith(self.package):  # type: ignore[arg-type]
-            self._entered.add((code.co_filename, code.co_firstlineno))
 
 
 def run(arguments: list[str], watch: Watch, folder: Path) -> int:
@@ -181,15 +196,16 @@ def pooled(bodies: list[tuple[Callable[[Path], Any], float]], jobs: int, work: P
         time.sleep(0.02)
 
 
-def reached(root: Path, package: str, suites: list[list[str]], jobs: int, work: Path) -> list[Reached]:
-    """Run each suite of test files on the unmutated package.
+def reached(root: Path, suites: list[list[str]], jobs: int, work: Path) -> list[Reached]:
+    """Run each suite of test files without a mutant.
 
     Raises:
         SystemExit: they fail.
     """
 
     def suite(files: list[str], folder: Path) -> Any:
-        watch = Watch(root / "src" / package)
+        watch = Watch()
+        sys.meta_path.insert(0, Changed(root / "src", noting, watch.entered))
         code = run(files, watch, folder)
         return {"code": code, "reached": {name: (spent, sorted(at)) for name, (spent, at) in watch.reached.items()}}
 
@@ -221,9 +237,9 @@ def judged(root: Path, sample: list[tuple[Mutant, Reached]], jobs: int, work: Pa
     """What killed each mutant: a test, `TIMED_OUT`, or None if it survived."""
 
     def attempt(mutant: Mutant, tests: list[str], folder: Path) -> Any:
-        name = ".".join(mutant.path.relative_to(root / "src").with_suffix("").parts)
-        sys.meta_path.insert(0, Swap(name, mutant))
         watch = Watch()
+        changed = Changed(root / "src", {mutant.path: mutant.tree}.get, watch.entered)
+        sys.meta_path.insert(0, changed)
         return {"code": run(tests, watch, folder) if tests else 0, "failed": watch.failed}
 
     bodies = []
@@ -300,7 +316,7 @@ def main() -> None:
         preload(ROOT, sorted({file for files in tests.values() for file in files}))
         rng = random.Random(chosen.seed)
         start = time.monotonic()
-        suites = reached(ROOT, "stealing", list(tests.values()), chosen.jobs, work / "unmutated")
+        suites = reached(ROOT, list(tests.values()), chosen.jobs, work / "unmutated")
         sample: list[tuple[Mutant, Reached]] = []
         for folder, known in zip(tests, suites, strict=True):
             places = sorted((ROOT / "src" / "stealing" / folder).glob("*.py"))

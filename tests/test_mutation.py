@@ -40,7 +40,7 @@ import mutants, mutation
 
 root, files = Path(sys.argv[1]), ["tests/test_share.py"]
 mutation.preload(root, files)
-[known] = mutation.reached(root, "small", [files], 1, root / "work")
+[known] = mutation.reached(root, [files], 1, root / "work")
 path = root / "src" / "small" / "share.py"
 sample = [(mutants.make(path, number), known) for number in range(mutants.count_of(path))]
 outcomes = mutation.judged(root, sample, 2, root / "mutants")
