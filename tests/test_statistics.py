@@ -11,6 +11,7 @@ from stealing.evaluation.protocol import CONTROLS
 from stealing.evaluation.statistics import (
     HELD,
     Right,
+    _error,
     accuracy,
     by_head,
     control_accuracy,
@@ -97,6 +98,18 @@ def test_an_interval_over_seeds_is_students_of_both_variances_with_welchs_freedo
     low, high = summarise(seeds, resamples=MANY)["intervals"]["SA"]
     assert (low + high) / 2 == pytest.approx(sum(rates) / len(rates))
     assert (high - low) / 2 == pytest.approx(half, rel=0.06)
+
+
+def test_an_error_is_the_root_of_both_unbiased_variances() -> None:
+    of_seeds = [0.4, 0.55, 0.6]
+    of_resamples = [0.5, 0.53, 0.49, 0.56]
+    cloud = np.array([0.5, *of_seeds, *of_resamples])
+    error, freedom = _error(cloud, 3)
+    assert (error, freedom) == pytest.approx(welch(of_seeds, float(np.var(of_resamples, ddof=1))))
+    unknown = np.array([0.5, *of_seeds, *of_resamples, np.nan])
+    assert _error(unknown, 3) == pytest.approx((error, freedom)), "a resample without a gap says nothing"
+    alone, infinite = _error(np.array([0.5, 0.5, *of_resamples]), 1)
+    assert alone == pytest.approx(np.std(of_resamples, ddof=1)) and infinite == np.inf
 
 
 def test_seeds_that_agree_leave_the_variance_of_the_images_alone() -> None:
