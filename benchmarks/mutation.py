@@ -49,6 +49,7 @@ TESTS = {
         "test_books.py",
         "test_bookkeeping.py",
         "test_records.py",
+        "test_shared_ledger.py",
     ),
 }
 """By folder of the package, the test files whose fast tests are to notice its mutants."""
@@ -305,7 +306,7 @@ def main() -> None:
     parser.add_argument("--each", type=int, default=30, help="mutants of each folder")
     parser.add_argument("--jobs", type=int, default=2, help="mutants that run at once")
     parser.add_argument("--folders", nargs="+", default=list(TESTS), choices=list(TESTS))
-    parser.add_argument("--out", type=Path, default=ROOT / "results" / "mutation.json")
+    parser.add_argument("--out", type=Path, default=ROOT / "results" / "mutation" / "result.json")
     chosen = parser.parse_args()
     os.environ.pop("STEALING_DATA", None)
     os.environ["OMP_NUM_THREADS"] = "1"
