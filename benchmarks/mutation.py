@@ -54,8 +54,8 @@ TESTS = {
 }
 """By folder of the package, the test files whose fast tests are to notice its mutants."""
 
-CLOCKED = ("keeps_pace", "golden", "tasks_are_fair")
-"""Parts of names of tests that are left out: they measure time, or take more than ten seconds."""
+LEFT_OUT = ("keeps_pace", "golden", "tasks_are_fair", "postgresql]")
+"""Parts of names of tests that are left out: they measure time, take more than ten seconds, or need a server."""
 
 TIMED_OUT = "timed out"
 ENTERED = "__entered__"
@@ -148,7 +148,7 @@ def run(arguments: list[str], watch: Watch, folder: Path) -> int:
     os.dup2(quiet, 1)
     os.dup2(quiet, 2)
     options = ["-x", "-m", "not slow", "-p", "no:cacheprovider", f"--basetemp={folder / 'tmp'}"]
-    options += ["-k", " and ".join(f"not {part}" for part in CLOCKED)]
+    options += ["-k", " and ".join(f"not {part}" for part in LEFT_OUT)]
     return int(pytest.main([*options, *arguments], plugins=[watch]))
 
 
