@@ -259,6 +259,14 @@ def test_standardised_features_start_at_zero_have_unit_deviation_and_a_long_tail
     torch.testing.assert_close(standardised(small * 1e-7), standardised(small), atol=1e-3, rtol=0)
 
 
+def test_features_that_are_zero_throughout_stay_zero_and_spoil_no_other() -> None:
+    features = torch.rand(30, 3, generator=generator("zeros"))
+    silent = torch.cat([features, torch.zeros(30, 1)], 1)
+    assert torch.equal(standardised(silent)[:, :3], standardised(features)) and standardised(silent)[:, 3].eq(0).all()
+    mine = torch.rand(30, 2, generator=generator("mine"))
+    torch.testing.assert_close(remapped(silent, silent[:9], mine[:9]), remapped(features, features[:9], mine[:9]))
+
+
 def test_a_map_between_accounts_is_the_ridge_of_standardised_answers() -> None:
     theirs = torch.randn(30, 3, generator=generator("theirs")) * torch.tensor([1.0, 10.0, 0.1]) + 4
     mine = torch.randn(30, 2, generator=generator("mine"))

@@ -225,7 +225,18 @@ def test_a_task_tells_something_where_the_target_leads_by_ten_points_on_the_slic
     lead: float, informative: list[str]
 ) -> None:
     right = table(held={"TA_clean": 0.5 + lead, "TA": 0.5})
-    assert overall([of("a", right)], {"a": "own"}, 20)["linear"]["informative"] == informative
+    found = overall([of("a", right)], {"a": "own"}, 20)["linear"]
+    assert found["informative"] == informative
+    assert (found["held"]["recovered"] is None) == (not informative) and found["held"]["SA"] == pytest.approx(0.7)
+
+
+def test_resamples_are_those_of_seed_0_where_none_is_given() -> None:
+    tables = [of("a", table())]
+    roles = {"a": "own"}
+    assert overall(tables, roles, 20) == overall(tables, roles, 20, seed=0) != overall(tables, roles, 20, seed=1)
+    assert summarise([table()], resamples=20) == summarise([table()], resamples=20, seed=0)
+    others = [of("a", table(SA=0.6))]
+    assert paired(tables, others, "linear", resamples=20) == paired(tables, others, "linear", resamples=20, seed=0)
 
 
 def test_a_target_that_is_not_ahead_on_the_test_split_has_no_share() -> None:
