@@ -14,7 +14,7 @@ from PIL import Image
 from stealing.data import cache, decoding, shapes, sources
 from stealing.data.cache import decoded
 from stealing.data.decoding import checked, decode, fit
-from stealing.data.images import Images, part_of_classes, take
+from stealing.data.images import Images, balanced, grouped, part_of_classes, take
 from stealing.errors import DataError
 
 RNG = np.random.default_rng(0)
@@ -34,6 +34,17 @@ def test_a_part_holds_the_chosen_places_and_is_named_by_them_in_order() -> None:
     assert part.batch(slice(None))[:, 0, 0, 0].tolist() == [7, 4] and part.batch(np.array([1])).shape == (1, 3, 1, 1)
     sums = {images.part(np.array(rows)).checksum for rows in ([7, 4], [4, 7], [7], [7, 4, 4])}
     assert len(sums) == 4 and "sum" not in sums and part.size == 1
+    sums |= {grouped(images, {"a": ["a"], "b": ["b"]}).checksum, take(images, 3).checksum}
+    assert all(len(checksum) == 32 for checksum in sums) and len(sums) == 6
+
+
+def test_lists_are_those_of_seed_0_where_none_is_given(tmp_path: Path) -> None:
+    images = listed(30, 3)
+    assert take(images, 5).checksum == take(images, 5, seed=0).checksum != take(images, 5, seed=1).checksum
+    assert balanced(images, 2).checksum == balanced(images, 2, seed=0).checksum != balanced(images, 2, seed=1).checksum
+    options: dict[str, Any] = {"domain": "plain", "task": "kind", "count": 4, "size": 8, "cache": str(tmp_path)}
+    drawn = [sources.shapes("train", **options, **seed).checksum for seed in ({}, {"seed": 0}, {"seed": 1})]
+    assert drawn[0] == drawn[1] != drawn[2]
 
 
 def test_shares_are_nested_by_seed_and_skip_leaves_out_the_first() -> None:
