@@ -12,6 +12,7 @@ from stealing.evaluation.statistics import (
     HELD,
     Right,
     _error,
+    _interval,
     accuracy,
     by_head,
     control_accuracy,
@@ -63,6 +64,7 @@ def test_figures_of_a_task_are_the_shares_that_they_are_named_after() -> None:
     assert figures["control"]["name"] == "pixels" and figures["control"]["lead"] == pytest.approx(0.2)
     assert control_accuracy(figures) == pytest.approx(0.5)
     assert held_accuracies([table(), table(SA=0.74)])["SA"] == pytest.approx(0.72) == figures["held"]["SA"]
+    assert held_accuracies([{"SA": exactly(0.5, 10), f"TA{HELD}": exactly(0.3, 10)}]) == {"TA": 0.3}
     low, high = figures["intervals"]["honest_loss"]
     assert low < 0.2 < high
 
@@ -75,6 +77,14 @@ def test_of_a_remote_target_only_what_was_offered_is_known() -> None:
     assert figures["offered"] == pytest.approx(2) and set(figures["intervals"]) == {"TA", "SA", "offered"}
     whole = overall([of("a", known)], {"a": "own"}, 20)["linear"]
     assert whole["honest_loss"] is whole["worst"] is whole["recovered"] is None and whole["offered"] == pytest.approx(2)
+
+
+def test_over_tasks_of_which_one_has_no_undefended_target_nothing_is_known_of_it() -> None:
+    known = {name: rows for name, rows in table(held={"TA": 0.7}).items() if not name.startswith("TA_clean")}
+    both = of("a", table(held={"TA": 0.7})) | of("b", known)
+    found = overall([both], {"a": "own", "b": "own"}, 20)["linear"]
+    assert found["recovered"] is found["honest_loss"] is found["held"]["recovered"] is None
+    assert found["offered"] == pytest.approx(2)
 
 
 @pytest.mark.parametrize(("rate", "images"), [(0.5, 100), (0.9, 400)])
@@ -108,7 +118,9 @@ def test_an_error_is_the_root_of_both_unbiased_variances() -> None:
     assert (error, freedom) == pytest.approx(welch(of_seeds, float(np.var(of_resamples, ddof=1))))
     unknown = np.array([0.5, *of_seeds, *of_resamples, np.nan])
     assert _error(unknown, 3) == pytest.approx((error, freedom)), "a resample without a gap says nothing"
-    alone, infinite = _error(np.array([0.5, 0.5, *of_resamples]), 1)
+    few = np.array([0.5, 0.5, *of_resamples])
+    assert _interval(few, 1) == pytest.approx(np.quantile(of_resamples, (0.025, 0.975)).tolist())
+    alone, infinite = _error(few, 1)
     assert alone == pytest.approx(np.std(of_resamples, ddof=1)) and infinite == np.inf
 
 

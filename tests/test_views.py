@@ -105,6 +105,15 @@ def test_views_stay_in_range_and_a_row_does_not_see_its_neighbours() -> None:
     torch.testing.assert_close(whole[2:3], alone)
 
 
+@pytest.mark.parametrize(("height", "width"), [(16, 16), (12, 20)])
+def test_views_of_a_batch_are_drawn_for_its_own_height_and_width(height: int, width: int) -> None:
+    images = torch.rand(6, 3, height, width, generator=generator("sizes"))
+    views = Views(crop=(0.2, 0.9))
+    drawn = views.draw(dice(6, "sizes"), height, width)
+    assert torch.equal(views(images, dice(6, "sizes")), views.apply(images, drawn))
+    assert int(drawn.box_B4[:, 2:].max()) > 6, "wider than the batch is long"
+
+
 def test_autocast_changes_no_view() -> None:
     images = torch.rand(32, 3, 32, 32, generator=generator("autocast"))
     views = Views(crop=(0.2, 1.0))
