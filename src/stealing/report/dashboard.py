@@ -133,7 +133,7 @@ def workspace(found: Sequence[Setting], made: dict[str, Any], entity: str, proje
     sections = [
         spaces.Section("What was stolen", panels=bars("recovered"), is_open=True),
         spaces.Section("Accuracies", panels=[*bars("SA"), *bars("TA")]),
-        spaces.Section("What honest customers lose", panels=bars("honest_loss")),
+        spaces.Section("What honest users lose", panels=bars("honest_loss")),
         spaces.Section("Training", panels=[line(f"{step}/loss") for step in ("pretrain", "steal")], is_open=True),
         spaces.Section("Reports", panels=[shown(name, chart) for name, chart in made.items()], is_open=True),
         spaces.Section("Probes", panels=[panels.WeavePanelSummaryTable(table_name="probes")]),
