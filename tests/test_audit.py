@@ -308,10 +308,9 @@ def test_an_audit_ends_in_a_page_with_a_verdict(command: Command, browser: Any, 
     tab = look(browser, page, tmp_path / "shots")
     look(browser, page, tmp_path / "shots", width=390)
     words = tab.query_selector("#verdict").inner_text()
-    assert all(
-        part in words
-        for part in ("The cheapest attack.", "Defenses, against", "What would lower the risk.", "How sure")
-    )
+    parts = ("The cheapest attack.", "Defenses, against", "What would lower the risk.", "How sure")
+    assert all(part in words for part in parts)
+    assert "nothing here shows that the encoder is safe" in words, "40 steps are no full attack"
     assert "1 attacks could not be tried" in words and "no longer a number" in done.stderr
     assert {"topk k=4", "topk k=64", "rounding"} <= {cell.inner_text() for cell in tab.query_selector_all("tbody th")}
     again = command(*line)

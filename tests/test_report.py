@@ -3,16 +3,13 @@
 import json
 from pathlib import Path
 from statistics import stdev
-from typing import Any
 
-import numpy as np
 import pytest
 from conftest import ROOT, run_script
-from safetensors.numpy import save_file
+from made_up import finished_run as run
 
 from stealing.errors import DataError
-from stealing.evaluation.protocol import CONTROLS
-from stealing.evaluation.statistics import HELD, Right, overall, summarise
+from stealing.evaluation.statistics import overall
 from stealing.report.advice import advice
 from stealing.report.comparisons import comparisons
 from stealing.report.figures import defended
@@ -21,56 +18,6 @@ from stealing.report.runs import settings
 from stealing.report.summary import by_task, overview, tidy
 from stealing.report.words import PLAIN, explained
 from stealing.report.write import write
-
-M = 1000
-
-
-def run(
-    work: Path, group: str, accuracies: dict[str, tuple[float, float, float]], *, attack: str = "x",
-    defense: str = "none", plan: str = "once",
-    images: str = "one", protocol: str = "p", neighbours: int = 20, seed: int = 0, asked: int = 100,
-    target: str = "t", shift: int = 0,
-) -> Path:  # fmt: skip
-    """A finished run.
-
-    Args:
-        work: folder for it.
-        group: of its seeds.
-        accuracies: TA, SA and C of each task.
-        attack, defense, plan, images, protocol, neighbours, seed, asked, target: in which it may differ from others.
-        shift: by how many test images the right ones of the surrogate are moved on, so that seeds differ.
-    """
-    right, rows = Right(), dict[str, Any]()
-    for task, (ta, sa, c) in accuracies.items():
-        mine = {name: np.arange(M) < M * value for name, value in (("TA", ta), ("TA_clean", ta), ("SA", sa))}
-        mine["SA"] = np.roll(mine["SA"], shift)
-        mine |= {name: np.arange(M) < M * c for name in CONTROLS}
-        mine |= {name + HELD: column for name, column in mine.items()}
-        right |= {f"{task}/linear/{name}": column for name, column in mine.items()}
-        alike = {"agreement": 0.5, "agreement_ceiling": 0.6}
-        rows[task] = {"role": "own", "linear": {**summarise([mine], resamples=50), **alike}}
-    told = {
-        "schema": 1, "choices": {}, "target": target, "seed": seed, "group": group, "protocol_hash": protocol,
-        "hardware": {"gpu": None, "cores": 2, "cpu": "x"}, "artefacts": {}, "files": {}, "date": "today", "commit": "c",
-        "versions": {"stealing": "0"},
-        "data": {"a/train": images, "queries": images, "asked": group}, "tasks": rows, "fidelity": {},
-        "seconds": {}, "honest_user": 10,
-        "queries": {"budget": 100, "spent": 100, "images": asked, "cost": 0.0, "evaluation": 10, "evaluation_cost": 0.0},
-        "training": {"steps": 6, "batch_size": 8, "images": 48, "preset_steps": 6, "levelled": True, "last_change": 0.0},
-        "overall": overall([right], dict.fromkeys(accuracies, "own"), 50),
-        "defense": {"name": defense, "milliseconds": 0.0, "bytes": 0},
-    }  # fmt: skip
-    folder = work / (f"{group}-s{seed}" if seed else group)
-    folder.mkdir(parents=True)
-    for name, content in (
-        ("result.json", told),
-        ("choices.json", {"data": "d", "target": "t", "attack": attack, "defense": defense, "plan": plan}),
-        ("done.json", {}),
-    ):
-        (folder / name).write_text(json.dumps(content))
-    (folder / "config.yaml").write_text(f"probe: {{neighbours: {neighbours}}}\ntarget: {{path: my.safetensors}}\n")
-    save_file(right, folder / "right.safetensors")
-    return folder
 
 
 def test_shares_of_settings_that_are_compared_are_of_the_same_tasks(tmp_path: Path) -> None:

@@ -136,8 +136,8 @@ def _compute(worst: Setting, bare: Sequence[Setting]) -> str:
     short = [setting for setting in bare if not finished(setting)]
     if short:
         said.append(
-            f"{len(short)} of the {len(bare)} attacks without a defense were not trained to their end, so longer ones "
-            "may recover more, and nothing here shows that the encoder is safe."
+            f"Not trained to the end: {len(short)} of {len(bare)} attacks without a defense. Longer ones may recover "
+            "more, and nothing here shows that the encoder is safe."
         )
         steps = [training["preset_steps"] for setting in short for training in setting.joined["training"]]
         known = [number for number in steps if number is not None]

@@ -202,8 +202,8 @@ def show(found: list[Point], console: Console) -> None:
     caption = (
         "honest loss: TA_clean - TA in points, the mean over tasks. recovered: of the strongest attack tried, of the\n"
         "informative tasks, by role of the task and pooled. takes: of the pooled share.\n"
-        f"useful: takes {TAKES} points, the upper bound of recovered is below what is recovered without a defense, and\n"
-        f"that of the honest loss is at most {100 * COSTS:.0f} point."
+        f"useful: takes {TAKES} points, the upper bound of recovered is below what is recovered without a defense,\n"
+        f"and that of the honest loss is at most {100 * COSTS:.0f} point."
     )
     roles = _roles(found)
     table = Table(caption=caption, caption_justify="left")

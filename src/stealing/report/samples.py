@@ -63,7 +63,8 @@ def space(setting: Setting, sample: Sample, task: str) -> Picture:
         "Does the surrogate order images as the target does?",
         svg(figure, "space"),
         f"Two scatter plots of {len(labels)} test images of {task}, target and surrogate, coloured by class. Places "
-        f"correlate by {alike:.2f}. Two components hold {told:.0%} of the target's variance, {kept:.0%} of the surrogate's.",
+        f"correlate by {alike:.2f}. Two components hold {told:.0%} of the target's variance, {kept:.0%} "
+        "of the surrogate's.",
         f"{len(labels)} test images of {task}, drawn along the two directions in which each encoder's features vary "
         "most; a colour and shape is a class. Where a point lies relative to others counts, so the right side is "
         f"turned to match the left as well as it can: places then correlate by {alike:.2f}, where 1 is the same order.",

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from stealing.report.runs import Setting
+from stealing.training.levelling import LEVEL
 
 WORDS = {
     "encoder": "a network that turns an image into a list of numbers, its features, on which classifiers are built.",
@@ -37,7 +38,8 @@ WORDS = {
     "defense": "what the owner does to answers or to accounts to spoil an attack.",
     "SA/TA": "the paper's figure of success. Above 1, the surrogate is better than what honest users get under the "
     "defense.",
-    "levelled off": "the mean loss of the last tenth of an attack's steps is within 2 % of that of the tenth before. "
+    "levelled off": "the mean loss of the last tenth of an attack's steps is within "
+    f"{100 * LEVEL:.0f} % of that of the tenth before. "
     "An attack is trained to its end if its loss levelled off and it trained for at least as many steps as its preset.",
     "strength": "how strongly a defense acts. It is written below, or behind the defense's name if several were tried: "
     "less is left of an answer with smaller k and fewer decimals, and it is changed more with greater epsilon or sigma "
