@@ -46,7 +46,7 @@ def finished_run(
             del mine["TA_clean"]
         mine |= {name + HELD: column for name, column in mine.items()}
         if test is not None:
-            rng = np.random.default_rng((test, len(right)))
+            rng = np.random.default_rng((test, len(right), *group.encode()))
             mine |= {name: rng.random(M) < rng.random() for name in mine if not name.endswith(HELD)}
         right |= {f"{task}/linear/{name}": column for name, column in mine.items()}
         alike = {"agreement": 0.5, "agreement_ceiling": 0.6}
