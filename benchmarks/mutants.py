@@ -120,7 +120,9 @@ def _changes(node: ast.AST, function: str, span: tuple[int, int], known: set[str
             if not isinstance(child, ast.AST) or _left_alone(child):
                 continue
             place = (node, field, number if isinstance(value, list) else None)
-            inner, where, names = function, span, known
+            inner = function
+            where = span
+            names = known
             if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
                 inner = f"{function}.{child.name}".lstrip(".")
                 names = set()

@@ -69,7 +69,8 @@ class _Loader(importlib.machinery.SourceFileLoader):
 
     def __init__(self, name: str, path: Path, tree: ast.Module, entered: set[tuple[str, int]]) -> None:
         super().__init__(name, str(path))
-        self.tree, self.entered = tree, entered
+        self.tree = tree
+        self.entered = entered
 
     def get_code(self, fullname: str) -> CodeType:
         return compile(ast.fix_missing_locations(self.tree), self.path, "exec")
@@ -91,7 +92,9 @@ class Changed:
     def __init__(
         self, source: Path, change: Callable[[Path], ast.Module | None], entered: set[tuple[str, int]]
     ) -> None:
-        self.source, self.change, self.entered = source, change, entered
+        self.source = source
+        self.change = change
+        self.entered = entered
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
         """A changed module's, and no other's."""
@@ -267,9 +270,10 @@ def preload(root: Path, files: list[str]) -> None:
         shown, sys.stdout = sys.stdout, silent
         pytest.main(["--collect-only", "-q", "-p", "no:cacheprovider", *files])
         sys.stdout = shown
+    own = (root / "src", root / "tests")  # an environment may lie in the root, too
     for name, module in list(sys.modules.items()):
         file = getattr(module, "__file__", None)
-        if name != "__main__" and file and Path(file).is_relative_to(root) and "benchmarks" not in Path(file).parts:
+        if file and any(Path(file).is_relative_to(folder) for folder in own):
             del sys.modules[name]
 
 

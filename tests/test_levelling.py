@@ -9,7 +9,7 @@ from conftest import ROOT
 from hydra import initialize_config_dir
 
 from stealing.config import composed, preset
-from stealing.plan import attack_compute, training_record
+from stealing.plan import Scene, attack_compute, honest_user, training_record
 from stealing.training.levelling import FEWEST, curve_of, is_finished, last_change, levelled
 
 TRAINED = {"steps": 1200, "preset_steps": 1200, "levelled": True}
@@ -71,3 +71,8 @@ def test_epochs_of_a_preset_are_counted_in_steps_of_the_images_that_are_asked_ab
         told = training_record(config, choices["attack"], tmp_path)
         assert (told["steps"], told["preset_steps"]) == (20, 1000)
         assert told["images"] == 2 * 20 * 64 == attack_compute(config)["images"], "each image and a view of it"
+
+
+def test_the_honest_user_with_most_images_decides_what_honest_users_need() -> None:
+    digests = {"small": [b"1"], "large": [b"1", b"2", b"3", b"3"], "middle": [b"1", b"4"]}
+    assert honest_user(Scene(None, None, [], digests)) == 3, "an image that is asked about twice counts once"  # type: ignore[arg-type]
