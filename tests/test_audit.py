@@ -24,32 +24,46 @@ SMALL = [f"data.tasks.{task}.{split}.count=300" for task in TASKS for split in (
 TINY = ("target=zoo", "trainer.threads=1", "data.queries.count=1000", "control.batch_size=64", *SMALL)
 
 
-DEFENSES = "Defenses, against thefts of 1,000 pictures."
+DEFENSES = "Defenses, against attacks with 1,000 images."
+
+TRAINED = {
+    "steps": 1200, "batch_size": 128, "images": 153600, "preset_steps": 1200, "levelled": True, "last_change": -0.01
+}  # fmt: skip
 
 
 def setting(
     budget: int, recovered: float | None, defense: str = "none", loss: float = 0.0, plan: str = "once"
 ) -> Setting:
-    """A theft, by its figures."""
+    """An attack that was trained to its end, by its figures."""
     row: dict[str, Any] = {
         "SA": 0.5,
         "honest_loss": loss,
         "recovered": recovered,
         "offered": recovered,
         "informative": [],
+        "held": {"recovered": recovered},
     }
     row["intervals"] = {"honest_loss": [loss - 0.005, loss + 0.005]}
+    own: dict[str, Any] = {"tasks": [], "recovered": recovered, "offered": recovered, "intervals": {}}
     if recovered is not None:
+        own["tasks"] = ["a"]
+        own["intervals"] = {name: [recovered - 0.05, recovered + 0.05] for name in ("recovered", "offered")}
         row["informative"] = ["a"]
-        row["intervals"] |= {name: [recovered - 0.05, recovered + 0.05] for name in ("recovered", "offered")}
-    alike = {"agreement": 0.4, "agreement_ceiling": 0.7}
+        row["intervals"] |= own["intervals"]
+    row["roles"] = {"own": own}
+    task = {"TA_clean": 0.6, "TA": 0.6 - loss, "controls": {"pixels": 0.1}, "agreement": 0.4, "agreement_ceiling": 0.7}
+    task |= {"recovered": recovered, "control": {"name": "pixels"}, "held": {"TA_clean": 0.12, "pixels": 0.1}}
     joined = {
         "overall": {"linear": row},
-        "tasks": {"a": {"linear": {"TA_clean": 0.6, "TA": 0.6 - loss, "controls": {"pixels": 0.1}, **alike}}},
+        "tasks": {"a": {"role": "own", "linear": task}},
         "defense": {"settings": {defense: {"_target_": "x", "k": 3, "secret": None}} if defense != "none" else {}},
         "seeds": [0],
-        "queries": {"budget": budget, "spent": budget, "cost": budget / 100, "evaluation": 5000},
-    }
+        "training": [TRAINED],
+        "honest_user": 200,
+        "queries": {
+            "budget": budget, "spent": budget, "cost": budget / 100, "evaluation": 5000, "evaluation_cost": 50.0
+        },
+    }  # fmt: skip
     choices = {"data": "x", "target": "x", "attack": "stolen_encoder", "defense": defense, "plan": plan}
     return Setting(f"{defense} {plan} {budget}", choices, joined, [FinishedRun(Path("r"), {}, {})])
 
@@ -60,17 +74,16 @@ def said(*found: Setting, **options: Any) -> dict[str, str]:
 
 def test_a_verdict_names_each_price_the_cheapest_theft_and_what_may_be_lost() -> None:
     told = said(setting(250, 0.3), setting(1000, 0.6), setting(2500, 0.9))
-    assert "30% [25% to 35%] by asking about 250 pictures for 2.50; 60%" in told["Easy to steal."]
-    assert "90% [85% to 95%] by asking about 2,500 pictures for 25.00." in told["Easy to steal."]
-    assert (
-        "agree on 40% of test pictures, two on the encoder, trained on different samples, on 70%"
-        in told["Easy to steal."]
-    )
-    assert "stolen_encoder with 1,000 pictures for 10.00 (train a copy" in told["The cheapest theft."]
-    assert "once, from one account): it gets 60%" in told["The cheapest theft."]
-    assert "250 pictures for each account keeps these attacks below 50%" in told["What would lower the risk."]
-    assert "customers who were measured here asked about 5,000 each" in told["What would lower the risk."]
-    assert "was run once" in told["How sure that is."] and len(told) == 4
+    easy = told["Easy to steal."]
+    assert "30% [25% to 35%] with 250 queries for 2.50; 60%" in easy
+    assert "90% [85% to 95%] with 2,500 queries for 25.00, of own tasks." in easy
+    assert "2,500 queries for 25.00 to attack, 5,000 more for 50.00 to measure." in easy
+    assert "agree on 40% of test images, two on the target, trained on different samples, on 70%" in easy
+    assert "stolen_encoder with 1,000 queries for 10.00 (train a surrogate" in told["The cheapest attack."]
+    assert "once, from one account): it recovers 60%" in told["The cheapest attack."]
+    assert "250 images for each account keeps these attacks below 50%" in told["What would lower the risk."]
+    assert "that were measured here asked about at most 200 each" in told["What would lower the risk."]
+    assert "was run once" in told["How sure that is."] and len(told) == 5
     costly = said(setting(250, 0.6))["What would lower the risk."]
     assert "250, the fewest tried, are already enough for 50%" in costly
 
@@ -83,14 +96,14 @@ def test_a_defense_is_recommended_only_if_it_is_useful_against_the_strongest_pla
     beaten = said(bare, setting(1000, 0.4, "good", 0.002), setting(1000, 0.85, "good", 0.002, "sybil"))
     assert "None of the 1 tried takes at least 20 percentage points" in beaten[DEFENSES]
     assert "(ask from several accounts, and learn" in beaten[DEFENSES]
-    assert "Beware of good at k=3: a thief who takes no notice of it gets 40%" in beaten[DEFENSES]
+    assert "Beware of good at k=3: an attacker that does not adapt recovers 40%" in beaten[DEFENSES]
     assert "good can be switched on at next to no cost" in beaten["What would lower the risk."]
     assert "Beware" not in useful[DEFENSES] and "switched on" not in useful["What would lower the risk."]
     assert "Switch" not in beaten["What would lower the risk."]
     dear = said(bare, setting(1000, 0.1, "dear", 0.05))
     assert "None is worth its cost by our bar" in dear[DEFENSES]
     assert (
-        "get 5.0 [4.5 to 5.5] fewer of 100 test pictures right than the 60 without it: 10% of that worth."
+        "get 5.0 [4.5 to 5.5] fewer of 100 test images right than the 60 without it: 10% of that value."
         in dear[DEFENSES]
     )
 
@@ -99,19 +112,19 @@ def test_what_is_not_shown_is_not_claimed() -> None:
     bare = setting(1000, 0.9)
     small = said(bare, setting(1000, 0.4, "good", 0.008))[DEFENSES]  # at most 1.3 points: too few test pictures
     assert (
-        "None is shown to be worth its cost, but good at k=3 may be: more test pictures would decide whether it costs"
+        "None is shown to be worth its cost, but good at k=3 may be: more test images would decide whether it costs"
         in small
     )
     vague = setting(1000, 0.4, "good", 0.002)
     vague.joined["overall"]["linear"]["intervals"]["recovered"] = [-0.2, 0.95]  # it may take nothing
-    assert "more test pictures would decide whether it takes anything" in said(bare, vague)[DEFENSES]
+    assert "more test images would decide whether it takes anything" in said(bare, vague)[DEFENSES]
     weak = said(setting(1000, 0.1), setting(1000, -0.3, "good", 0.002))
     assert (
         "None of the 1 tried takes at least 20 percentage" in weak[DEFENSES]
         and "nothing, 10 percentage" in weak[DEFENSES]
     )
     assert (
-        "get as many of 100 test pictures right as the 60 without it."
+        "get as many of 100 test images right as the 60 without it."
         in said(bare, setting(1000, 0.4, "good", -0.01))[DEFENSES]
     )
 
@@ -138,7 +151,7 @@ def test_a_chain_names_the_strengths_of_those_that_have_any_and_no_secret() -> N
 
 def test_what_is_told_as_enough_is_enough() -> None:
     told = said(setting(1000, 0.497))
-    assert "50% [45% to 55%]" in told["Easy to steal."] and "it gets 50%" in told["The cheapest theft."]
+    assert "50% [45% to 55%]" in told["Easy to steal."] and "it recovers 50%" in told["The cheapest attack."]
     assert "1,000, the fewest tried, are already enough for 50%" in told["What would lower the risk."]
 
 
@@ -155,7 +168,7 @@ def test_a_defense_whose_seeds_no_theft_without_one_has_is_named_and_not_judged(
     told = said(bare, ended, stronger, other)
     assert told[DEFENSES].startswith("Not judged: good against sybil, half against once"), "not by a weaker plan"
     assert said(bare, other)[DEFENSES].startswith("Not judged: half")
-    assert "Each theft was run with 1 to 2 seeds" in told["How sure that is."]
+    assert "Each attack was run with 1 to 2 seeds" in told["How sure that is."]
 
 
 def test_what_a_plan_gains_without_a_defense_is_not_held_against_the_defense() -> None:
@@ -163,7 +176,7 @@ def test_what_a_plan_gains_without_a_defense_is_not_held_against_the_defense() -
     assert "10 percentage points less than without it" in said(setting(1000, 0.85), defended)[DEFENSES]
     both = said(setting(1000, 0.85), setting(1000, 0.97, plan="standardising"), defended)
     assert "22 percentage points less than without it" in both[DEFENSES]
-    assert "97% [92% to 102%] by asking about 1,000" in both["Easy to steal."]
+    assert "97% [92% to 102%] with 1,000 queries" in both["Easy to steal."]
     idle = said(
         setting(1000, 0.5), setting(1000, 0.8, plan="standardising"),
         setting(1000, 0.5, "idle", 0.0), setting(1000, 0.8, "idle", 0.0, "standardising"),
@@ -173,14 +186,14 @@ def test_what_a_plan_gains_without_a_defense_is_not_held_against_the_defense() -
 
 def test_budgets_at_which_no_task_could_tell_are_named() -> None:
     told = said(setting(250, 0.3), setting(1000, None))
-    assert "Thefts with 1,000 pictures are left out" in told["How sure that is."]
+    assert "Attacks with 1,000 images are left out" in told["How sure that is."]
 
 
 def test_where_no_task_can_tell_nothing_is_claimed() -> None:
     told = said(setting(250, None), failures=2)
     assert (
         list(told) == ["Not decided.", "How sure that is."]
-        and "2 thefts could not be tried" in told["How sure that is."]
+        and "2 attacks could not be tried" in told["How sure that is."]
     )
 
 
@@ -295,10 +308,10 @@ def test_an_audit_ends_in_a_page_with_a_verdict(command: Command, browser: Any, 
     tab = look(browser, page, tmp_path / "shots")
     look(browser, page, tmp_path / "shots", width=390)
     words = tab.query_selector("#verdict").inner_text()
-    assert all(
-        part in words for part in ("The cheapest theft.", "Defenses, against", "What would lower the risk.", "How sure")
-    )
-    assert "1 thefts could not be tried" in words and "no longer a number" in done.stderr
+    parts = ("The cheapest attack.", "Defenses, against", "What would lower the risk.", "How sure")
+    assert all(part in words for part in parts)
+    assert "nothing here shows that the encoder is safe" in words, "40 steps are no full attack"
+    assert "1 attacks could not be tried" in words and "no longer a number" in done.stderr
     assert {"topk k=4", "topk k=64", "rounding"} <= {cell.inner_text() for cell in tab.query_selector_all("tbody th")}
     again = command(*line)
     assert "steal: step" not in again.stderr and again.stdout.splitlines()[-1] == done.stdout.splitlines()[-1]
@@ -316,6 +329,8 @@ def test_an_endpoint_is_audited_by_what_it_offers_and_bills_what_was_announced(
         assert "at most 128 images are asked about to attack and 2,403 to measure, cost 25.31" in done.stderr
         assert service.billed() == 128 + 2403
     told = " ".join(done.stdout.split())
-    assert "Partly stolen." in told and "How sure that is." in told and "Defenses, against" not in told
-    assert "by asking about 128 pictures for 1.28." in told and "shares are of what the service offers" in told
-    assert "each defense" not in told, "nobody knows of one"
+    assert "At least partly stolen." in told, "30 steps are no full attack"
+    assert "How sure that is." in told and "Defenses, against" not in told
+    assert "with 128 queries for 1.28" in told and "2,403 more for 24.03 to measure" in told
+    assert "offered, of what the service offers" in told
+    assert "Each defense" not in told, "nobody knows of one"

@@ -11,7 +11,8 @@ from conftest import ROOT
 from stealing.errors import DataError
 from stealing.evaluation.protocol import CONTROLS
 from stealing.evaluation.statistics import HELD, overall, summarise
-from stealing.report.frontier import cheapest, draw, on_common_controls, points, write
+from stealing.report.common_controls import on_common_controls
+from stealing.report.frontier import cheapest, draw, points, write
 from stealing.report.picture import svg
 
 FILES = sorted((ROOT / "results" / "frontier").glob("*.json"), key=lambda path: ("_s0." not in path.name, path.name))
@@ -70,6 +71,7 @@ def result(
         "honest_loss": loss, "recovered": recovered, "worst": {"task": "x", "honest_loss": loss},
         "intervals": {"honest_loss": [loss - 0.01, high], "recovered": [recovered - 0.1, recovered + 0.1]},
         "held": {"recovered": recovered},
+        "roles": {"own": {"tasks": ["x"], "recovered": recovered}},
     }  # fmt: skip
     accuracies = {"pixels": control, "untrained": 0.1}
     row = {"TA_clean": 0.9, "controls": accuracies, "control": {"name": "pixels"}}

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from made_up import finished_run as run
 from rich.console import Console
-from test_report import run
 
 from stealing.errors import DataError
 from stealing.report.mixing import mixture

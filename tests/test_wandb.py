@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import wandb
 from conftest import DEBUG, ROOT, leaves, run_script
+from made_up import finished_run as made_up
 from omegaconf import OmegaConf
-from test_report import run as made_up
 from wandb.proto.wandb_internal_pb2 import Record
 
 from stealing.report.dashboard import about, charts, record

@@ -30,7 +30,7 @@ OWN = ("attack", "defense", "plan", "plan_only", "until", "seed", "budget.images
 """What an audit sets in each of its runs."""
 
 INTRODUCED = 3
-"""Images by which an unknown target is met before the first theft."""
+"""Images that an unknown target is asked about before the first attack."""
 
 
 class Audit:
@@ -48,10 +48,10 @@ class Audit:
         self.failures = self.measured = 0
 
     def check(self) -> str:
-        """What the target will be asked, if that is allowed; each theft is checked, so that none fails hours later.
+        """Return what the target will be asked, if that is allowed; check each attack, so that none fails hours later.
 
         Raises:
-            StealingError: it is more than the limits, a choice is the audit's own, or a theft cannot be run. Nothing
+            StealingError: it is more than the limits, a choice is the audit's own, or an attack cannot be run. Nothing
                 has been asked then.
         """
         budgets, seeds, attacks, queries = (self.audit[name] for name in ("budgets", "seeds", "attacks", "queries"))
@@ -80,7 +80,7 @@ class Audit:
                 f"audit.queries={asked} to allow that, or name smaller audit.budgets and tasks."
             )
         if self.audit.money is not None and not self.config.budget.price:
-            raise ConfigError("audit.money limits nothing while pictures cost nothing: set budget.price= too.")
+            raise ConfigError("audit.money limits nothing while images cost nothing: set budget.price= too.")
         cost = asked * self.config.budget.price
         if self.audit.money is not None and cost > self.audit.money:
             raise ConfigError(
@@ -94,7 +94,7 @@ class Audit:
         )
 
     def _check_thefts(self, scene: Scene) -> None:
-        """Make of each theft all that can be made without asking."""
+        """Make of each attack all that can be made without asking."""
         defended = [] if self._is_remote else list(self._defenses())
         thefts = [[f"budget.images={budget}"] for budget in self.audit.budgets]
         thefts += [[f"budget.images={max(self.audit.budgets)}", *defense] for defense in defended]
@@ -119,7 +119,7 @@ class Audit:
         return self.config.target.remote is not None
 
     def steal(self, *choices: str) -> None:
-        """One theft with each seed; where it cannot be tried, say why and go on."""
+        """Run one attack with each seed; if it cannot be tried, say why and go on."""
         for seed in self.audit.seeds:
             named = " ".join([*choices, f"seed={seed}"])
             print(f"audit: {named}", file=sys.stderr, flush=True)
@@ -127,14 +127,14 @@ class Audit:
                 limits = (f"seed={seed}", f"budget.evaluation={self.measured}")
                 folder = run(*composed("audit", [*self.overrides, *choices, *limits]))
                 assert folder is not None
-                if folder not in self.folders:  # a theft may be named twice
+                if folder not in self.folders:  # an attack may be named twice
                     self.folders.append(folder)
             except StealingError as error:
                 print(f"{named}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
                 self.failures += 1
 
     def thefts(self) -> None:
-        """All of them: without a defense first, as that decides which attack meets the defenses."""
+        """Run all attacks: without a defense first, as that decides which attack meets the defenses."""
         for budget in self.audit.budgets:
             for attack in self.audit.attacks:
                 self.steal(f"attack={attack}", f"budget.images={budget}")
@@ -167,13 +167,13 @@ class Audit:
                 yield [f"defense={given['name']}", *chosen, f"plan={plan}"]
 
     def results(self) -> list[Setting]:
-        """Of all thefts.
+        """Return the settings of all attacks.
 
         Raises:
             ConfigError: none could be tried.
         """
         if not self.folders:
-            raise ConfigError("No theft could be tried: mend what is said above, and run the same command again.")
+            raise ConfigError("No attack could be tried: mend what is said above, and run the same command again.")
         return settings(self.folders)
 
     def page_of(self, found: Sequence[Setting]) -> Path:

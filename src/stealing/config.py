@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException
 from hydra.types import RunMode
@@ -153,6 +154,17 @@ def composed(name: str, overrides: Sequence[str]) -> tuple[DictConfig, dict[str,
     OmegaConf.set_struct(config, True)
     check_choices(config)
     return config, choices
+
+
+def preset(group: str, choice: str) -> DictConfig | None:
+    """Return an option as its file has it, without any override; None outside Hydra, or if there is no such file."""
+    if not GlobalHydra.instance().is_initialized():
+        return None
+    try:
+        found: DictConfig = compose(f"{group}/{choice}")[group]
+    except HydraException:
+        return None
+    return found
 
 
 @contextmanager

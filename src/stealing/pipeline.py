@@ -36,6 +36,7 @@ from stealing.plan import (
     surrogate_start,
     target_recipe,
     target_steps,
+    training_record,
 )
 from stealing.pretraining.pretrain import pretrained
 from stealing.provenance import peak_memory, provenance
@@ -298,10 +299,8 @@ def _steps(this: Run, ledger: Ledger) -> None:
         if rank() == 0:
             write_whole(this.folder / "right.safetensors", save(right))
             write_whole(this.folder / "sample.safetensors", save(sample))
-            result = {**_result(this, door, answers), **figures}
-            result |= {"protocol_hash": spent["protocol_hash"], "defense": None}
-            if undefended is not None:
-                result["defense"] = protection(this.chain, plain(config.defense), undefended, answers)
+            result = {**_result(this, door, answers), **figures, "protocol_hash": spent["protocol_hash"]}
+            result["defense"] = undefended and protection(this.chain, plain(config.defense), undefended, answers)
             write_whole(this.folder / "result.json", json.dumps(result, indent=1).encode())
             record(this.recorder, this.folder, result, sample["queries"])
 
@@ -324,6 +323,7 @@ def _result(this: Run, door: MeteredTarget, answers: Answers) -> dict[str, Any]:
         "steps": VERSIONS,
         "code": this.code,
         "made": this.made_with(),
+        "training": training_record(config, this.choices["attack"], this.made["surrogate"]),
         "seconds": this.seconds,
         "cpu_seconds": this.cpu_seconds,
         "queries": {

@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from stealing.attacks.steal import steps_of
-from stealing.config import opened, plain
+from stealing.config import opened, plain, preset
 from stealing.data.images import Images
 from stealing.encoders import build_encoder
 from stealing.errors import ConfigError, DataError
@@ -20,6 +20,7 @@ from stealing.evaluation.protocol import Task
 from stealing.queries.digests import digests_of
 from stealing.seeds import weights_seed
 from stealing.training.fit import Settings
+from stealing.training.levelling import curve_of, last_change, levelled
 from stealing.training.ranks import processes
 
 ROLES = ("own", "query_domain", "unseen")
@@ -180,11 +181,48 @@ def target_recipe(config: DictConfig) -> dict[str, Any]:
 
 def control_steps(config: DictConfig) -> int:
     """Steps of SimCLR on the queries that push as many images through the network as the attack does."""
-    attack = plain(config.attack)
-    passes = int(opened(config.attack.pairing).passes)
-    pushed = steps_of(attack, images_of(config), opened(config.trainer)) * int(attack["batch_size"]) * passes
+    pushed = attack_compute(config)["images"]
     batch_size = min(int(config.control.batch_size), images_of(config))
     return max(1, round(pushed / (2 * batch_size)))
+
+
+def attack_compute(config: DictConfig) -> dict[str, int]:
+    """Return how long the attack trains: `steps`, `batch_size`, and `images` that it pushes through the surrogate."""
+    attack = plain(config.attack)
+    steps = steps_of(attack, images_of(config), opened(config.trainer))
+    batch_size = int(attack["batch_size"])
+    passes = int(opened(config.attack.pairing).passes)
+    return {"steps": steps, "batch_size": batch_size, "images": steps * batch_size * passes}
+
+
+def training_record(config: DictConfig, choice: str, surrogate: Path) -> dict[str, Any]:
+    """Return `training` of `result.json`: the attack's compute, and whether its loss had levelled off.
+
+    Args:
+        config: of the run.
+        choice: name of the attack's preset.
+        surrogate: folder with the curves of its training.
+
+    Returns:
+        `attack_compute`, `preset_steps` of the preset without any override (None if it is unknown),
+        `levelled` and `last_change`; see `stealing.training.levelling`.
+    """
+    losses = [loss for _, loss in curve_of(surrogate)]
+    own = preset("attack", choice)
+    own_steps = None
+    if own is not None:
+        own_steps = steps_of(plain(own), images_of(config), opened(config.trainer))
+    return {
+        **attack_compute(config),
+        "preset_steps": own_steps,
+        "levelled": levelled(losses),
+        "last_change": last_change(losses),
+    }
+
+
+def honest_user(scene: Scene) -> int:
+    """Return how many images the honest user of a task asks about: of the task with most."""
+    return max(len(set(digests)) for digests in scene.digests.values())
 
 
 def show_plan(config: DictConfig, scene: Scene, settings: Settings, console: Console) -> None:

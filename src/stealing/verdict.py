@@ -26,7 +26,7 @@ from stealing.evaluation.features import encode_all
 from stealing.evaluation.fidelity import fidelity
 from stealing.evaluation.protocol import Job, Judge, Protocol, Task
 from stealing.evaluation.statistics import HELD, overall, summarise
-from stealing.plan import Scene
+from stealing.plan import Scene, honest_user
 from stealing.queries.buying import Target
 from stealing.queries.digests import digests
 from stealing.queries.door import MeteredTarget
@@ -75,9 +75,9 @@ def evaluate(
         start: seed of the surrogate's initial weights, which are the untrained control.
 
     Returns:
-        `tasks`, `overall`, `fidelity` and `sample` of result.json; which test images each encoder got right, under
-        `<task>/<head>/<name>`, and which of the slice of train, under the same with `/held`; the sample; and the
-        seconds spent, with the protocol's hash.
+        `tasks`, `overall`, `fidelity`, `honest_user` (images that the honest user with most asked about) and `sample`
+        of result.json; which test images each encoder got right, under `<task>/<head>/<name>`, and which of the slice
+        of train, under the same with `/held`; the sample; and the seconds spent, with the protocol's hash.
     """
     wall, cpu = time.monotonic(), time.process_time()
     protocol: Protocol = opened(config.probe)
@@ -116,7 +116,7 @@ def evaluate(
         "cpu_seconds": summed(time.process_time() - cpu),
         "protocol_hash": protocol.hash,
     }
-    figures: dict[str, Any] = {"tasks": tasks, "fidelity": alike}
+    figures: dict[str, Any] = {"tasks": tasks, "fidelity": alike, "honest_user": honest_user(scene)}
     if right:
         first = scene.tasks[0]
         roles = {task.name: task.role for task in scene.tasks}

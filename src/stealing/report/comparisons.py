@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from stealing.evaluation.statistics import paired
+from stealing.evaluation.statistics import Right, paired
 from stealing.report.runs import RESAMPLES, TRIED, VARIED, Setting
 
 
@@ -54,3 +54,42 @@ def comparisons(found: Sequence[Setting], head: str) -> list[Comparison]:
         greatest = max(greatest, min(1.0, (len(tests) - rank) * tests[place][-1]))
         adjusted[place] = greatest
     return [Comparison(*test, adjusted[place]) for place, test in enumerate(tests)]
+
+
+def clearly_best(rivals: Sequence[Setting], head: str, task: str | None = None) -> Setting | None:
+    """Return the setting whose SA is above that of every other by the paired 95 % interval, or None.
+
+    One seed shows nothing of the luck of training: if two settings share fewer than two seeds, none is best.
+
+    Args:
+        rivals: settings with the same test images.
+        head: of the accuracies.
+        task: of which SA is compared; None for the mean over all tasks.
+    """
+    if len(rivals) < 2:
+        return None
+    first = max(rivals, key=lambda one: _stolen(one, head, task))
+    for other in rivals:
+        if other is first:
+            continue
+        both = set(first.joined["seeds"]) & set(other.joined["seeds"])
+        if len(both) < 2:
+            return None
+        pair = [_tables(one, both, task) for one in (first, other)]
+        _, (low, _), _ = paired(pair[0], pair[1], head, resamples=RESAMPLES)
+        if low <= 0:
+            return None
+    return first
+
+
+def _stolen(setting: Setting, head: str, task: str | None) -> float:
+    row = setting.overall(head) if task is None else setting.joined["tasks"][task][head]
+    return float(row["SA"])
+
+
+def _tables(setting: Setting, seeds: set[int], task: str | None) -> list[Right]:
+    """The tables of these seeds, of one task or of all."""
+    tables = [run.right for run in setting.runs if run.result["seed"] in seeds]
+    if task is None:
+        return tables
+    return [{place: rows for place, rows in table.items() if place.startswith(f"{task}/")} for table in tables]

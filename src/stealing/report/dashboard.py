@@ -17,6 +17,7 @@ from stealing.artefacts import WORK, write_whole
 from stealing.errors import ConfigError, DataError, StealingError
 from stealing.report.figures import defended, measure
 from stealing.report.runs import VARIED, Setting, check_head, found_in, settings
+from stealing.report.shares import pooled_over
 from stealing.report.summary import overview, tidy
 from stealing.training.wandb import mode
 
@@ -46,11 +47,13 @@ def charts(found: Sequence[Setting], head: str) -> dict[str, Any]:
         lines.setdefault(name, []).append((float(setting.joined["queries"]["spent"]), stolen))
     across = [[x for x, _ in sorted(line)] for line in lines.values()]
     up = [[y for _, y in sorted(line)] for line in lines.values()]
-    title = f"{figure} against queries"
+    told = figure if figure == "SA" else f"{figure}, {pooled_over(found, head)},"
+    title = f"{told} against queries"
     made["report/budgets"] = wandb.plot.line_series(across, up, list(lines), title=title, xname="queries")
     with suppress(DataError):  # no defense to compare, or no task that could tell
-        columns = ["defense", "honest loss, points", "recovered"]
-        data = [[point.name, 100 * point.loss, point.recovered] for point in defended(found, head)[0]]
+        points, chosen = defended(found, head)
+        columns = ["defense", "honest loss, points", f"recovered, {pooled_over(chosen, head)}"]
+        data = [[point.name, 100 * point.loss, point.recovered] for point in points]
         plane = wandb.Table(columns=[*columns], data=data)
         made["report/frontier"] = wandb.plot.scatter(plane, columns[1], columns[2], title="the frontier of defenses")
     return made
@@ -133,7 +136,7 @@ def workspace(found: Sequence[Setting], made: dict[str, Any], entity: str, proje
     sections = [
         spaces.Section("What was stolen", panels=bars("recovered"), is_open=True),
         spaces.Section("Accuracies", panels=[*bars("SA"), *bars("TA")]),
-        spaces.Section("What honest customers lose", panels=bars("honest_loss")),
+        spaces.Section("What honest users lose", panels=bars("honest_loss")),
         spaces.Section("Training", panels=[line(f"{step}/loss") for step in ("pretrain", "steal")], is_open=True),
         spaces.Section("Reports", panels=[shown(name, chart) for name, chart in made.items()], is_open=True),
         spaces.Section("Probes", panels=[panels.WeavePanelSummaryTable(table_name="probes")]),

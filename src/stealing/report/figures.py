@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from contextlib import suppress
-from csv import DictReader
 
 import numpy as np
 
@@ -12,9 +11,11 @@ from stealing.report import frontier
 from stealing.report.picture import COLOURS, WIDTH, Figure, Picture, names, style, svg
 from stealing.report.runs import VARIED, Setting
 from stealing.report.samples import agreement, neighbours, queries, sample_of, space
+from stealing.report.shares import pooled_over
+from stealing.training.levelling import curve_of
 
-SHARES = {"recovered": "recovered share", "offered": "recovered share of what is offered"}
-"""Of the target without a defense, where that is known, or with it."""
+SHARES = {"recovered": "recovered share", "offered": "share of what the service offers"}
+"""Of the target without a defense if that is known, else of the target as it is offered."""
 
 
 def pictures(found: list[Setting], head: str) -> list[Picture]:
@@ -34,7 +35,7 @@ def pictures(found: list[Setting], head: str) -> list[Picture]:
 
 
 def headline(found: Sequence[Setting], head: str) -> Setting:
-    """The theft that pictures of one setting show: that with most on a slice of train, without a defense or at all."""
+    """Return the attack that figures of one setting show: the best on a slice of train, without a defense if one is."""
     bare = [setting for setting in found if not setting.defended] or found
     return max(bare, key=lambda setting: setting.overall(head)["held"]["SA"])
 
@@ -78,21 +79,22 @@ def accuracies(setting: Setting, head: str) -> Picture:
         "How good is the stolen encoder on each task?",
         svg(figure, "accuracies"),
         f"Accuracies by task of {setting.name}. {told}.",
-        f"{setting.name}. The copy is worth stealing where SA lies well to the right of C, which asked nothing.",
+        f"{setting.name}. The attack paid off on a task if SA lies well to the right of C, which needs no query.",
         names([setting]),
     )
 
 
 def measure(found: Sequence[Setting], head: str) -> str:
-    """What of a theft is known of all these settings: one of `SHARES`, or SA."""
+    """Return what is known of all these settings: one of `SHARES`, or SA."""
     rows = [setting.overall(head) for setting in found]
     return next((share for share in SHARES if all(row.get(share) is not None for row in rows)), "SA")
 
 
 def budgets(found: list[Setting], head: str, *, priced: bool = False) -> Picture:
-    """What is recovered, or SA where that is unknown, against queries or money."""
+    """Draw what is recovered, or SA if that is unknown, against queries or money."""
     name = measure(found, head)
     recovered = name in SHARES
+    label_of_share = f"{SHARES[name]}, {pooled_over(found, head)}" if recovered else "SA, mean over tasks"
     lines = dict[str, list[Setting]]()
     varied = [key for key in VARIED if len({setting.choices[key] for setting in found}) > 1] or ["attack"]
     for setting in found:
@@ -112,7 +114,7 @@ def budgets(found: list[Setting], head: str, *, priced: bool = False) -> Picture
         points = ", ".join(f"{x:g}: {y:.2f}" for x, y in zip(across, values, strict=True))
         words.append(f"{label} ({points})")
     axes.set_xlabel("money spent on queries" if priced else "queries")
-    axes.set_ylabel(SHARES.get(name, "SA, mean over tasks"))
+    axes.set_ylabel(label_of_share)
     if not priced and len({setting.budget for setting in found}) > 1:
         axes.set_xscale("log")
         ticks = sorted({setting.joined["queries"]["spent"] for setting in found})
@@ -127,11 +129,11 @@ def budgets(found: list[Setting], head: str, *, priced: bool = False) -> Picture
     return Picture(
         f"How much is stolen for how much {unit}?" if priced else "How much is stolen with how many queries?",
         svg(figure, f"budgets-{unit}"),
-        f"{SHARES.get(name, 'SA').capitalize()} against {unit}: {'; '.join(words)}.",
-        "Dotted: 0 is what the best control reaches without asking, 1 is the target itself"
-        f"{' as it is offered' if name == 'offered' else ''}; 95 % intervals."
+        f"{label_of_share[0].upper()}{label_of_share[1:]}, against {unit}: {'; '.join(words)}.",
+        f"The {SHARES[name]} is {pooled_over(found, head)}. Dotted lines: 0 is the strongest control, which needs no "
+        f"query, 1 is the target itself{' as it is offered' if name == 'offered' else ''}. Bars: 95 % intervals."
         if recovered
-        else "Mean SA over the tasks, with 95 % intervals; the recovered share is not known for all of these runs.",
+        else "Mean SA over the tasks, with 95 % intervals. The recovered share is not known for all of these runs.",
         names(setting for line in lines.values() for setting in line),
     )
 
@@ -154,17 +156,26 @@ def defended(found: Sequence[Setting], head: str) -> tuple[list[frontier.Point],
 
 
 def defenses(found: Sequence[Setting], head: str) -> Picture:
-    """What each defense costs the honest and takes from the thief; raises as `defended` does."""
+    """Draw what each defense costs honest users and takes from the attacker; raises as `defended` does."""
     points, chosen = defended(found, head)
+    over = pooled_over(chosen, head)
     told = "; ".join(
         f"{point.name}: loss {100 * point.loss:.1f} points, recovered {point.recovered:.2f}" for point in points
     )
+    said = [
+        "A good defense lies low and left: the attacker recovers little, honest users lose little.",
+        f"The recovered share is {over}.",
+    ]
+    if frontier.is_shaded(points):
+        said.append("Shaded: where a useful defense would lie.")
+    if any(point.strength for point in points):
+        said.append("Beside a point: the strength of its defense, if several settings differ in it.")
+    said.append("The axis of what honest users lose is stretched near 0.")
     return Picture(
-        "Which defense takes more from the thief than from customers?",
+        "Which defense takes more from the attacker than from honest users?",
         svg(frontier.draw(points), "frontier"),
-        f"Honest loss against recovered share at {chosen[0].budget} queries: {told}.",
-        "Good is low and left: the thief recovers little, customers lose little. Shaded: where a useful defense would "
-        "lie. Beside each point its strength; the axis of what customers lose is stretched near 0.",
+        f"Honest loss against recovered share, {over}, at {chosen[0].budget} queries: {told}.",
+        " ".join(said),
         names(chosen),
     )
 
@@ -175,17 +186,13 @@ def curves(setting: Setting) -> Picture | None:
     axes = figure.subplots()
     last = []
     for number, run in enumerate(setting.runs):
-        path = run.folder.parent.parent / str(run.result["artefacts"].get("surrogate", "")) / "curves.csv"
-        if not path.is_file():
-            continue
-        with path.open() as file:
-            rows = [row for row in DictReader(file) if row.get("steal/loss")]
-        steps, losses = [int(row["step"]) for row in rows], [float(row["steal/loss"]) for row in rows]
-        if losses:
-            axes.plot(
-                steps, losses, color=COLOURS[number % len(COLOURS)], label=f"seed {run.result['seed']}", linewidth=1
-            )
-            last.append(f"seed {run.result['seed']} from {losses[0]:.3f} to {losses[-1]:.3f} in {steps[-1] + 1} steps")
+        curve = curve_of(run.folder.parent.parent / str(run.result["artefacts"].get("surrogate", "")))
+        if curve:
+            steps = [step for step, _ in curve]
+            losses = [loss for _, loss in curve]
+            name = f"seed {run.result['seed']}"
+            axes.plot(steps, losses, color=COLOURS[number % len(COLOURS)], label=name, linewidth=1)
+            last.append(f"{name} from {losses[0]:.3f} to {losses[-1]:.3f} in {steps[-1] + 1} steps")
     if not last:
         return None
     axes.set_xlabel("step")
@@ -193,10 +200,11 @@ def curves(setting: Setting) -> Picture | None:
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
     return Picture(
-        "Did the theft train to its end?",
+        "Did the attack train to its end?",
         svg(figure, "curves"),
         f"Training loss of {setting.name}: {'; '.join(last)}.",
-        f"{setting.name}. The loss is what training makes small. A curve that still falls steeply at its end was cut "
-        "short: the thief could have got more.",
+        f"{setting.name}. The loss is what training makes small. If a curve still falls at its end, the attack was cut "
+        "short, and a longer one may recover more. A flat end alone proves little: the learning rate falls to zero in "
+        "most presets, which flattens any curve.",
         names([setting]),
     )

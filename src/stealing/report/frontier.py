@@ -3,17 +3,17 @@
 A *point* is a defense at one strength: what it costs the honest users, and what the strongest attack recovers.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from stealing.artefacts import write_whole
-from stealing.errors import DataError
-from stealing.evaluation.statistics import control_accuracy
+from stealing.report.common_controls import check_scene, on_common_controls
 from stealing.report.picture import WIDTH, Figure, style, svg
 
 TAKES = 20
@@ -24,19 +24,26 @@ COSTS = 0.01
 
 
 def percent(recovered: float) -> int:
-    """As it is told: whoever gets less than the controls gets nothing."""
+    """Return percent as reports write it: an attacker that gets less than the controls gets nothing."""
     return max(0, round(100 * recovered))
 
 
 def is_useful(bare: float, recovered: float, high: float, most: float) -> bool:
-    """Whether a defense takes enough from the thief, by more than chance, and surely little from the honest.
+    """Return whether a defense takes enough from the attacker, by more than chance, and surely little from the honest.
 
     Args:
         bare: recovered by the strongest attack without the defense.
         recovered, high: by the strongest that met it, and the upper bound of its interval.
-        most: upper bound of what the honest lose.
+        most: upper bound of what honest users lose.
     """
     return percent(bare) - percent(recovered) >= TAKES and high < bare and most <= COSTS
+
+
+def pooled(roles: Sequence[str]) -> str:
+    """Return the words that say of which roles a share is, such as `pooled over own and unseen tasks`."""
+    if not roles:
+        return "of no task"
+    return f"{'pooled over' if len(roles) > 1 else 'of'} {' and '.join(roles)} tasks"
 
 
 @dataclass(frozen=True)
@@ -49,7 +56,8 @@ class Point:
         plan: of the attack that recovered most.
         loss: of the honest users, the mean over tasks, with its interval.
         worst: the task that loses most, and how much.
-        recovered: with its interval.
+        recovered: of all informative tasks, pooled over their roles, with its interval.
+        roles: what is recovered of the tasks of each role alone; None if none of them is informative.
         bare: what the strongest attack recovers without a defense.
         milliseconds, bytes: an answer's latency, an account's memory.
         attacks: by plan, what each recovered.
@@ -63,6 +71,7 @@ class Point:
     worst: tuple[str, float]
     recovered: float
     recovered_interval: tuple[float, float]
+    roles: dict[str, float | None]
     bare: float
     milliseconds: float
     bytes: float
@@ -94,7 +103,7 @@ def points(results: list[dict[str, Any]], head: str = "linear") -> list[Point]:
     Raises:
         DataError: they are not of one scene and protocol, or none is undefended.
     """
-    _check(results, head)
+    check_scene(results, head)
     cells = dict[tuple[str, str], list[dict[str, Any]]]()
     for result in results:
         cells.setdefault((result["cell"]["defense"], result["cell"]["strength"]), []).append(result)
@@ -104,94 +113,26 @@ def points(results: list[dict[str, Any]], head: str = "linear") -> list[Point]:
     return [_point(name, strength, found, bare, head) for (name, strength), found in cells.items()]
 
 
-def _check(results: list[dict[str, Any]], head: str) -> None:
-    scenes = {
-        (result["protocol_hash"], *sorted((name, of) for name, of in result["data"].items() if name != "asked"))
-        for result in results
-    }
-    if len(scenes) != 1:
-        raise DataError(
-            "The results of a frontier are of several protocols or data sets: move those of an earlier version "
-            "elsewhere, and measure them again."
-        )
-    if all(result["cell"]["defense"] != "none" for result in results):
-        raise DataError("A frontier needs the cell without a defense: measure defense=none too.")
-    if any(result["overall"][head]["recovered"] is None for result in results):
-        raise DataError("A frontier needs a task on which the target beats all controls: add one to data.tasks.")
-
-
-def on_common_controls(results: list[dict[str, Any]], head: str = "linear") -> list[dict[str, Any]]:
-    """Results of one attack, held against the controls of the one with most images, as runs of a report are.
-
-    Of stored cells there are figures alone: so other controls are put in the place of a theft's own by arithmetic.
-
-    Args:
-        results: of one scene, budget and seed; see `points`.
-        head: of the accuracies.
-    """
-    _check(results, head)
-    most = max(results, key=lambda result: int(result["queries"]["images"]))
-    rebased = []
-    for result in results:
-        figures = result["overall"][head]
-        on_test = _Controls.of(result, most, head, "test")
-        on_train = _Controls.of(result, most, head, "held")
-        bounds = [on_test.rebase(bound) for bound in figures["intervals"]["recovered"]]
-        changed = {
-            **figures,
-            "recovered": on_test.rebase(figures["recovered"]),
-            "intervals": figures["intervals"] | {"recovered": bounds},
-            "held": figures["held"] | {"recovered": on_train.rebase(figures["held"]["recovered"])},
-        }
-        rebased.append({**result, "overall": {head: changed}})
-    return rebased
-
-
-@dataclass(frozen=True)
-class _Controls:
-    """Sums over the informative tasks of a result, by which a share of one control is made that of another.
-
-    Attributes:
-        clean: of TA_clean.
-        own: of C as the result has it.
-        other: of C as it is to be held against.
-    """
-
-    clean: float
-    own: float
-    other: float
-
-    @classmethod
-    def of(cls, result: dict[str, Any], other: dict[str, Any], head: str, split: str) -> Self:
-        """Of accuracies on the test split, or on the held slice of train."""
-        tasks = result["overall"][head]["informative"]
-
-        def total(source: dict[str, Any], name: str | None) -> float:
-            rows = [source["tasks"][task][head] for task in tasks]
-            if split == "held":
-                return float(sum(row["held"][name or row["control"]["name"]] for row in rows))
-            return float(sum(row[name] if name else control_accuracy(row) for row in rows))
-
-        return cls(total(result, "TA_clean"), total(result, None), total(other, None))
-
-    def rebase(self, share: float) -> float:
-        """Return (SA - other) / (clean - other) of (SA - own) / (clean - own)."""
-        stolen = share * (self.clean - self.own) + self.own
-        return (stolen - self.other) / (self.clean - self.other)
-
-
 def _point(name: str, strength: str, results: list[dict[str, Any]], bare: float, head: str) -> Point:
     shares = {result["cell"]["plan"]: float(result["overall"][head]["recovered"]) for result in results}
     best = max(results, key=lambda result: float(result["overall"][head]["held"]["recovered"]))  # on a slice of train
     plain = next((result for result in results if result["cell"]["plan"].endswith("once")), best)
     met, costs, protection = best["overall"][head], plain["overall"][head], plain["defense"]
     return Point(
-        name, strength, best["cell"]["plan"],
-        costs["honest_loss"], tuple(costs["intervals"]["honest_loss"]),
-        (costs["worst"]["task"], costs["worst"]["honest_loss"]),
-        met["recovered"], tuple(met["intervals"]["recovered"]), bare, protection["milliseconds"], protection["bytes"],
-        shares,
-    )  # fmt: skip
+        defense=name,
+        strength=strength,
+        plan=best["cell"]["plan"],
+        loss=costs["honest_loss"],
+        loss_interval=tuple(costs["intervals"]["honest_loss"]),
+        worst=(costs["worst"]["task"], costs["worst"]["honest_loss"]),
+        recovered=met["recovered"],
+        recovered_interval=tuple(met["intervals"]["recovered"]),
+        roles={role: of["recovered"] for role, of in met["roles"].items()},
+        bare=bare,
+        milliseconds=protection["milliseconds"],
+        bytes=protection["bytes"],
+        attacks=shares,
+    )
 
 
 def cheapest(found: list[Point]) -> list[Point]:
@@ -209,17 +150,18 @@ def cheapest(found: list[Point]) -> list[Point]:
 
 
 def markdown(found: list[Point]) -> str:
-    """The points as a table for a page."""
-    lines = [
-        "| defense | honest loss, points [95 %] | recovered [95 %], by | takes | ms |",
-        "| --- | --- | --- | --- | --- |",
-    ]
+    """Return the points as a table for a page."""
+    roles = _roles(found)
+    columns = ["defense", "honest loss, points [95 %]", *_role_columns(roles)]
+    columns += [f"recovered, {_whole(roles)} [95 %], by", "takes", "ms"]
+    lines = [f"| {' | '.join(columns)} |", f"|{' --- |' * len(columns)}"]
     for point in found:
         low, high = (100 * bound for bound in point.loss_interval)
         least, most = point.recovered_interval
         cells = [
             point.name,
             f"{100 * point.loss:.1f} [{low:.1f}, {high:.1f}]",
+            *_role_cells(point, roles),
             f"{point.recovered:.2f} [{least:.2f}, {most:.2f}], {point.plan}",
             f"{point.taken}" + (", useful" if point.useful else ""),
             f"{point.milliseconds:.3f}",
@@ -228,16 +170,47 @@ def markdown(found: list[Point]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _roles(found: Sequence[Point]) -> list[str]:
+    """The roles of the tasks of these points."""
+    return list(dict.fromkeys(role for point in found for role in point.roles))
+
+
+def _role_columns(roles: Sequence[str]) -> list[str]:
+    """Names of the columns by role; of one role alone, the figure of all tasks is its own."""
+    return [f"recovered, {role}" for role in roles] if len(roles) > 1 else []
+
+
+def _role_cells(point: Point, roles: Sequence[str]) -> list[str]:
+    if len(roles) < 2:
+        return []
+    shares = [point.roles.get(role) for role in roles]
+    return ["left out" if share is None else f"{share:.2f}" for share in shares]
+
+
+def _whole(roles: Sequence[str]) -> str:
+    """What the figure of all tasks is of."""
+    return "pooled" if len(roles) > 1 else "".join(roles)
+
+
+def is_shaded(found: Sequence[Point]) -> bool:
+    """Return whether the figure shades where a useful defense would lie: if there is enough to take."""
+    return any(point.defense == "none" and percent(point.recovered) >= TAKES for point in found)
+
+
 def show(found: list[Point], console: Console) -> None:
     """Print the points as a table."""
     caption = (
-        "honest loss: TA_clean - TA in points, the mean over tasks. recovered: of the strongest attack tried, over\n"
-        f"the informative tasks together. useful: takes {TAKES} points of it, its upper bound is below what is\n"
-        f"recovered without a defense, and that of the honest loss is at most {100 * COSTS:.0f} point."
+        "honest loss: TA_clean - TA in points, the mean over tasks. recovered: of the strongest attack tried, of the\n"
+        "informative tasks, by role of the task and pooled. takes: of the pooled share.\n"
+        f"useful: takes {TAKES} points, the upper bound of recovered is below what is recovered without a defense,\n"
+        f"and that of the honest loss is at most {100 * COSTS:.0f} point."
     )
+    roles = _roles(found)
     table = Table(caption=caption, caption_justify="left")
-    for column in ("defense", "honest loss [95 %]", "worst task", "recovered [95 %]", "attack", "takes", "ms", "bytes"):
-        table.add_column(column, no_wrap=True)
+    columns = ["defense", "honest loss [95 %]", "worst task", *_role_columns(roles)]
+    columns += [f"recovered, {_whole(roles)} [95 %]", "attack", "takes", "ms", "bytes"]
+    for column in columns:
+        table.add_column(column, no_wrap=column not in _role_columns(roles))
     for point in found:
         low, high = (100 * bound for bound in point.loss_interval)
         least, most = point.recovered_interval
@@ -245,6 +218,7 @@ def show(found: list[Point], console: Console) -> None:
             escape(point.name),
             f"{100 * point.loss:+.1f} [{low:+.1f}, {high:+.1f}]",
             f"{100 * point.worst[1]:+.1f} {point.worst[0]}",
+            *_role_cells(point, roles),
             f"{point.recovered:.2f} [{least:.2f}, {most:.2f}]",
             point.plan,
             f"{point.taken}" + (" useful" if point.useful else ""),
@@ -268,7 +242,7 @@ def write(results: list[dict[str, Any]], folder: Path) -> list[Point]:
         for (images, seed), some in scenes.items():
             print(f"{images:,} queries, seed {seed}", file=file)
             if any(result["cell"]["defense"] == "none" for result in some):
-                show(points(on_common_controls(some)), Console(file=file, width=150))
+                show(points(on_common_controls(some)), Console(file=file, width=220))
     first = points(on_common_controls(next(iter(scenes.values()))))
     write_whole(folder / "table.md", markdown(cheapest(first)).encode())
     write_whole(folder / "frontier.svg", svg(draw(first), "frontier"))
@@ -289,11 +263,11 @@ def _short(strength: str) -> str:
 
 
 def draw(found: list[Point]) -> Figure:
-    """The picture: honest loss against what the strongest attack recovers."""
+    """Draw honest loss against what the strongest attack recovers."""
     figure = Figure(figsize=(1.2 * WIDTH, WIDTH), layout="constrained")
     axes = figure.subplots()
     bare = next(point for point in found if point.defense == "none").recovered
-    if percent(bare) >= TAKES:
+    if is_shaded(found):
         axes.fill_between([-1, 100 * COSTS], -1, bare - TAKES / 100, color="#d8ead3", label="would be useful", zorder=0)
     axes.axhline(bare, color="#777777", linestyle=":", linewidth=1, label="without defense")
     for number, name in enumerate(dict.fromkeys(point.defense for point in found)):
@@ -317,7 +291,8 @@ def draw(found: list[Point]) -> Figure:
     ticks = [tick for tick in (0, 1, 2, 5, 10, 20, 50) if tick < most]
     axes.set_xticks(ticks, [str(tick) for tick in ticks])
     axes.minorticks_off()
-    axes.set_xlabel("honest loss: accuracy points that customers lose (mean over tasks)")
-    axes.set_ylabel("recovered by the strongest attack tried")
+    axes.set_xlabel("honest loss: accuracy points that honest users lose (mean over tasks)")
+    told = dict.fromkeys(role for point in found for role, share in point.roles.items() if share is not None)
+    axes.set_ylabel(f"recovered by the strongest attack tried, {pooled(list(told))}")
     figure.legend(fontsize=8, loc="outside upper center", ncols=4)
     return figure

@@ -27,6 +27,9 @@ VARIED = ("data", "target", "target_arch", "pretrain", "arch", "start", "control
 TRIED = ("attack", "defense", "plan")
 """Those of them that settings are compared in, where all others are alike."""
 
+NEEDED = {"overall", "target", "training", "honest_user"}
+"""What a report reads of `result.json` that earlier versions did not write."""
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -155,7 +158,7 @@ def _scene(choices: dict[str, str]) -> tuple[str, ...]:
 
 
 def _check_comparable(runs: Sequence[FinishedRun]) -> None:
-    old = [run.folder for run in runs if not {"overall", "target"} <= run.result.keys()]
+    old = [run.folder for run in runs if not run.result.keys() >= NEEDED]
     if old:
         raise DataError(
             f"{old[0]} was judged by an earlier version: judge it again by python eval.py run={old[0]}, "

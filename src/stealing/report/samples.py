@@ -34,9 +34,9 @@ def queries(setting: Setting, sample: Sample) -> Picture:
     for place, axes in enumerate(figure.subplots(rows, columns).flat):
         _image(axes, shown[place] if place < len(shown) else None)
     return Picture(
-        "What did the thief ask about?",
+        "What did the attacker ask about?",
         svg(figure, "queries"),
-        f"{len(shown)} small pictures of the {setting.joined['queries']['images']} that were sent to the target.",
+        f"{len(shown)} small images of the {setting.joined['queries']['images']} that were sent to the target.",
         f"The first {len(shown)} of {setting.joined['queries']['images']} images, in the order of asking.",
         names([setting], first=True),
     )
@@ -60,10 +60,11 @@ def space(setting: Setting, sample: Sample, task: str) -> Picture:
         axes.set_yticks([])
     alike = float(np.corrcoef(target.ravel(), copy.ravel())[0, 1])
     return Picture(
-        "Does the copy order images as the target does?",
+        "Does the surrogate order images as the target does?",
         svg(figure, "space"),
         f"Two scatter plots of {len(labels)} test images of {task}, target and surrogate, coloured by class. Places "
-        f"correlate by {alike:.2f}. Two components hold {told:.0%} of the target's variance, {kept:.0%} of the copy's.",
+        f"correlate by {alike:.2f}. Two components hold {told:.0%} of the target's variance, {kept:.0%} "
+        "of the surrogate's.",
         f"{len(labels)} test images of {task}, drawn along the two directions in which each encoder's features vary "
         "most; a colour and shape is a class. Where a point lies relative to others counts, so the right side is "
         f"turned to match the left as well as it can: places then correlate by {alike:.2f}, where 1 is the same order.",
@@ -92,7 +93,7 @@ def neighbours(setting: Setting, sample: Sample, task: str) -> Picture:
         f"{PROBED} test images of {task}, each with its {NEIGHBOURS} nearest others under the target and under the "
         f"surrogate. On average {shared:.0%} of the neighbours are the same, where chance gives {chance:.0%}.",
         f"Of {len(sample['images'])} images of {task}; the encoders share {shared:.0%} of the {NEIGHBOURS} nearest, "
-        f"where chance gives {chance:.0%}. A copy that serves classifiers well may serve a search for pictures badly.",
+        f"where chance gives {chance:.0%}. A surrogate that serves classifiers well may serve an image search badly.",
         names([setting], first=True),
     )
 
@@ -116,7 +117,7 @@ def agreement(setting: Setting, sample: Sample, task: str, head: str) -> Picture
     axes.set_ylabel("class by the target", fontsize=8)
     same = float((target == copy).mean())
     return Picture(
-        "Where do target and copy decide alike?",
+        "Where do target and surrogate decide alike?",
         svg(figure, "agreement"),
         f"Matrix of {classes} by {classes} classes of {task}: both heads give the same class to {same:.0%} of "
         f"{len(target)} test images, the diagonal.",

@@ -52,7 +52,17 @@ def join(runs: Sequence[FinishedRun], resamples: int) -> dict[str, Any]:
     likeness = {name: fmean(result["fidelity"][name] for result in results) for name in first["fidelity"]}
     shared = {
         name: first[name]
-        for name in ("schema", "choices", "target", "group", "protocol_hash", "data", "hardware", "queries")
+        for name in (
+            "schema",
+            "choices",
+            "target",
+            "group",
+            "protocol_hash",
+            "data",
+            "hardware",
+            "queries",
+            "honest_user",
+        )
     }
     seeds_ = [result["seed"] for result in results]
     seconds = [result["seconds"] for result in results]
@@ -60,6 +70,7 @@ def join(runs: Sequence[FinishedRun], resamples: int) -> dict[str, Any]:
         **shared,
         "defense": first.get("defense"),
         "made": [result.get("made") for result in results],
+        "training": [result["training"] for result in results],
         "seeds": seeds_,
         "runs": [run.folder.name for run in runs],
         "seconds": seconds,

@@ -3,66 +3,80 @@
 from collections.abc import Sequence
 
 from stealing.report.runs import Setting
+from stealing.training.levelling import LEVEL
 
 WORDS = {
-    "encoder": "a network that makes a list of numbers, its features, of a picture, on which classifiers are built.",
-    "target": "the encoder that is offered: a picture goes in, a list of numbers, its answer, comes out.",
-    "surrogate": "the copy that a thief trains on the target's answers.",
-    "attack": "how the copy is trained.",
-    "plan": "what the thief asks, and does with the answers before training on them.",
-    "query": "one picture that the target is asked about; each counts, and each may cost money.",
+    "encoder": "a network that turns an image into a list of numbers, its features, on which classifiers are built.",
+    "target": "the encoder that is offered as a service: an image goes in, its features come out as the answer.",
+    "surrogate": "the copy that the attacker trains on the target's answers.",
+    "attacker, honest user": "an attacker asks in order to train a surrogate. An honest user of a task asks about the "
+    "images of that task and trains a classifier on the answers.",
+    "attack": "how the surrogate is trained.",
+    "plan": "what the attacker asks, and what the attacker does with the answers before training on them.",
+    "query": "one image that the target is asked about. Each query counts, and each may cost money. Queries to attack "
+    "are the attacker's. Queries to measure are those of the honest users, by which accuracies are found.",
     "head": "the kind of small classifier that is trained on features: linear, knn (nearest neighbours) or mlp.",
-    "task": "labelled pictures on which customers' classifiers are trained and tested. It can tell something of a "
-    "theft where the target is well ahead of the controls: by 0.10.",
-    "TA, SA": "accuracy, the share of test pictures that a classifier gets right, on the target's and on the "
-    "surrogate's features; TA_clean is TA without a defense. One figure for all tasks is their mean.",
-    "control, C": "the best accuracy that a thief gets without asking anything: from raw pixels, from the untrained "
-    "copy, or from training without answers on as many pictures as a theft of that size asks about.",
-    "recovered": "(SA - C) / (TA_clean - C), the share of its worth that a verdict speaks of: 0 means that the answers "
-    "were worth nothing (below 0, less than the controls), 1 that the copy is as good as the target. Of all tasks "
-    "that can tell together.",
-    "offered": "recovered with TA in place of TA_clean: the share of what the service offers, where the target "
-    "without its defense is not known.",
-    "honest loss": "TA_clean - TA: how many more of 100 test pictures honest customers get wrong by a defense.",
-    "defense": "what the owner does to answers or to accounts to spoil a theft.",
-    "SA/TA": "the paper's figure of success; above 1, the copy is better than what customers get under the defense.",
-    "strength": "how strongly a defense acts, as written below, or behind its name where several were tried: "
+    "task": "labelled images on which the honest users' classifiers are trained and tested. A task is informative if "
+    "the target is at least 10 points ahead of the strongest control on a slice of train. Other tasks are left out of "
+    "all figures over tasks.",
+    "role": "own: the target was trained on images of this data set. query_domain: images of the kind that the "
+    "attacker asks about; the target was not trained on them. unseen: a kind of which neither the target nor the "
+    "attacker had images. A pooled figure is of the informative tasks of several roles together, so it mixes what the "
+    "target was trained on with what it never saw.",
+    "TA, SA": "accuracy: the share of test images that a classifier gets right, on the target's and on the "
+    "surrogate's features. TA_clean is TA without a defense. One figure for all tasks is their mean.",
+    "control, C": "the strongest of several encoders that need no query: raw pixels, the untrained surrogate, and "
+    "SimCLR on as many images as the attack asks about. The strongest is chosen on a slice of train; its lead says how "
+    "far the next is behind it there.",
+    "recovered": "(SA - C) / (TA_clean - C): the share of the encoder's value that the attack got. 0 means that the "
+    "answers were worth nothing (below 0: less than the control), 1 that the surrogate is as good as the target. Over "
+    "several tasks, the differences are summed above and below.",
+    "offered": "(SA - C) / (TA - C): the share of what the service offers. It stands in place of recovered if the "
+    "target without its defense is unknown.",
+    "honest loss": "TA_clean - TA: how many more of 100 test images the honest users' classifiers get wrong because "
+    "of a defense.",
+    "defense": "what the owner does to answers or to accounts to spoil an attack.",
+    "SA/TA": "the paper's figure of success. Above 1, the surrogate is better than what honest users get under the "
+    "defense.",
+    "levelled off": "the mean loss of the last tenth of an attack's steps is within "
+    f"{100 * LEVEL:.0f} % of that of the tenth before. "
+    "An attack is trained to its end if its loss levelled off and it trained for at least as many steps as its preset.",
+    "strength": "how strongly a defense acts. It is written below, or behind the defense's name if several were tried: "
     "less is left of an answer with smaller k and fewer decimals, and it is changed more with greater epsilon or sigma "
     "and with smaller beta or cosine.",
-    "useful defense": "takes at least 20 percentage points of the encoder's worth from the thief, with an interval "
-    "below what is stolen without it, and surely costs honest customers at most 1 of 100 test pictures.",
+    "useful defense": "takes at least 20 percentage points of the encoder's value from the attacker, with an interval "
+    "below what is recovered without it, and surely costs honest users at most 1 of 100 test images.",
     "95 % interval": "in brackets: how far the figure moves in 95 of 100 draws of the same number of test images, and "
-    "of seeds where there are several (two say little); other targets or tasks may lie elsewhere. That of recovered "
-    "leaves out the luck by which the best of several controls looks better than it is.",
-    "seed": "the number that all chance of a run hangs on: which pictures are asked about, and how training starts.",
-    "protocol": "all that decides how encoders are judged; figures of two protocols are never mixed.",
-    "p": "how often a difference this large would come up by chance if there were none; for all tests together, it is "
+    "of seeds if there are several (two say little). Other targets or tasks may lie outside.",
+    "seed": "the number that all chance of a run depends on: which images are asked about, and how training starts.",
+    "protocol": "all that decides how encoders are judged. Figures of two protocols are never mixed.",
+    "p": "how often a difference this large would come up by chance if there were none. For all tests together, it is "
     "raised by how many there are (Holm's method).",
 }
 """Of every page."""
 
 PLAIN = {
     "zoo": "the small encoder that comes with this package",
-    "shapes": "pictures that this package draws",
-    "shapes_unseen": "pictures that this package draws, of a kind that the encoder did not learn from",
-    "stolen_encoder": "train a copy to answer each picture, and changed views of it that are not asked about, as the "
-    "encoder answered the picture",
+    "shapes": "images that this package draws",
+    "shapes_unseen": "images that this package draws, of a kind that the encoder did not learn from",
+    "stolen_encoder": "train a surrogate to answer each image, and changed views of it that are not asked about, as "
+    "the encoder answered the image",
     "stolen_encoder_paper": "the same, by the recipe of the paper's released code",
-    "conventional": "train a copy to answer each picture as the encoder did",
+    "conventional": "train a surrogate to answer each image as the encoder did",
     "unit": "answers are scaled to length 1",
     "topk": "only the k largest numbers of an answer are given, the others are 0",
     "rounding": "the numbers of an answer are rounded to so many decimals",
-    "poisoning": "answers, as lists of numbers, are moved by epsilon times their length to where they mislead a "
-    "thief's training most",
+    "poisoning": "answers, as lists of numbers, are moved by epsilon times their length to where they mislead an "
+    "attacker's training most",
     "additive": "answers are moved by epsilon times their length in a random direction",
     "noise": "random numbers of deviation sigma are added to answers",
     "cosine": "answers are turned in a random direction until they have this cosine with the true ones",
-    "b4b": "the more different pictures an account asks about, the more noise it gets",
+    "b4b": "the more different images an account asks about, the more noise it gets",
     "transform": "each account gets its answers scrambled in a way of its own",
-    "guard": "accounts that look like a thief's are slowed, get noise, or are stopped",
-    "once": "ask about each picture once, from one account",
-    "averaging": "ask about near copies of each picture too, and average",
-    "repeating": "ask about each picture several times, and average",
+    "guard": "accounts that look like an attacker's are slowed, get noise, or are stopped",
+    "once": "ask about each image once, from one account",
+    "averaging": "ask about near copies of each image too, and average",
+    "repeating": "ask about each image several times, and average",
     "completion": "guess what was cut off from what other answers have in common",
     "standardising": "bring each number of the answers to one scale, which undoes scrambling",
     "spreading": "ask from many accounts, of each only a little",
@@ -109,5 +123,5 @@ def explained(name: str) -> str:
 
 
 def plan_of(setting: Setting) -> str:
-    """What the plan of a theft does."""
+    """Return what the plan of an attack does."""
     return PLAIN.get(setting.choices["plan"], setting.choices["plan"])
