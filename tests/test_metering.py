@@ -39,6 +39,12 @@ def test_answers_of_another_target_defense_codec_or_account_are_never_mixed(chan
     assert torch.equal(meter.ask(IMAGES[:500], account, "attack"), truth(IMAGES[:500], 2))
 
 
+def test_the_identity_of_answers_names_target_defense_and_a_codec_if_there_is_one(tmp_path: Path) -> None:
+    assert door(tmp_path, Fake()).identity == "fake/none"
+    assert door(tmp_path, Fake(codec="jpeg")).identity == "fake/none/jpeg"
+    assert door(tmp_path, Fake(fingerprint="f", defense_fingerprint="d")).identity == "f/d"
+
+
 def test_answers_are_copied_into_a_bank_from_500_images_on_and_page_by_page(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
