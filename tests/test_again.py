@@ -27,6 +27,7 @@ def written(work: Path, pattern: str) -> dict[str, int]:
     return {str(path): path.stat().st_mtime_ns for path in work.glob(pattern)}
 
 
+@pytest.mark.slow
 def test_an_edited_loss_makes_the_surrogate_again_and_asks_nothing_again(command: Command, tmp_path: Path) -> None:
     work = tmp_path / "work"
     (tmp_path / "my_edited_loss.py").write_text(LOSS.format(MSE))
@@ -57,6 +58,7 @@ def test_an_edited_loss_makes_the_surrogate_again_and_asks_nothing_again(command
     assert command(*line, PYTHONPATH=path).stdout == again.stdout
 
 
+@pytest.mark.slow
 def test_one_work_folder_serves_one_thread_and_two_and_each_result_names_what_made_its_parts(
     command: Command, tmp_path: Path
 ) -> None:

@@ -5,14 +5,11 @@ Shape letters: N training rows, M test rows, V held rows, D feature width, K cla
 
 import warnings
 from dataclasses import dataclass
-from typing import Any
 
 import lightning as L
 import torch
 import torch.nn.functional as F
-from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from stealing.evaluation.rows import Rows, Whole
 
@@ -87,7 +84,6 @@ class LinearProbe(L.LightningModule):
             batch = features.to(dtype), labels
             self.to(features.device, dtype)
             self._minimise(batch)
-            self.to(features.device)  # Lightning leaves a module on the CPU
             left = self.gradient(batch)
             if left <= self.settings.tolerance:
                 break
@@ -101,18 +97,17 @@ class LinearProbe(L.LightningModule):
         self.float()
 
     def _minimise(self, batch: Whole) -> None:
-        loader: DataLoader[Any] = DataLoader([batch], batch_size=None)  # type: ignore[arg-type]
-        trainer = L.Trainer(
-            accelerator="gpu" if batch[0].is_cuda else "cpu",
-            devices=1,
-            plugins=[LightningEnvironment()],  # a fit of this process alone, whoever started it
-            max_steps=1,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        )
-        trainer.fit(self, loader)
+        """Take the one step; a Trainer around it would cost more than it does."""
+        optimizer = self.configure_optimizers()
+
+        def closure() -> float:
+            optimizer.zero_grad()
+            loss = self.training_step(batch, 0)
+            torch.autograd.backward(loss)
+            return float(loss.detach())
+
+        with torch.enable_grad():
+            optimizer.step(closure)
 
     def gradient(self, train: Whole) -> float:
         """Return the largest entry of the loss's gradient, by size; 0 at the minimum."""
