@@ -11,10 +11,11 @@ import pytest
 import torch
 from conftest import DEBUG, ROOT, Command, choose
 from hydra import initialize_config_dir
+from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 
 from stealing.artefacts import claim
-from stealing.config import check_choices, composed, plain
+from stealing.config import check_choices, composed, plain, saved_choices
 from stealing.encoders import build_encoder, save_encoder
 from stealing.errors import ConfigError
 from stealing.pipeline import Run
@@ -183,3 +184,18 @@ def test_a_run_claimed_by_another_process_is_one_sentence(command: Command, tmp_
     [folder] = (tmp_path / "work" / "runs").iterdir()
     with claim(folder):
         assert "being made by another process" in sentence(command("train.py", *until))
+
+
+def test_a_run_of_an_earlier_version_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    folder = tmp_path / "work" / "runs" / "old"
+    folder.mkdir(parents=True)
+    saved = choose("experiment=debug", f"paths.work={tmp_path / 'work'}")
+    (folder / "choices.json").write_text("{}")
+    config = choose(f"run={folder}", "target.path=pyproject.toml", name="eval")
+    (folder / "config.yaml").write_text(OmegaConf.to_yaml(saved))
+    assert saved_choices(config, [f"run={folder}"])[0].until == "evaluate"
+    OmegaConf.set_struct(saved, False)
+    del saved["control"]
+    (folder / "config.yaml").write_text(OmegaConf.to_yaml(saved))
+    with pytest.raises(ConfigError, match=r"earlier version, without control: run its command again"):
+        saved_choices(config, [f"run={folder}"])

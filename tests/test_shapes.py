@@ -109,5 +109,5 @@ def test_the_tasks_are_fair_pixels_and_an_untrained_network_stay_far_below_a_tra
         for name, network in networks.items():
             jobs[name] = Job(name, *(encode_all(network, part) for part in parts))
         found = judge.predictions(task, jobs)
-        accuracy = {name: float((heads["linear"] == task.test.targets()).mean()) for name, heads in found.items()}
+        accuracy = {name: float((heads["linear"].test == task.test.targets()).mean()) for name, heads in found.items()}
         assert accuracy["trained"] - max(accuracy["pixels"], accuracy["untrained"]) >= 0.15, accuracy

@@ -25,6 +25,9 @@ from stealing.errors import CheckpointError, ConfigError, StealingError
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 """Lightning has more; these keep weights and saved features in float32."""
 
+EVAL_ONLY = ("run", "surrogate", "tasks", "heads")
+"""Settings of `eval.py` that a run has not."""
+
 STARTS = ("own", "target")
 """What the surrogate's weights begin with: numbers of its own, or those that the target began with."""
 
@@ -112,6 +115,8 @@ def saved_choices(config: DictConfig, overrides: Sequence[str]) -> tuple[DictCon
         raise ConfigError(f"run={folder} is not a run's folder: add run=<one of the folders in work/runs>.")
     saved = OmegaConf.load(folder / "config.yaml")
     assert isinstance(saved, DictConfig)
+    if absent := sorted(str(name) for name in config if name not in saved and name not in EVAL_ONLY):
+        raise ConfigError(f"run={folder} was made by an earlier version, without {absent[0]}: run its command again.")
     if Path(saved.paths.work).resolve() != folder.resolve().parent.parent:
         raise ConfigError(f"This run was made in {saved.paths.work} as seen from there: run eval.py from there.")
     saved.probe, saved.until = config.probe, "evaluate"
