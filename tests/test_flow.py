@@ -37,7 +37,7 @@ def test_a_run_ends_with_its_table_and_says_what_it_wrote(finished: tuple[Path, 
     work, output = finished
     path = only(work, "runs/*/result.json")
     assert str(path) in output
-    assert "128 images asked of 128 allowed" in output
+    assert "Attack: 128 queries of 128 allowed" in output
     result: dict[str, Any] = json.loads(path.read_text())
     counted = {"budget": 128, "spent": 128, "images": 128, "in_doubt": 0, "cost": 0}
     assert counted.items() <= result["queries"].items()

@@ -109,7 +109,7 @@ def test_two_processes_that_torchrun_started_give_the_run_that_our_own_give(comm
     assert theirs.returncode == 0, theirs.stderr
     first, second = result_of(tmp_path / "own"), result_of(tmp_path / "theirs")
     assert first["tasks"] == second["tasks"] and first["queries"] == second["queries"]
-    assert theirs.stdout.count("images asked of") == 1, "one process speaks"
+    assert theirs.stdout.count("queries of") == 1, "one process speaks"
 
 
 def environment_of(kind: str, number: int, work: Path) -> dict[str, str]:
