@@ -69,15 +69,15 @@ def test_one_work_folder_serves_one_thread_and_two_and_each_result_names_what_ma
     threads = {seed: {name: made["threads"] for name, made in found[seed]["made"].items()} for seed in found}
     assert threads[0] == {"target": 1, "surrogate": 1, "control": 1, "run": 1}
     assert threads[1] == {"target": 1, "surrogate": 2, "control": 2, "run": 2}
-    [told] = [row for row in two.stderr.splitlines() if "where this command asks for" in row]
-    assert "/targets/" in told and "made with threads=1, where this command asks for threads=2" in told
+    [told] = [row for row in two.stderr.splitlines() if "this command asks for" in row]
+    assert "/targets/" in told and "it was made with threads=1, and this command asks for threads=2" in told
     assert "Made on 1 and 2 threads" in two.stdout, "the table over both seeds says that it mixes them"
 
     # The finished run keeps its figures, and says what the command asked for.
     again = command("train.py", *DEBUG, "trainer.threads=2")
     assert again.stdout.split("Written")[0] == one.stdout.split("Written")[0]
-    [told] = [row for row in again.stderr.splitlines() if "where this command asks for" in row]
-    assert "target, surrogate, control, run made with threads=1" in told
+    [told] = [row for row in again.stderr.splitlines() if "this command asks for" in row]
+    assert "target, surrogate, control, run was made with threads=1" in told
 
     # A run that other code judged is judged again, from parts that are finished.
     [folder] = (tmp_path / "work" / "runs").glob("*-s0-*/")
@@ -140,7 +140,7 @@ def test_another_device_layout_or_number_is_told_in_one_line_and_the_artefact_is
     with making(tmp_path, "new", Settings(**other)) as done:
         assert done is not None
     [told] = capsys.readouterr().err.splitlines()
-    assert "where this command asks for" in told and "STEALING_WORK" in told
+    assert "this command asks for" in told and "STEALING_WORK" in told
     with making(tmp_path, "new", Settings(checkpoint_seconds=1.0)):
         assert capsys.readouterr().err == ""
 

@@ -77,7 +77,7 @@ def _prepared(folder: Path, code: str, settings: Settings) -> dict[str, Any] | N
     done = read_done(folder)
     begun = folder / "code"
     if done is not None and done.get("code") == code:
-        say_differences(folder, {"this": done["made"]}, settings)
+        say_differences(folder, {"it": done["made"]}, settings)
         return done
     left = [path for path in folder.iterdir() if path.name not in KEPT]
     if left and (done or not _began_with(begun, code)):
@@ -116,10 +116,10 @@ def say_differences(folder: Path, made: dict[str, dict[str, Any] | None], settin
         if names and facts:
             was = ", ".join(f"{each}={facts[each]}" for each in names)
             now = ", ".join(f"{each}={asked[each]}" for each in names)
-            parts.setdefault(f"made with {was}, where this command asks for {now}", []).append(name)
+            parts.setdefault(f"was made with {was}, and this command asks for {now}", []).append(name)
     if parts:
         told = "; ".join(f"{', '.join(names)} {text}" for text, names in parts.items())
-        say(f"{folder}: {told}. Delete what was made, or set another STEALING_WORK, to make it anew.")
+        say(f"{folder}: {told}. Delete it, or set another STEALING_WORK, to make it anew.")
 
 
 def say(sentence: str) -> None:
