@@ -64,7 +64,7 @@ def table() -> str:
     """Return all cells that are there as text: SA by target, task, head and start, and the paired difference."""
     cells = {path.stem: json.loads(path.read_text()) for path in sorted(OUT.glob("*.json"))}
     lines = [
-        "SA of three seeds from a start of its own and from the target's own initial weights, and the paired",
+        "SA of each seed from a start of its own and from the target's own initial weights, and the paired",
         "difference in points (mean, and standard deviation over seeds).",
         "",
         f"{'target':9} {'task':20} {'head':7} {'TA':6} {'own':21} {'target':21} difference",
