@@ -5,7 +5,7 @@
     python benchmarks/frontier.py --shard 0/4 trainer=gpu   the first of four processes side by side; no tables
 
 Any override of train.py may follow; it is of every cell. Needs `STEALING_DATA` and `pip install -e '.[report]'`. A cell
-takes about two minutes on two cores of an AMD EPYC or Intel Xeon.
+takes some ten minutes of one core of an AMD EPYC.
 """
 
 import argparse

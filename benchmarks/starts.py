@@ -1,6 +1,6 @@
 """How much it helps an attacker to start from the target's own initial weights.
 
-    python benchmarks/starts.py                           stored targets, on a CPU: about 40 minutes on two cores
+    python benchmarks/starts.py                           stored targets, on a CPU
     python benchmarks/starts.py --strong trainer=gpu      a ResNet-18 trained for 30 epochs as well, on a GPU
 
 Until 2026-11-26 `seed=0` of a run and of a target meant that surrogate and target began with the same
