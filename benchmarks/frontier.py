@@ -1,17 +1,19 @@
-"""The frontier of defenses on real images: every cell of `conf/frontier.yaml` that is not in `results/frontier` yet.
+"""The frontier of defenses on real images: cells of `conf/frontier.yaml` in; tables out.
 
-    python benchmarks/frontier.py                           goes on where it was stopped; writes tables and a picture
+    python benchmarks/frontier.py                           measures every cell that is not in
+                                                            `results/frontier`, then writes tables
     python benchmarks/frontier.py --most 5                  at most five more cells
-    python benchmarks/frontier.py --shard 0/4 trainer=gpu   the first of four processes side by side; no tables
+    python benchmarks/frontier.py --shard 0/4 trainer=gpu   the first of four processes; no tables
 
-Any override of train.py may follow; it is of every cell. Needs `STEALING_DATA` and `pip install -e '.[report]'`. A cell
-takes some ten minutes of one core of an AMD EPYC.
+Any override of train.py may follow; it holds for every cell. Needs `STEALING_DATA` and
+`pip install -e '.[report]'`. A cell takes some ten minutes of one core of an AMD EPYC.
 """
 
 import argparse
 import json
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import islice, product
 from pathlib import Path
 from typing import Any
@@ -19,43 +21,96 @@ from typing import Any
 from hydra import initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
-from stealing.artefacts import write_whole
-from stealing.config import composed
+from stealing.artefacts import write_atomically
+from stealing.config import compose_config
 from stealing.errors import StealingError
 from stealing.pipeline import run
 from stealing.report import frontier
 
 ROOT = Path(__file__).parents[1]
+FOLDER = ROOT / "results" / "frontier"
+
+FILE_NAME = str.maketrans({"[": " ", "]": " ", ",": "+", "=": "-"})
+"""Signs of an override that no file name should have."""
+
+IMAGES = 2500
+"""Budget of a cell that names none."""
 
 
-def cells(chosen: Any) -> Iterator[tuple[str, dict[str, Any], list[str]]]:
-    """Name, description and overrides of each."""
-    for row in chosen.cells:
-        plan = row.get("plan", "once")
+@dataclass(frozen=True)
+class FrontierCell:
+    """One cell of the frontier.
+
+    Attributes:
+        name: of its file.
+        description: what the stored result says of it, as `cell`.
+        overrides: of train.py.
+    """
+
+    name: str
+    description: dict[str, Any]
+    overrides: list[str]
+
+    @property
+    def path(self) -> Path:
+        """Where its result is stored."""
+        return FOLDER / f"{self.name}.json"
+
+
+def cells(config: Any) -> Iterator[FrontierCell]:
+    """Yield each cell of a configuration."""
+    for row in config.cells:
         for strength, accounts, seed, images in product(
-            row.get("strengths", [""]), row.get("accounts", [0]), row.get("seeds", [0]), row.get("images", [2500])
+            row.get("strengths", [""]),
+            row.get("accounts", [0]),
+            row.get("seeds", [0]),
+            row.get("images", [IMAGES]),
         ):
-            settings = [f"defense.{part.removeprefix('defense.')}" for part in strength.split()]
-            overrides = [f"defense={row.defense}", *settings, f"plan={plan}", f"seed={seed}", f"budget.images={images}"]
-            overrides += [f"plan.accounts={accounts}"] if accounts else []
-            named = plan + (f"-{accounts}" if accounts else "")
-            short = " ".join(part.removeprefix("defense.").split(".", 1)[1] for part in settings)
-            asked = f" q{images}" if images != 2500 else ""
-            name = "_".join(f"{row.defense} {short} {named} s{seed}{asked}".translate(PLAIN).split())
-            cell = {"defense": row.defense, "strength": short, "plan": named, "seed": seed, "images": images}
-            yield name, cell, overrides
+            yield _cell(row.defense, row.get("plan", "once"), strength, accounts, seed, images)
 
 
-PLAIN = str.maketrans({"[": " ", "]": " ", ",": "+", "=": "-"})
+def _cell(
+    defense: str, plan: str, strength: str, accounts: int, seed: int, images: int
+) -> FrontierCell:
+    overrides = [f"defense={defense}"]
+    settings = []
+    for part in strength.split():
+        path = part.removeprefix("defense.")
+        overrides.append(f"defense.{path}")
+        # The first part of the path is the defense's own name.
+        _, _, setting = path.partition(".")
+        settings.append(setting)
+    overrides += [f"plan={plan}", f"seed={seed}", f"budget.images={images}"]
+    plan_name = plan
+    if accounts:
+        overrides.append(f"plan.accounts={accounts}")
+        plan_name = f"{plan}-{accounts}"
+    short = " ".join(settings)
+    words = f"{defense} {short} {plan_name} s{seed}"
+    if images != IMAGES:
+        words += f" q{images}"
+    name = "_".join(words.translate(FILE_NAME).split())
+    description = {
+        "defense": defense,
+        "strength": short,
+        "plan": plan_name,
+        "seed": seed,
+        "images": images,
+    }
+    return FrontierCell(name, description, overrides)
 
 
 def measured(overrides: list[str]) -> dict[str, Any]:
     """Return the result of one cell."""
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        folder = run(*composed("train", ["experiment=cifar10_frontier", *overrides]))
+        folder = run(*compose_config("train", ["experiment=cifar10_frontier", *overrides]))
+    # None is the result of a plan alone, which these overrides do not ask for.
     assert folder is not None
-    found: dict[str, Any] = json.loads((folder / "result.json").read_text())
-    return {name: told for name, told in found.items() if name not in ("artefacts", "files")}  # of a work folder
+    result: dict[str, Any] = json.loads((folder / "result.json").read_text())
+    # Both name places in a work folder, which a stored result has not.
+    result.pop("artefacts")
+    result.pop("files")
+    return result
 
 
 def shard(text: str) -> tuple[int, int]:
@@ -67,46 +122,56 @@ def shard(text: str) -> tuple[int, int]:
 
 
 def parsed() -> argparse.Namespace:
-    """Return what was typed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--most", type=int, help="cells to measure now; without it, all that are missing")
-    parser.add_argument("--shard", type=shard, help="which of how many processes this is, such as 0/4")
+    """Return the options of the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--most", type=int, help="cells to measure now; without it, all that are missing"
+    )
+    parser.add_argument(
+        "--shard", type=shard, help="which of how many processes this is, such as 0/4"
+    )
     parser.add_argument("overrides", nargs="*", help="of train.py, for every cell")
     return parser.parse_args()
 
 
 def main() -> None:
-    """Measure what is missing, then show everything."""
-    typed = parsed()
+    """Measure what is missing, then write tables of all that is there."""
+    options = parsed()
+    config = OmegaConf.load(ROOT / "conf" / "frontier.yaml")
+    assert isinstance(config, DictConfig)
+    all_cells = list(cells(config))
+    number, count = options.shard or (0, 1)
+    missing = [cell for cell in all_cells[number::count] if not cell.path.exists()]
     failed = 0
-    folder = ROOT / "results" / "frontier"
-    chosen = OmegaConf.load(ROOT / "conf" / "frontier.yaml")
-    assert isinstance(chosen, DictConfig)
-    all_cells = list(cells(chosen))
-    number, count = typed.shard or (0, 1)
-    missing = [cell for cell in all_cells[number::count] if not (folder / f"{cell[0]}.json").exists()]
-    for place, (name, cell, overrides) in enumerate(islice(missing, typed.most), 1):
-        print(f"{place} of {len(missing)}: {' '.join(overrides)}", flush=True)
+    for place, cell in enumerate(islice(missing, options.most), 1):
+        print(f"{place} of {len(missing)}: {' '.join(cell.overrides)}", flush=True)
         try:
-            result = measured([*overrides, *typed.overrides])
+            result = measured([*cell.overrides, *options.overrides])
+        # The other cells have their turn; the exit code says that one failed.
         except StealingError as error:
-            print(f"{name}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+            print(f"{cell.name}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
             failed += 1
             continue
-        write_whole(folder / f"{name}.json", json.dumps({"cell": cell, **result}, indent=1).encode())
-    if typed.shard is None:
-        write_tables(folder, [name for name, _, _ in all_cells])
+        content = json.dumps({"cell": cell.description, **result}, indent=1)
+        write_atomically(cell.path, content.encode())
+    if options.shard is None:
+        write_tables(all_cells)
     sys.exit(1 if failed else 0)
 
 
-def write_tables(folder: Path, names: list[str]) -> None:
-    """Write tables and picture of all cells that are there, in their order."""
-    files = [folder / f"{name}.json" for name in names if (folder / f"{name}.json").exists()]
+def write_tables(all_cells: list[FrontierCell]) -> None:
+    """Write tables and figure of the cells that are stored, in their order."""
+    results = []
+    for cell in all_cells:
+        if cell.path.exists():
+            results.append(json.loads(cell.path.read_text()))
     try:
-        frontier.write([json.loads(path.read_text()) for path in files], folder)
+        frontier.write(results, FOLDER)
     except StealingError as error:
         sys.exit(f"{type(error).__name__}: {error}")
-    print((folder / "table.txt").read_text())
+    print((FOLDER / "table.txt").read_text())
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""Mutants of a module: one place of its syntax tree changed by rule. A file in, a list of mutants out.
+"""Mutants of a module: a file in, its syntax tree with one place changed by rule out.
 
-Left alone, as a test need not hold them: texts (docstrings, messages, all strings), what is raised, printed or warned,
-asserts (with zip's `strict`), imports, annotations, aliases of types and decorators.
+Some places never change, as no test need notice: texts (docstrings, messages, all strings), what is
+raised, printed or warned, asserts (with zip's `strict`), imports, annotations, aliases of types and
+decorators.
 """
 
 import ast
@@ -38,13 +39,23 @@ ARITHMETIC: dict[type[ast.operator], type[ast.operator]] = {
     ast.LShift: ast.RShift,
     ast.RShift: ast.LShift,
 }
-PAIRS = (("min", "max"), ("amin", "amax"), ("argmin", "argmax"), ("minimum", "maximum"), ("any", "all"))
-PAIRS += (("floor", "ceil"), ("sum", "mean"), ("zeros", "ones"), ("square", "abs"), ("sin", "cos"))
+PAIRS = (
+    ("min", "max"),
+    ("amin", "amax"),
+    ("argmin", "argmax"),
+    ("minimum", "maximum"),
+    ("any", "all"),
+    ("floor", "ceil"),
+    ("sum", "mean"),
+    ("zeros", "ones"),
+    ("square", "abs"),
+    ("sin", "cos"),
+)
 NAMES = dict(PAIRS) | {second: first for first, second in PAIRS}
-"""Functions and methods that are called in each other's place."""
+"""Functions and methods, each called in place of the other."""
 
 TOLD = {"print", "warn", "warning", "info", "debug", "log"}
-"""Calls that tell people something."""
+"""Calls that print or log."""
 
 Place = tuple[ast.AST, str, int | None]
 """A node, its field, and where in it if that is a list."""
@@ -80,12 +91,12 @@ class Mutant:
 
 
 def count_of(path: Path) -> int:
-    """How many mutants a file has."""
+    """Return how many mutants a file has."""
     return sum(1 for _ in _changes(ast.parse(path.read_text()), "", (1, 1), set()))
 
 
 def make(path: Path, number: int) -> Mutant:
-    """One of a file's mutants, `number` in [0, count)."""
+    """Return one of a file's mutants, `number` in [0, count)."""
     text = path.read_text()
     tree = ast.parse(text)
     before = ast.unparse(tree).splitlines()
@@ -110,8 +121,10 @@ def _put(node: ast.AST, field: str, index: int | None, value: object) -> None:
 Change = tuple[str, tuple[int, int], str, Place, object]
 
 
-def _changes(node: ast.AST, function: str, span: tuple[int, int], known: set[str]) -> Iterator[Change]:
-    """Every change below a node: where it is, the rule, and what is put there."""
+def _changes(
+    node: ast.AST, function: str, span: tuple[int, int], known: set[str]
+) -> Iterator[Change]:
+    """Give every change below a node: where it is, the rule, and what is put there."""
     for field, value in ast.iter_fields(node):
         if field in ("annotation", "returns", "decorator_list"):
             continue
@@ -120,30 +133,34 @@ def _changes(node: ast.AST, function: str, span: tuple[int, int], known: set[str
             if not isinstance(child, ast.AST) or _left_alone(child):
                 continue
             place = (node, field, number if isinstance(value, list) else None)
-            inner = function
-            where = span
-            names = known
-            if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-                inner = f"{function}.{child.name}".lstrip(".")
-                names = set()
-                if not isinstance(child, ast.ClassDef):
-                    first = min([child.lineno, *(each.lineno for each in child.decorator_list)])
-                    where = (first, child.end_lineno or first)
-                    names = {each.arg for each in ast.walk(child.args) if isinstance(each, ast.arg)}
+            inner, where, names = _scope(child, function, span, known)
             for rule, new in _of_one(child, node, field, names):
                 yield function, span, rule, place, new
             for rule, attribute, index, new in _inside(child):
                 yield function, span, rule, (child, attribute, index), new
             yield from _changes(child, inner, where, names)
-            names |= {each.id for each in ast.walk(child) if _is_stored(each)}  # type: ignore[attr-defined]
+            # in this scope, the names are known from here on
+            for inner_node in ast.walk(child):
+                if isinstance(inner_node, ast.Name) and isinstance(inner_node.ctx, ast.Store):
+                    names.add(inner_node.id)
 
 
-def _is_stored(node: ast.AST) -> bool:
-    return isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+def _scope(
+    node: ast.AST, function: str, span: tuple[int, int], known: set[str]
+) -> tuple[str, tuple[int, int], set[str]]:
+    """Return the qualified name, the lines and the known names inside a node."""
+    if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        return function, span, known
+    name = f"{function}.{node.name}".lstrip(".")
+    if isinstance(node, ast.ClassDef):
+        return name, span, set()
+    first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+    arguments = {part.arg for part in ast.walk(node.args) if isinstance(part, ast.arg)}
+    return name, (first, node.end_lineno or first), arguments
 
 
 def _left_alone(node: ast.AST) -> bool:
-    """Whether people read it, or the type checker."""
+    """Return True for what only people or the type checker read."""
     if isinstance(node, ast.Raise | ast.Assert | ast.JoinedStr | ast.Import | ast.ImportFrom):
         return True
     if isinstance(node, ast.keyword) and node.arg == "strict":
@@ -159,8 +176,10 @@ def _left_alone(node: ast.AST) -> bool:
     return isinstance(node, ast.Call) and ast.unparse(node.func).endswith("Error")
 
 
-def _of_one(node: ast.AST, parent: ast.AST, field: str, known: set[str]) -> Iterator[tuple[str, ast.AST]]:
-    """What is put in the place of a whole node."""
+def _of_one(
+    node: ast.AST, parent: ast.AST, field: str, known: set[str]
+) -> Iterator[tuple[str, ast.AST]]:
+    """Give what replaces a whole node, with the rule."""
     if isinstance(node, ast.Constant) and isinstance(node.value, bool):
         yield "constant", ast.Constant(not node.value)
     elif isinstance(node, ast.Constant) and isinstance(node.value, int | float):
@@ -178,7 +197,9 @@ def _of_one(node: ast.AST, parent: ast.AST, field: str, known: set[str]) -> Iter
         yield "break and continue", ast.Continue()
     elif isinstance(node, ast.Continue):
         yield "break and continue", ast.Break()
-    if field in ("test", "ifs") and not (isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not)):
+    is_negated = isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not)
+    # of a negated condition, the rule "not dropped" makes the same mutant
+    if field in ("test", "ifs") and not is_negated:
         yield "condition negated", ast.UnaryOp(ast.Not(), node)
     if isinstance(node, ast.BinOp) and field == "value" and isinstance(parent, ast.Return):
         yield "operand returned", node.left
@@ -187,7 +208,7 @@ def _of_one(node: ast.AST, parent: ast.AST, field: str, known: set[str]) -> Iter
 
 
 def _inside(node: ast.AST) -> Iterator[tuple[str, str, int | None, object]]:
-    """Changes of a node's own fields: (rule, field, index, new value)."""
+    """Give the changes of a node's own fields: (rule, field, index, new value)."""
     if isinstance(node, ast.Compare):
         for number, operator in enumerate(node.ops):
             yield "comparison", "ops", number, COMPARISONS[type(operator)]()
@@ -201,7 +222,9 @@ def _inside(node: ast.AST) -> Iterator[tuple[str, str, int | None, object]]:
             if keyword.arg not in (None, "strict"):
                 rest = [*node.keywords[:number], *node.keywords[number + 1 :]]
                 yield "keyword dropped", "keywords", None, rest
-        name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        name = (
+            node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        )
         if name in NAMES:
             function = copy.deepcopy(node.func)
             setattr(function, "attr" if isinstance(function, ast.Attribute) else "id", NAMES[name])
@@ -209,16 +232,22 @@ def _inside(node: ast.AST) -> Iterator[tuple[str, str, int | None, object]]:
 
 
 def _is_text(node: ast.AST) -> bool:
-    """A text or a path is joined by + and /, and anything else is an error that no test needs to look for."""
-    return isinstance(node, ast.JoinedStr) or (isinstance(node, ast.Constant) and isinstance(node.value, str))
+    """Return True for a text: + and / join texts and paths, other operators fail at once."""
+    return isinstance(node, ast.JoinedStr) or (
+        isinstance(node, ast.Constant) and isinstance(node.value, str)
+    )
 
 
 def _is_removable(node: ast.AST, known: set[str]) -> bool:
-    """Whether a statement changes what is there: a name that it makes new would only be missed at its first use."""
+    """Return True if a statement changes what exists.
+
+    Without a statement that makes a new name, the next use of the name fails at once.
+    """
     if isinstance(node, ast.Expr):
         return isinstance(node.value, ast.Call | ast.Await)
     if not isinstance(node, ast.Assign):
         return isinstance(node, ast.AugAssign)
     if isinstance(node.targets[0], ast.Attribute | ast.Subscript):
         return True
-    return any(isinstance(each, ast.Name) and each.id in known for each in ast.walk(node.targets[0]))
+    names = {part.id for part in ast.walk(node.targets[0]) if isinstance(part, ast.Name)}
+    return bool(names & known)

@@ -1,4 +1,4 @@
-"""Four processes that spend one budget at a real service, killed again and again; prints what was seen as JSON.
+"""Four processes that spend one budget at a real service, killed again and again; prints JSON.
 
 Usage: python buyers.py LEDGER URL TOTAL KILLS FOLDER     (the key is in STEALING_KEY)
 
@@ -25,19 +25,30 @@ from stealing.queries.digests import digests
 from stealing.queries.door import Budget, MeteredTarget
 from stealing.queries.ledger import Ledger
 
-PLACE, URL, TOTAL, KILLS, FOLDER = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), Path(sys.argv[5])
+PLACE = sys.argv[1]
+URL = sys.argv[2]
+TOTAL = int(sys.argv[3])
+KILLS = int(sys.argv[4])
+FOLDER = Path(sys.argv[5])
 POOL = noise(TOTAL * 5 // 4)
 ASK = 512
 
 
 def buy(number: int) -> None:
-    """Ask about images of the pool, in an order of its own, until the budget is spent; then see to what is open."""
+    """Ask about images of the pool, in an order of its own, until the budget is spent.
+
+    Then ask once more about all that the ledger knows, so that no request stays open.
+    """
     torch.set_num_threads(1)
     target = remote(URL, wires(64)["raw"], width=16)
     with closing(Ledger(PLACE)) as ledger:
         (FOLDER / f"{os.getpid()}.owner").write_text(ledger.database.owner)
-        door = MeteredTarget(target, ledger, FOLDER / "banks", Budget(len(POOL), 0, images_total=TOTAL))
-        order, place, size = torch.randperm(len(POOL), generator=torch.Generator().manual_seed(number)), 0, ASK
+        door = MeteredTarget(
+            target, ledger, FOLDER / "banks", Budget(len(POOL), 0, images_total=TOTAL)
+        )
+        order = torch.randperm(len(POOL), generator=torch.Generator().manual_seed(number))
+        place = 0
+        size = ASK
         while size and place < len(POOL):
             try:
                 door.ask(POOL[order[place : place + size]], "attacker/0", "attack")
@@ -46,8 +57,8 @@ def buy(number: int) -> None:
                 size //= 2
         source = ledger.source(target.fingerprint, target.defense_fingerprint, "attacker/0", "", 8)
         known = ledger.states(source, digests(POOL), 0)
-        mine = [row for row, name in enumerate(digests(POOL)) if name in known]
-        door.ask(POOL[mine], "attacker/0", "attack")
+        rows = [row for row, digest in enumerate(digests(POOL)) if digest in known]
+        door.ask(POOL[rows], "attacker/0", "attack")
 
 
 def forked(number: int) -> int:
@@ -85,9 +96,13 @@ def main() -> None:
         most = max(most, spent)
         if killed < KILLS and spent >= killed * TOTAL / (KILLS + 4):
             time.sleep(dice.random() * 0.05)
-            victim = dice.choice([each for each in live if (FOLDER / f"{each}.owner").exists()] or list(live))
+            victim = dice.choice(
+                [each for each in live if (FOLDER / f"{each}.owner").exists()] or list(live)
+            )
             owner = FOLDER / f"{victim}.owner"
-            for _ in range(50 * (killed % 3 > 0)):  # two of three while a request of theirs is on its way
+            for _ in range(
+                50 * (killed % 3 > 0)
+            ):  # two of three while a request of theirs is on its way
                 if owner.exists() and seen(owner.read_text())[1]:
                     break
             os.kill(victim, signal.SIGKILL)

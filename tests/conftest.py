@@ -16,11 +16,18 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-from stealing.data.draws import Dice, generator
+from stealing.data.sampling import BatchRandom, generator
 
 ROOT = Path(__file__).parents[1]
 torch.set_num_threads(1)
-signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background a shell ignores it, and so would commands
+signal.signal(
+    signal.SIGINT, signal.default_int_handler
+)  # in the background a shell ignores it, and so would commands
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start the longest file first, so that no worker is left alone with it at the end."""
+    items.sort(key=lambda item: item.path.name != "test_sweep.py")
 
 
 def choose(*overrides: str, name: str = "train") -> DictConfig:
@@ -37,18 +44,23 @@ def leaves(node: Any, *place: str) -> dict[tuple[str, ...], Any]:
     return {at: value for part in parts for at, value in part.items()}
 
 
-def dice(count: int, *key: int | str) -> Dice:
+def dice(count: int, *key: int | str) -> BatchRandom:
     """Random numbers for a batch of one process."""
-    return Dice(generator(*key), count, slice(None))
+    return BatchRandom(generator(*key), count, slice(None))
 
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def run_script(
-    work: Path, script: str, *arguments: str, stdin: int | None = subprocess.DEVNULL, **environment: str
+    work: Path,
+    script: str,
+    *arguments: str,
+    stdin: int | None = subprocess.DEVNULL,
+    **environment: str,
 ) -> subprocess.CompletedProcess[str]:
-    """Run a script of the project in a process of its own, as a user would, with this work folder."""
+    """Run a script of the project in a process of its own, as a user would, with this work
+    folder."""
     env = {**os.environ, "STEALING_WORK": str(work), "OMP_NUM_THREADS": "1", **environment}
     line = [sys.executable, script, *arguments]
     return subprocess.run(line, cwd=ROOT, env=env, stdin=stdin, capture_output=True, text=True)
@@ -62,13 +74,20 @@ def command(tmp_path: Path) -> Command:
 
 @pytest.fixture
 def browser() -> Iterator[Any]:
-    """Chromium, by Playwright; one a test, as its event loop would be in the way of tests that have their own."""
-    chromium = shutil.which("chromium")
+    """Chromium, by Playwright; one a test, as its event loop would be in the way of tests that have
+    their own."""
+    # Ubuntu's name for it is the second one
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
     if chromium is None:
         pytest.skip("there is no chromium")
     from playwright.sync_api import sync_playwright
 
-    alone = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update")
+    alone = (
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-background-networking",
+        "--disable-component-update",
+    )
     with sync_playwright() as play:
         running = play.chromium.launch(executable_path=chromium, args=[*alone, "--disable-sync"])
         yield running
@@ -78,7 +97,9 @@ def browser() -> Iterator[Any]:
 def stored(work: Path) -> int:
     """Answers in the ledger of a work folder."""
     connection = sqlite3.connect(work / "ledger.sqlite")
-    [(count,)] = connection.execute("SELECT count(*) FROM queries WHERE state = 'stored' AND charged = 1")
+    [(count,)] = connection.execute(
+        "SELECT count(*) FROM queries WHERE state = 'stored' AND charged = 1"
+    )
     connection.close()
     return int(count)
 

@@ -1,4 +1,4 @@
-"""Ask a real KServe server, in an environment of its own, and hold its vectors against what it should answer.
+"""Ask a real KServe server in an environment of its own, and compare its vectors with the truth.
 
     python tests/counterpart.py [folder of an environment, made where there is none]
 
@@ -19,8 +19,8 @@ from serving import SIZE, noise, remote
 
 from stealing.queries.door import Budget, MeteredTarget
 from stealing.queries.ledger import Ledger
-from stealing.targets.contact import introduce
 from stealing.targets.open_inference import OpenInference
+from stealing.targets.sanity_check import check_first_answers
 
 SERVER = '''
 import numpy as np
@@ -58,7 +58,9 @@ def main() -> None:
     port, images = 18080, noise(100)
     expected = torch.cat([images.float().mean((2, 3)), images.float().mean((1, 3))], dim=1)
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    server = subprocess.Popen([python, "-c", SERVER.replace("PORT", str(port))], cwd=ROOT, env=environment)
+    server = subprocess.Popen(
+        [python, "-c", SERVER.replace("PORT", str(port))], cwd=ROOT, env=environment
+    )
     try:
         while True:
             try:
@@ -73,11 +75,16 @@ def main() -> None:
             with tempfile.TemporaryDirectory() as folder:
                 ledger = Ledger(f"{folder}/ledger.sqlite")
                 door = MeteredTarget(target, ledger, Path(folder) / "banks", Budget(1000, 10))
-                apart, found = introduce(door, "attacker/0"), door.ask(images, "attacker/0", "attack")
+                apart, found = (
+                    check_first_answers(door, "attacker/0"),
+                    door.ask(images, "attacker/0", "attack"),
+                )
                 ledger.close()
             error = float((found - expected).abs().max())
-            print(f"KServe, {'binary' if binary else 'JSON'}: {len(found)} vectors of {SIZE + 3}, off by {error:.1e}, "
-                  f"repeats itself to {apart:.0e}")  # fmt: skip
+            print(
+                f"KServe, {'binary' if binary else 'JSON'}: {len(found)} vectors of {SIZE + 3}, "
+                f"off by {error:.1e}, repeats itself to {apart:.0e}"
+            )
             assert error < 1e-3
     finally:
         server.terminate()

@@ -9,16 +9,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stealing.data.draws import generator
+from stealing.data.sampling import generator
 from stealing.errors import Refused
 from stealing.queries.digests import digests
 from stealing.queries.door import Budget, MeteredTarget
 from stealing.queries.ledger import Ledger
 from stealing.queries.pace import Pace
-from stealing.queries.tables import Reservation
+from stealing.queries.schema import Reservation, Terms
 
 SIZE = 2
-IMAGES = torch.randint(0, 256, (700, 3, SIZE, SIZE), dtype=torch.uint8, generator=generator("metering"))
+IMAGES = torch.randint(
+    0, 256, (700, 3, SIZE, SIZE), dtype=torch.uint8, generator=generator("metering")
+)
 assert len(set(digests(IMAGES))) == 700
 
 
@@ -46,7 +48,10 @@ class Fake:
     half: bool = False
 
     def __post_init__(self) -> None:
-        self.version, self.size, self.deadline, self.is_known = "7", SIZE, 50.0, True
+        self.version = "7"
+        self.size = SIZE
+        self.deadline = 50.0
+        self.is_known = True
         self.asked: dict[bytes, int] = {}
         self.requests: list[tuple[str, str, int]] = []
         self.moments: list[float] = []
@@ -81,7 +86,10 @@ class Bar:
     """What a person would have been shown."""
 
     def __init__(self, purpose: str, total: int, price: float) -> None:
-        self.purpose, self.total, self.price, self.told = purpose, total, price, list[tuple[int, int]]()
+        self.purpose = purpose
+        self.total = total
+        self.price = price
+        self.told: list[tuple[int, int]] = []  # images answered, requests in flight
 
     def __enter__(self) -> "Bar":
         return self
@@ -89,11 +97,8 @@ class Bar:
     def __exit__(self, *error: object) -> None:
         pass
 
-    def flying(self, requests: int) -> None:
-        self.told.append((self.told[-1][0] if self.told else 0, requests))
-
-    def answered(self, images: int, requests: int) -> None:
-        self.told.append((images, requests))
+    def update(self, answered: int, in_flight: int) -> None:
+        self.told.append((answered, in_flight))
 
 
 class Remembering(Fake):
@@ -110,7 +115,9 @@ class Remembering(Fake):
         return features_BD + 0.25 * before, str(before + 1).encode()
 
 
-def door(folder: Path, target: Fake, images: int = 2000, evaluation: int = 1000, **limits: Any) -> MeteredTarget:
+def door(
+    folder: Path, target: Fake, images: int = 2000, evaluation: int = 1000, **limits: Any
+) -> MeteredTarget:
     ledger = Ledger(str(folder / "ledger.sqlite"))
     return MeteredTarget(target, ledger, folder / "banks", Budget(images, evaluation, **limits))
 
@@ -120,7 +127,8 @@ def left_open(folder: Path, count: int, alive: bool = False) -> tuple[Ledger, Re
     other = Ledger(str(folder / "ledger.sqlite"))
     source = other.source("fake", "none", "a", "", SIZE)
     batches = [(digests(IMAGES[:count]), IMAGES[:count])]
-    [open_] = other.reserve(source, batches, purpose="attack", view="raw", repeat=0, price=0.5, lease=60.0, pace=Pace())
+    terms = Terms("attack", "raw", 0, 0.5)
+    [open_] = other.reserve(source, batches, terms, lease=60.0, pace=Pace())
     if not alive:
         other.close()
     return other, open_

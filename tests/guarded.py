@@ -1,4 +1,4 @@
-"""Two processes that ask a local target with a memory, killed again and again; the last one is left to finish.
+"""Two processes ask a local target with a stateful defense and are killed; the last one finishes.
 
 Usage: python guarded.py FOLDER KILLS     (0 kills is the run that nothing interrupts)
 
@@ -30,7 +30,9 @@ ACCOUNTS = ("attacker/0", "attacker/1")
 
 
 def door(ledger: Ledger) -> MeteredTarget:
-    chain = Chain({"b4b": B4B(1e-6, 1.0, 0.02, 8, 4, None), "noise": Noise(0.1, "gaussian", True, None)})
+    chain = Chain(
+        {"b4b": B4B(1e-6, 1.0, 0.02, 8, 4, None), "noise": Noise(0.1, "gaussian", True, None)}
+    )
     target = LocalTarget(Encoder(Trivial(16), [0.5] * 3, [0.25] * 3), chain, "both", 8)
     target.images_a_request = 8  # type: ignore[misc]
     return MeteredTarget(target, ledger, FOLDER / "banks", Budget(2 * len(IMAGES), 0))
@@ -39,7 +41,9 @@ def door(ledger: Ledger) -> MeteredTarget:
 def ask(account: str) -> None:
     torch.set_num_threads(1)
     with closing(Ledger(str(FOLDER / "ledger.sqlite"))) as ledger:
-        torch.save(door(ledger).ask(IMAGES, account, "attack"), FOLDER / f"{account.replace('/', '-')}.pt")
+        torch.save(
+            door(ledger).ask(IMAGES, account, "attack"), FOLDER / f"{account.replace('/', '-')}.pt"
+        )
 
 
 def forked(account: str) -> int:

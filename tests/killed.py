@@ -1,10 +1,11 @@
-"""Runs train.py again and again in forked children, each killed at a named point; the last one is left to finish.
+"""Runs train.py again and again in forks, each killed at a named point; the last one finishes.
 
 Usage: python killed.py POINT... -- ARGUMENT...     (arguments of train.py)
 
-A point is `module:attribute:n`, which kills the process instead of the n-th call of a function, or `os:replace:name`,
-which kills it instead of the first rename to a file of that name: the temporary file is whole, the final one is not.
-KILL_BY=SIGINT stops it as Ctrl-C does instead. Everything heavy is imported once, before the forks.
+A point is `module:attribute:n`, which kills the process instead of the n-th call of a function, or
+`os:replace:name`, which kills it instead of the first rename to a file of that name: the temporary
+file is whole, the final one is not. KILL_BY=SIGINT stops it as Ctrl-C does instead, and SIGTERM as
+a scheduler does. Everything heavy is imported once, before the forks.
 """
 
 import importlib
@@ -19,10 +20,11 @@ import stealing.pipeline  # noqa: F401
 
 ROOT = Path(__file__).parents[1]
 BY = getattr(signal, os.environ.get("KILL_BY", "SIGKILL"))
+ENDED = {signal.SIGKILL: -signal.SIGKILL, signal.SIGINT: 1, signal.SIGTERM: 143}[BY]
 
 
 def arm(point: str) -> None:
-    """Replace the named function in this process by one that counts its calls and kills at the right one."""
+    """Replace the named function in this process by one that kills at the right call."""
     module, attribute, which = point.split(":")
     holder: Any = importlib.import_module(module)
     *owners, name = attribute.split(".")
@@ -59,6 +61,6 @@ if __name__ == "__main__":
     points, arguments = sys.argv[1:cut], sys.argv[cut + 1 :]
     for point in points:
         ended = child(point, arguments)
-        if ended != (-BY if BY == signal.SIGKILL else 1):
+        if ended != ENDED:
             sys.exit(f"{point} was not reached: exit code {ended}")
     sys.exit(child(None, arguments))

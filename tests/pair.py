@@ -1,4 +1,4 @@
-"""Fits that one process and two must end alike, run under torchrun or alone; with a number, killed at that step.
+"""Fits that one process and two must end equally; with a number, they are killed at that step.
 
 Usage: python pair.py FOLDER [STEP]     or     torchrun --nproc-per-node=2 pair.py FOLDER [STEP]
 """
@@ -17,18 +17,20 @@ from torch import Tensor, nn
 from stealing.attacks.losses import l2
 from stealing.attacks.pairing import RawAndViews
 from stealing.attacks.surrogate import SurrogateModule
-from stealing.data.draws import TrainingImages, generator
 from stealing.data.images import Images
+from stealing.data.sampling import TrainingImages, generator
 from stealing.data.views import Views
 from stealing.encoders import Encoder
 from stealing.encoders.resnet import NarrowResNet
 from stealing.pretraining.simclr import SimCLRModule, nt_xent
+from stealing.training.distributed import all_gather_with_grad, rank, world_size
 from stealing.training.fit import Recorder, Settings, fit
-from stealing.training.launch import together
-from stealing.training.ranks import gathered, rank, world
+from stealing.training.launch import run_processes
 from stealing.training.schedule import warmup_cosine
 
-PIXELS = torch.randint(0, 256, (40, 3, 8, 8), generator=generator("pair"), dtype=torch.uint8).numpy()
+PIXELS = torch.randint(
+    0, 256, (40, 3, 8, 8), generator=generator("pair"), dtype=torch.uint8
+).numpy()
 IMAGES = Images("noise", PIXELS, None, 0, np.arange(40), "noise")
 STEPS = 12  # five batches of eight an epoch
 
@@ -38,7 +40,9 @@ class Unnormed(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.layers = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 24, 3, stride=2))
+        self.layers = nn.Sequential(
+            nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 24, 3, stride=2)
+        )
         self.feature_dim = 24
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
@@ -47,18 +51,23 @@ class Unnormed(nn.Module):
 
 def encoder(normed: bool) -> Encoder:
     torch.manual_seed(0)
-    # multiples of 8: with others, oneDNN writes past its memory on processors with AVX2 alone (torch 2.15)
+    # multiples of 8: with others, oneDNN writes past its memory on processors with AVX2 alone
+    # (torch 2.15)
     backbone = NarrowResNet(8, [8, 16, 24], [1, 1, 1]) if normed else Unnormed()
     return Encoder(backbone, [0.5] * 3, [0.25] * 3)
 
 
 def simclr(normed: bool = True) -> SimCLRModule:
     def optimizer(p: Any) -> torch.optim.Optimizer:
-        return torch.optim.SGD(p, lr=0.1, momentum=0.9)  # a larger rate amplifies rounding by BatchNorm
+        return torch.optim.SGD(
+            p, lr=0.1, momentum=0.9
+        )  # a larger rate amplifies rounding by BatchNorm
 
     options: dict[str, Any] = {"projection": 8, "temperature": 0.5, "warmup": 0.2}
     seeds = {"seed": 3, "head_seed": 3}
-    module = SimCLRModule(encoder(normed), Views(crop=(0.5, 1)), optimizer, total_steps=STEPS, **seeds, **options)
+    module = SimCLRModule(
+        encoder(normed), Views(crop=(0.5, 1)), optimizer, total_steps=STEPS, **seeds, **options
+    )
     if not normed:
         module.head = nn.Sequential(nn.Linear(24, 8), nn.ReLU(), nn.Linear(8, 8))
     return module
@@ -69,7 +78,9 @@ def surrogate(normed: bool = True) -> SurrogateModule:
         encoder(normed),
         nn.Linear(24, 10),
         torch.randn(40, 10, generator=generator("answers")),
-        loss=lambda s, t: l2(s, t, reduction="sum"),  # a mean over processes would take half the step
+        loss=lambda s, t: l2(
+            s, t, reduction="sum"
+        ),  # a mean over processes would take half the step
         pairing=RawAndViews(Views(crop=(0.5, 1)), 20, 2),
         optimizer=lambda p: torch.optim.SGD(p, lr=1e-3, momentum=0.9),
         schedule=lambda o, n: warmup_cosine(o, n, 0.2),
@@ -82,12 +93,16 @@ def fits() -> dict[str, SimCLRModule | SurrogateModule]:
     """All that are compared, by name."""
     makers = {"simclr": simclr, "surrogate": surrogate}
     return {
-        f"{n}{'' if normed else '-unnormed'}": make(normed) for n, make in makers.items() for normed in (True, False)
+        f"{n}{'' if normed else '-unnormed'}": make(normed)
+        for n, make in makers.items()
+        for normed in (True, False)
     }
 
 
-def trained(module: SimCLRModule | SurrogateModule, folder: Path, stop: int | None) -> dict[str, Tensor]:
-    """Weights after a fit that checkpoints after each step; the first process is killed at step `stop`."""
+def trained(
+    module: SimCLRModule | SurrogateModule, folder: Path, stop: int | None
+) -> dict[str, Tensor]:
+    """Weights after a fit with a checkpoint after each step; rank 0 is killed at step `stop`."""
     inner, count = module.training_step, [0]
 
     def step(batch: Any, batch_idx: int) -> Tensor:
@@ -99,25 +114,36 @@ def trained(module: SimCLRModule | SurrogateModule, folder: Path, stop: int | No
     module.training_step = step  # type: ignore[method-assign]
     settings = Settings(checkpoint_seconds=0, threads=1)
     batches = TrainingImages(IMAGES, 8, 5)
-    fit(module, batches, folder, name="t", total_steps=STEPS, seed=3, settings=settings, recorder=Recorder())
+    fit(
+        module,
+        batches,
+        folder,
+        name="t",
+        total_steps=STEPS,
+        seed=3,
+        settings=settings,
+        recorder=Recorder(),
+    )
     return {name: value.clone().contiguous() for name, value in module.state_dict().items()}
 
 
 def contrast() -> dict[str, Tensor]:
     """Loss and gradient of NT-Xent over all rows, of which each process holds its own."""
     rows = torch.randn(2, 8, 5, generator=generator("rows"))
-    mine = rows.chunk(world(), 1)[rank()].clone().requires_grad_()
-    loss = nt_xent(gathered(mine[0]), gathered(mine[1]), temperature=0.2)
+    mine = rows.chunk(world_size(), 1)[rank()].clone().requires_grad_()
+    loss = nt_xent(all_gather_with_grad(mine[0]), all_gather_with_grad(mine[1]), temperature=0.2)
     loss.backward()
     assert mine.grad is not None
-    gradient = torch.cat([gathered(mine.grad[half]) for half in range(2)]) / world()  # DDP divides that of the weights
+    gradient = (
+        torch.cat([all_gather_with_grad(mine.grad[half]) for half in range(2)]) / world_size()
+    )  # DDP divides that of the weights
     return {"loss": loss.detach(), "gradient": gradient.detach()}
 
 
 if __name__ == "__main__":
     folder, stop = Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else None
     torch.set_num_threads(1)
-    with together(1, "cpu", [], "same"):
+    with run_processes(1, "cpu", [], "same"):
         for name, module in fits().items():
             weights = trained(module, folder / name, stop)
             if rank() == 0:

@@ -1,4 +1,5 @@
-"""A real PostgreSQL server in a folder of its own, reached by a socket in it, gone when the tests are."""
+"""A real PostgreSQL server in a folder of its own, reached by a socket in it, gone when the tests
+are."""
 
 import os
 import shutil
@@ -27,15 +28,25 @@ def why_not() -> str | None:
 @contextmanager
 def server() -> Iterator[str]:
     """Its URL, without a database's name: `database(url)` makes one."""
-    folder = Path(tempfile.mkdtemp(prefix="pg"))  # a short path: a socket's is limited to 107 letters
-    quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": folder}
+    folder = Path(
+        tempfile.mkdtemp(prefix="pg")
+    )  # a short path: a socket's is limited to 107 letters
+    quiet: dict[str, Any] = {
+        "stdout": subprocess.DEVNULL,
+        "stderr": subprocess.DEVNULL,
+        "cwd": folder,
+    }
     if os.geteuid() == 0:  # as whom it refuses to run
         shutil.chown(folder, "postgres")
         quiet["user"] = "postgres"
     data, initdb, postgres = str(folder / "data"), _program("initdb"), _program("postgres")
     assert initdb and postgres
-    subprocess.run([initdb, "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8"], check=True, **quiet)
-    process = subprocess.Popen([postgres, "-D", data, "-k", str(folder), "-c", "listen_addresses="], **quiet)
+    subprocess.run(
+        [initdb, "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8"], check=True, **quiet
+    )
+    process = subprocess.Popen(
+        [postgres, "-D", data, "-k", str(folder), "-c", "listen_addresses="], **quiet
+    )
     try:
         yield f"postgresql://postgres@/{{}}?host={folder}"
     finally:
@@ -50,7 +61,9 @@ def database(url: str) -> str:
     import stamina
 
     name = f"t{uuid.uuid4().hex[:12]}"
-    for attempt in stamina.retry_context(on=psycopg.OperationalError, attempts=50, wait_initial=0.1, wait_max=0.3):
+    for attempt in stamina.retry_context(
+        on=psycopg.OperationalError, attempts=50, wait_initial=0.1, wait_max=0.3
+    ):
         with attempt, psycopg.connect(url.format("postgres"), autocommit=True) as connection:
             connection.execute(f"CREATE DATABASE {name}".encode())
     return url.format(name)

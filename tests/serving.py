@@ -1,4 +1,4 @@
-"""A real service in a process of its own, on a free port, for the tests and benchmarks that need the other side."""
+"""A real service in a process of its own, on a free port, for tests and benchmarks of a client."""
 
 import re
 import subprocess
@@ -14,7 +14,7 @@ import torch
 from conftest import ROOT
 from torch import Tensor, nn
 
-from stealing.encoders import Encoder, save_encoder
+from stealing.encoders import Encoder, load_encoder, save_encoder
 from stealing.queries.pace import Pace
 from stealing.service.accounts import Books
 from stealing.targets.http_json import HttpJson
@@ -44,10 +44,20 @@ def save_trivial(folder: Path, width: int = 16, size: int = SIZE) -> Path:
     path = folder / "encoder.safetensors"
     backbone = {"_target_": "serving.Trivial", "width": width}
     arch: dict[str, Any] = {
-        "_target_": "stealing.encoders.encoder.Encoder", "backbone": backbone, "mean": [0.5] * 3, "std": [0.25] * 3,
-    }  # fmt: skip
-    save_encoder(Encoder(Trivial(width), [0.5] * 3, [0.25] * 3), path, arch=arch, size=size, provenance={})
+        "_target_": "stealing.encoders.encoder.Encoder",
+        "backbone": backbone,
+        "mean": [0.5] * 3,
+        "std": [0.25] * 3,
+    }
+    save_encoder(
+        Encoder(Trivial(width), [0.5] * 3, [0.25] * 3), path, arch=arch, size=size, provenance={}
+    )
     return path
+
+
+def load_trivial(path: Path) -> Encoder:
+    """The encoder in a file of `save_trivial`, whose card names a class of this module."""
+    return load_encoder(path, ["serving"])[0]
 
 
 class Served:
@@ -75,10 +85,26 @@ def served(folder: Path, *overrides: str, encoder: Path | None = None) -> Iterat
     books = Books(str(place))
     known = [account.name for account in books.all()]
     key = "" if known else books.add("attacker/0", None, None, 0.01)
-    line = [sys.executable, "-m", "stealing.service", f"books={place}", "port=0", "target=file", *overrides]
-    environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT / "tests"), "OMP_NUM_THREADS": "1"}
+    line = [
+        sys.executable,
+        "-m",
+        "stealing.service",
+        f"books={place}",
+        "port=0",
+        "target=file",
+        "trust=[serving]",
+    ]
+    environment = {
+        "PATH": "/usr/bin:/bin",
+        "PYTHONPATH": f"{ROOT / 'src'}:{ROOT / 'tests'}",
+        "OMP_NUM_THREADS": "1",
+    }
     process = subprocess.Popen(
-        [*line, f"target.path={encoder}"], cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True
+        [*line, f"target.path={encoder}", *overrides],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     try:
         assert process.stdout is not None
@@ -107,9 +133,16 @@ def wires(images_a_request: int = 16) -> dict[str, Any]:
 
     def embeddings(encoding: str) -> HttpJson:
         return HttpJson(
-            "/v1/embeddings", openai | {"encoding_format": encoding}, "<data_uri>", "png", "data.*.embedding",
-            "data.*.index", "model_version", encoding, images_a_request,
-        )  # fmt: skip
+            "/v1/embeddings",
+            openai | {"encoding_format": encoding},
+            "<data_uri>",
+            "png",
+            "data.*.embedding",
+            "data.*.index",
+            "model_version",
+            encoding,
+            images_a_request,
+        )
 
     def tensors(binary: bool) -> OpenInference:
         return OpenInference("encoder", "images", "features", "UINT8", binary, images_a_request)
@@ -126,9 +159,16 @@ def wires(images_a_request: int = 16) -> dict[str, Any]:
 def remote(url: str, wire: Any, **changes: Any) -> RemoteTarget:
     """A client of it; the key is in STEALING_KEY."""
     settings: dict[str, Any] = {
-        "size": SIZE, "version": None, "width": None, "in_flight": 4, "attempts": 8, "deadline": 30.0, "pace": Pace(),
-        "credential": Credential("Authorization", "Bearer", "STEALING_KEY", "STEALING_KEY"), "authorized": False,
-    }  # fmt: skip
+        "size": SIZE,
+        "version": None,
+        "width": None,
+        "in_flight": 4,
+        "attempts": 8,
+        "deadline": 30.0,
+        "pace": Pace(),
+        "credential": Credential("Authorization", "Bearer", "STEALING_KEY", "STEALING_KEY"),
+        "authorized": False,
+    }
     return RemoteTarget(url, wire, **(settings | changes))
 
 

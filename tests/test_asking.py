@@ -1,4 +1,4 @@
-"""Query plans: every question counted, several accounts kept apart, and what each counter-move wins back."""
+"""Query plans: every query counts, accounts are separate, and what each plan recovers."""
 
 from pathlib import Path
 from typing import Any
@@ -10,33 +10,35 @@ from conftest import choose
 from serving import Trivial, noise
 from torch import Tensor
 
-from stealing.attacks.asking import Plan, scene_of
+from stealing.attacks.query_plan import Plan, plan_context
 from stealing.attacks.recovery import completed, remapped, standardised
-from stealing.config import opened, plain
-from stealing.data.draws import generator
+from stealing.config import instantiate_node, to_dict
 from stealing.data.images import Images
-from stealing.defenses.chain import Asked, Chain
+from stealing.data.sampling import generator
+from stealing.defenses.chain import Chain, QueryBatch, StatefulDefense
 from stealing.encoders import Encoder
 from stealing.errors import ConfigError, Refused, TargetError
+from stealing.evaluate import ask_about_task
 from stealing.evaluation.protocol import Task
 from stealing.queries.door import Budget, MeteredTarget
 from stealing.queries.ledger import Ledger
 from stealing.targets.local import LocalTarget, fingerprint
-from stealing.verdict import answers_through
 
 IMAGES = noise(120)
 
 
 def door(folder: Path, *overrides: str, chain: Any = None, images: int = 1000) -> MeteredTarget:
     config = choose(*overrides).defense
-    defense = chain or Chain(opened(config))
+    defense = chain or Chain(instantiate_node(config))
     encoder = Encoder(Trivial(16), [0.5] * 3, [0.25] * 3)
-    target = LocalTarget(encoder, defense, fingerprint(defense, plain(config)) + str(chain), 8)
-    return MeteredTarget(target, Ledger(str(folder / "ledger.sqlite")), folder / "banks", Budget(images, images))
+    target = LocalTarget(encoder, defense, fingerprint(defense, to_dict(config)) + str(chain), 8)
+    return MeteredTarget(
+        target, Ledger(str(folder / "ledger.sqlite")), folder / "banks", Budget(images, images)
+    )
 
 
 def plan(*overrides: str) -> Plan:
-    made: Plan = opened(choose(*overrides).plan)
+    made: Plan = instantiate_node(choose(*overrides).plan)
     return made
 
 
@@ -46,7 +48,9 @@ def truth(images: Tensor = IMAGES) -> Tensor:
 
 
 def told(meter: MeteredTarget, how: Plan, count: int = 120) -> Tensor:
-    features, answered = how.ask(meter, IMAGES[:count], scene_of(meter, seed=0, images=0 if how.grows else count), 0)
+    features, answered = how.ask(
+        meter, IMAGES[:count], plan_context(meter, seed=0, images=0 if how.grows else count), 0
+    )
     assert answered.all()
     return features
 
@@ -77,8 +81,16 @@ def test_a_plan_asks_about_as_many_images_as_its_budget_pays_for(
         plan("plan=sybil").images(1)
 
 
-def test_repeated_questions_average_fresh_noise_away_and_not_noise_by_content(tmp_path: Path) -> None:
-    fresh = door(tmp_path, "defense=noise", "defense.noise.sigma=0.5", "defense.noise.fresh=true", images=2000)
+def test_repeated_questions_average_fresh_noise_away_and_not_noise_by_content(
+    tmp_path: Path,
+) -> None:
+    fresh = door(
+        tmp_path,
+        "defense=noise",
+        "defense.noise.sigma=0.5",
+        "defense.noise.fresh=true",
+        images=2000,
+    )
     keyed = door(tmp_path, "defense=noise", "defense.noise.sigma=0.5")
     once, often = plan("plan=once"), plan("plan=repeating", "plan.repeats=8")
     assert error(told(fresh, often)) < 0.5 * error(told(fresh, once))
@@ -88,13 +100,19 @@ def test_repeated_questions_average_fresh_noise_away_and_not_noise_by_content(tm
 def test_near_copies_average_noise_by_content_and_rounding_away(tmp_path: Path) -> None:
     still = ("plan.views.crop=[1,1]", "plan.views.flip=0")
     near = plan("plan=averaging", "plan.near=15", *still)
-    for overrides in (("defense=noise", "defense.noise.sigma=1"), ("defense=rounding", "defense.rounding.decimals=0")):
+    for overrides in (
+        ("defense=noise", "defense.noise.sigma=1"),
+        ("defense=rounding", "defense.rounding.decimals=0"),
+    ):
         meter = door(tmp_path, *overrides, images=4000)
         assert error(told(meter, near)) < 0.75 * error(told(meter, plan("plan=once")))
 
 
 def test_completion_wins_back_what_was_cut_off_features_of_low_rank() -> None:
-    left, right = torch.rand(400, 4, generator=generator("left")), torch.rand(4, 40, generator=generator("right"))
+    left, right = (
+        torch.rand(400, 4, generator=generator("left")),
+        torch.rand(4, 40, generator=generator("right")),
+    )
     whole = left @ right
     cut = torch.zeros_like(whole).scatter(1, (top := whole.topk(20, dim=1)).indices, top.values)
     filled = completed(cut, 4)
@@ -102,13 +120,21 @@ def test_completion_wins_back_what_was_cut_off_features_of_low_rank() -> None:
     assert float((filled - whole).norm()) < 0.2 * float((cut - whole).norm())
 
 
-def test_a_map_learned_on_shared_images_undoes_what_two_accounts_were_told_differently(tmp_path: Path) -> None:
+def test_a_map_learned_on_shared_images_undoes_what_two_accounts_were_told_differently(
+    tmp_path: Path,
+) -> None:
     meter = door(tmp_path, "defense=transform", "defense.transform.kinds=[affine,shuffle]")
-    mapped = told(meter, plan("plan=sybil", "plan.accounts=3", "plan.shared=40", "plan.standardise=false"))
-    alone = door(tmp_path / "alone", "defense=transform", "defense.transform.kinds=[affine,shuffle]")
+    mapped = told(
+        meter, plan("plan=sybil", "plan.accounts=3", "plan.shared=40", "plan.standardise=false")
+    )
+    alone = door(
+        tmp_path / "alone", "defense=transform", "defense.transform.kinds=[affine,shuffle]"
+    )
     first = told(alone, plan("plan=once"))  # everything as the first account sees it
     assert float((mapped - first).norm()) < 0.05 * float(first.norm())
-    mixed = told(meter, plan("plan=sybil", "plan.accounts=3", "plan.shared=0", "plan.standardise=false"))
+    mixed = told(
+        meter, plan("plan=sybil", "plan.accounts=3", "plan.shared=0", "plan.standardise=false")
+    )
     assert float((mixed - first).norm()) > 0.5 * float(first.norm())
     exact = remapped(first, first[:40], 2 * first[:40] + 1)
     assert float((exact - 2 * first - 1).norm()) < 0.05 * float(first.norm())
@@ -120,11 +146,15 @@ def test_a_feature_that_is_silent_on_the_shared_images_spoils_no_other_answer() 
     silent = torch.full((200, 1), 0.7)
     silent[150:] = 5.0
     more = torch.cat([theirs, silent], 1)
-    torch.testing.assert_close(remapped(more, more[:40], mine[:40]), remapped(theirs, theirs[:40], mine[:40]))
+    torch.testing.assert_close(
+        remapped(more, more[:40], mine[:40]), remapped(theirs, theirs[:40], mine[:40])
+    )
 
 
 @pytest.mark.parametrize("how", ["plan=sybil", "plan=averaging"])
-def test_what_a_thief_is_told_does_not_depend_on_smaller_thefts_before_it(how: str, tmp_path: Path) -> None:
+def test_what_an_attacker_gets_does_not_depend_on_smaller_attacks_before_it(
+    how: str, tmp_path: Path
+) -> None:
     defense = ("defense=b4b", "defense.b4b.beta=0.05")
     changes = ("plan.shared=5",) if how == "plan=sybil" else ("plan.near=1",)
     alone, after = (door(tmp_path / name, *defense) for name in ("alone", "after"))
@@ -132,7 +162,9 @@ def test_what_a_thief_is_told_does_not_depend_on_smaller_thefts_before_it(how: s
     assert torch.equal(told(after, plan(how, *changes)), told(alone, plan(how, *changes)))
 
 
-def test_standardised_answers_are_the_same_whatever_affine_map_an_account_was_given(tmp_path: Path) -> None:
+def test_standardised_answers_are_the_same_whatever_affine_map_an_account_was_given(
+    tmp_path: Path,
+) -> None:
     clean = torch.relu(torch.randn(200, 16, generator=generator("standardised")))
     clean[:, 3] = 0.7
     drawn = torch.rand(2, 16, generator=generator("affine")) * 2 - 1
@@ -142,18 +174,19 @@ def test_standardised_answers_are_the_same_whatever_affine_map_an_account_was_gi
     assert alike > 0.999 and found[:, 3].eq(0).all() and found.amin() == 0
     meter = door(tmp_path, "defense=transform", "defense.transform.kinds=[affine]")
     bare = standardised(truth())
-    assert float((told(meter, plan("plan=standardising")) - bare).norm(dim=0).lt(1e-2).float().mean()) > 0.8
+    assert (
+        float((told(meter, plan("plan=standardising")) - bare).norm(dim=0).lt(1e-2).float().mean())
+        > 0.8
+    )
 
 
-class Thrice:
+class Thrice(StatefulDefense):
     """Answers each account three times, then never again."""
-
-    remembers = True
 
     def __init__(self) -> None:
         self.seen: dict[str, int] = {}
 
-    def answer(self, features_BD: Tensor, asked: Asked) -> Tensor:
+    def answer(self, features_BD: Tensor, asked: QueryBatch) -> Tensor:
         if self.seen[asked.account] >= 3:
             raise Refused("This account has asked enough.")
         self.seen[asked.account] += 1
@@ -166,7 +199,9 @@ class Thrice:
         return str(self.seen[account]).encode()
 
 
-def test_who_is_stopped_keeps_what_was_answered_and_is_not_charged_for_the_rest(tmp_path: Path) -> None:
+def test_who_is_stopped_keeps_what_was_answered_and_is_not_charged_for_the_rest(
+    tmp_path: Path,
+) -> None:
     meter = door(tmp_path, chain=Chain({"thrice": Thrice()}))
     meter._target.images_a_request = 20
     features, answered = plan("plan=once").ask(meter, IMAGES, "", 0)
@@ -174,7 +209,10 @@ def test_who_is_stopped_keeps_what_was_answered_and_is_not_charged_for_the_rest(
     expected = truth()[:60] + torch.arange(1, 4).repeat_interleave(20)[:, None]
     torch.testing.assert_close(features, expected)
     assert meter.spent("attack") == meter._ledger.spent(meter.fingerprint, "attack") == 60
-    for how in ("plan=averaging", "plan=repeating"):  # stopped before the first copies: the raw answers are kept
+    for how in (
+        "plan=averaging",
+        "plan=repeating",
+    ):  # stopped before the first copies: the raw answers are kept
         again, there = plan(how).ask(meter, IMAGES, "", 0)
         assert torch.equal(again, features) and torch.equal(there, answered)
     features, answered = plan("plan=sybil", "plan.shared=0").ask(meter, IMAGES, "/two", 0)
@@ -191,8 +229,12 @@ def test_an_honest_customer_who_is_stopped_has_zeros_from_there_on(tmp_path: Pat
     def part(rows: slice) -> Images:
         return Images("noise", IMAGES.numpy(), labels, 1, np.arange(120)[rows], f"noise{rows}")
 
-    train, test = answers_through(meter, Task("shop", "unseen", part(slice(80)), part(slice(80, 120))))
-    assert train[:60].abs().amin(1).gt(0).all() and train[60:].eq(0).all(), "answered three times, then never again"
+    train, test = ask_about_task(
+        meter, Task("shop", "unseen", part(slice(80)), part(slice(80, 120)))
+    )
+    assert train[:60].abs().amin(1).gt(0).all() and train[60:].eq(0).all(), (
+        "answered three times, then never again"
+    )
     assert test.shape == (40, 16) and test.eq(0).all()
 
 
@@ -200,7 +242,9 @@ def test_an_account_that_is_refused_from_the_start_costs_the_others_nothing(tmp_
     meter = door(tmp_path, chain=Chain({"thrice": Thrice()}))
     meter._target.images_a_request = 20
     meter.ask(noise(180)[120:], "attacker/0/x", "attack")  # all that the first account gets
-    features, answered = plan("plan=sybil", "plan.shared=0", "plan.standardise=false").ask(meter, IMAGES, "/x", 0)
+    features, answered = plan("plan=sybil", "plan.shared=0", "plan.standardise=false").ask(
+        meter, IMAGES, "/x", 0
+    )
     assert answered.tolist() == [False] * 60 + [True] * 60 and len(features) == 60
     with pytest.raises(Refused):
         plan("plan=once").ask(meter, IMAGES, "/x", 0)
@@ -208,7 +252,7 @@ def test_an_account_that_is_refused_from_the_start_costs_the_others_nothing(tmp_
 
 @pytest.mark.parametrize("wrong", ["repeats=0", "near=-1", "accounts=0", "shared=-1", "rank=0"])
 def test_a_plan_that_means_nothing_is_one_sentence(wrong: str) -> None:
-    with pytest.raises(ConfigError, match=rf"plan\.{wrong} means nothing: set it to \d or more\."):
+    with pytest.raises(ConfigError, match=rf"plan\.{wrong} is not a whole number from \d to"):
         plan(f"plan.{wrong}")
 
 
@@ -218,5 +262,7 @@ def test_too_little_to_train_on_is_one_sentence(tmp_path: Path) -> None:
     images = Images("x", IMAGES.numpy(), None, 0, np.arange(120), "sum")
     kept, features = plan("plan=once").carry_out(meter, images, "", 0, 60)
     assert len(kept) == len(features) == 60
-    with pytest.raises(TargetError, match=r"answered 60 images before it stopped.*attack\.batch_size"):
+    with pytest.raises(
+        TargetError, match=r"answered 60 images before it stopped.*attack\.batch_size"
+    ):
         plan("plan=once").carry_out(meter, images, "", 0, 61)

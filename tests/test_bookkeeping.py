@@ -1,4 +1,5 @@
-"""The command that looks after a ledger, in this process: what it shows, verifies, exports and imports."""
+"""The command that looks after a ledger, in this process: what it shows, verifies, exports and
+imports."""
 
 import sys
 from collections.abc import Callable
@@ -35,7 +36,7 @@ def place(tmp_path: Path) -> str:
     ledger.allow("t", "attack", 40)
     first, second, lost = reserve(ledger, slice(0, 10), slice(10, 13), slice(13, 15))
     store(ledger, first)
-    ledger.doubt(second)
+    ledger.mark_in_doubt(second)
     ledger.forfeit(lost)
     of = source(ledger, target="a-target-with-a-long-fingerprint")
     [made] = reserve(ledger, slice(0, 4), of=of, purpose="evaluation", price=2.5)
@@ -46,13 +47,27 @@ def place(tmp_path: Path) -> str:
 
 def test_it_shows_a_line_for_each_target_and_purpose(place: str, command: Command) -> None:
     shown = command("--ledger", place, "show")
-    lines = [[cell.strip() for cell in line.split("│")[1:-1]] for line in shown.splitlines() if "│" in line]
+    lines = [
+        [cell.strip() for cell in line.split("│")[1:-1]]
+        for line in shown.splitlines()
+        if "│" in line
+    ]
     assert [line[:8] for line in lines] == [
         ["a-target-with-a-long-fin", "evaluation", "4", "any", "4", "0", "0", "10.00"],
         ["t", "attack", "15", "40", "10", "3", "2", "7.50"],
     ]
     assert lines[1][8].endswith(": 10") and place.split("/")[-1] in shown
-    heads = ("target", "purpose", "spent", "allowed", "stored", "in doubt", "given up", "cost", "answers a day")
+    heads = (
+        "target",
+        "purpose",
+        "spent",
+        "allowed",
+        "stored",
+        "in doubt",
+        "given up",
+        "cost",
+        "answers a day",
+    )
     assert all(head in shown for head in heads) and max(map(len, shown.splitlines())) <= 124
 
 
@@ -78,9 +93,15 @@ def test_what_it_exports_it_imports_into_a_ledger_that_need_not_be_there(
     file, other = str(tmp_path / "all.parquet"), str(tmp_path / "other.sqlite")
     assert command("--ledger", place, "export", file) == f"14 answers written to {file}.\n"
     assert len(pq.read_table(file)) == 14
-    assert command("--ledger", other, "import", file, "--name", "r") == "10 answers recorded as r.\n"
+    assert (
+        command("--ledger", other, "import", file, "--name", "r", "--target", "t")
+        == "10 answers recorded as r.\n"
+    )
     of = Ledger(other).source("recording/r", "recorded", "recorded", "", 8)
-    assert Ledger(other).read(of, NAMES[:10], 0).tolist() == IMAGES[:10].flatten(1)[:, :5].float().tolist()
+    assert (
+        Ledger(other).read(of, NAMES[:10], 0).tolist()
+        == IMAGES[:10].flatten(1)[:, :5].float().tolist()
+    )
 
 
 def test_a_ledger_that_is_absent_and_a_recording_that_is_there_are_one_sentence(
@@ -88,13 +109,27 @@ def test_a_ledger_that_is_absent_and_a_recording_that_is_there_are_one_sentence(
 ) -> None:
     absent = str(tmp_path / "none")
     for words in (("show",), ("verify",), ("export", "x")):
-        with pytest.raises(SystemExit, match=rf"^LedgerError: There is no ledger {absent}: name one by --ledger\.$"):
+        with pytest.raises(
+            SystemExit, match=rf"^LedgerError: There is no ledger {absent}: name one by --ledger\.$"
+        ):
             command("--ledger", absent, *words)
         assert not Path(absent).exists()
     command("--ledger", place, "export", str(tmp_path / "all.parquet"))
-    command("--ledger", place, "import", str(tmp_path / "all.parquet"), "--name", "twice")
-    with pytest.raises(SystemExit, match=r"^DataError: There is a recording twice already: choose another name\.$"):
-        command("--ledger", place, "import", str(tmp_path / "all.parquet"), "--name", "twice")
+    importing = (
+        "--ledger",
+        place,
+        "import",
+        str(tmp_path / "all.parquet"),
+        "--name",
+        "twice",
+        "--target",
+        "t",
+    )
+    command(*importing)
+    with pytest.raises(
+        SystemExit, match=r"^DataError: There is a recording twice already: choose another name\.$"
+    ):
+        command(*importing)
     for words in ((), ("import", "x")):
         with pytest.raises(SystemExit) as usage:
             command("--ledger", place, *words)

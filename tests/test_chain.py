@@ -1,4 +1,5 @@
-"""Poisoning against its maximisation written out, truncation against sorting and rounding, and what a chain keeps."""
+"""Poisoning against its maximisation written out, truncation against sorting and rounding, and what
+a chain keeps."""
 
 import math
 
@@ -10,9 +11,9 @@ from test_defenses import asked, images
 from test_strengths import OPEN, D, drawn
 from torch import Tensor
 
-from stealing.data.draws import generator
+from stealing.data.sampling import generator
 from stealing.defenses import chain as chains
-from stealing.defenses.chain import Asked, Chain, cost
+from stealing.defenses.chain import Chain, QueryBatch, StatefulDefense, cost
 from stealing.defenses.noise import orthogonal
 from stealing.defenses.poisoning import AdditivePoisoning, Poisoning
 from stealing.defenses.truncation import Rounding, TopK, Unit
@@ -32,7 +33,9 @@ def poisoned(image: Tensor, answer: Tensor, start: Tensor, epsilon: float, steps
     draws, weights = OPEN.generator("stand-in", D), []
     for shape, fan_in in (((8, 3, 3, 3), 27), ((16, 8, 3, 3), 72), ((D, 64), 64)):
         weights.append(torch.from_numpy(draws.standard_normal(shape) * math.sqrt(2 / fan_in)))
-    parts = torch.autograd.functional.jacobian(lambda *now: stand_in(image, list(now)), tuple(weights))
+    parts = torch.autograd.functional.jacobian(
+        lambda *now: stand_in(image, list(now)), tuple(weights)
+    )
     jacobian = torch.cat([part.reshape(D, -1) for part in parts], 1)
     length = answer.norm()
     residual = stand_in(image, weights) - answer / length
@@ -51,7 +54,9 @@ def poisoned(image: Tensor, answer: Tensor, start: Tensor, epsilon: float, steps
 @pytest.mark.parametrize("size", [32, 48])
 def test_poisoning_is_the_stated_maximisation_of_the_angle_on_centred_images(size: int) -> None:
     rows = 5 * drawn(3)
-    pixels = torch.randint(0, 256, (3, 3, size, size), dtype=torch.uint8, generator=generator("pixels"))
+    pixels = torch.randint(
+        0, 256, (3, 3, size, size), dtype=torch.uint8, generator=generator("pixels")
+    )
     question = asked(pixels)
     starts = orthogonal(OPEN.normal([("start", digest) for digest in question.digests], D), rows)
     starts = starts / rows.norm(dim=1, keepdim=True)
@@ -82,22 +87,27 @@ def test_truncation_keeps_the_k_largest_rounds_to_the_nearest_and_scales_to_one(
                 assert np.array_equal(kept, expected)
     for decimals in (-2, -1, 0, 1, 3):
         given = Rounding(decimals).answer(77 * rows, asked(images(20)))
-        np.testing.assert_array_equal(given.numpy(), np.round(77 * rows.double().numpy(), decimals).astype(np.float32))
+        np.testing.assert_array_equal(
+            given.numpy(), np.round(77 * rows.double().numpy(), decimals).astype(np.float32)
+        )
     for decimals in (30, -30):
         Rounding(decimals)
-        with pytest.raises(ConfigError, match="between -30 and 30"):
+        with pytest.raises(ConfigError, match="from -30 to 30"):
             Rounding(decimals + decimals // 30)
     lengths = rows.norm(dim=1, keepdim=True)
     torch.testing.assert_close(Unit().answer(rows, asked(images(20))) * lengths, rows)
 
 
-class Counting:
-    """Adds how often the account asked; refuses the fourth."""
+class Counting(StatefulDefense):
+    """Adds how often the account asked; refuses the fourth question."""
 
     def __init__(self, private: str, remembers: bool = True, step: int = 1) -> None:
-        self.private, self.remembers, self.step, self.seen = private, remembers, step, dict[str, int]()
+        self.private = private
+        self.remembers = remembers
+        self.step = step
+        self.seen: dict[str, int] = {}
 
-    def answer(self, features_BD: Tensor, asked: Asked) -> Tensor:
+    def answer(self, features_BD: Tensor, asked: QueryBatch) -> Tensor:
         self.seen[asked.account] += self.step
         if self.seen[asked.account] > 3 * self.step:
             raise Refused("Enough.")
@@ -128,7 +138,9 @@ def test_a_chain_asks_each_in_turn_and_keeps_a_memory_for_each_that_has_one() ->
     assert torch.equal(again, Chain(chain.defenses).settle(rows, question, b"")[0])
     grown = Chain({"one": Counting("p"), "new": Counting("r")})
     grown.load("attacker/0", memory)
-    assert grown.defenses["one"].seen == {"attacker/0": 3} and grown.defenses["new"].seen == {"attacker/0": 0}
+    assert grown.defenses["one"].seen == {"attacker/0": 3} and grown.defenses["new"].seen == {
+        "attacker/0": 0
+    }
     with pytest.raises(ConfigError, match="e is not p"):
         chain.check("e")
     Chain({"unit": Unit()}).check("e")

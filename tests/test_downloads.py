@@ -1,4 +1,4 @@
-"""torchvision's data sets, each opened from a tiny copy in its own format on disk; and downloads that fail."""
+"""torchvision's data sets, each opened from a tiny copy in its own format; failing downloads."""
 
 import json
 import pickle
@@ -27,7 +27,7 @@ LABELS = [0, 1, 2, 2, 1, 0]
 
 
 def png(pixels: np.ndarray, path: Path) -> None:
-    """Written without loss under whatever name the set gives its files: Pillow goes by the content."""
+    """Write without loss under the set's own name of a file: Pillow goes by the content."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).save(path, "PNG")
 
@@ -57,7 +57,11 @@ def cifar100(root: Path) -> None:
 
 
 def idx(values: np.ndarray) -> bytes:
-    return bytes([0, 0, 8, values.ndim]) + b"".join(n.to_bytes(4, "big") for n in values.shape) + values.tobytes()
+    return (
+        bytes([0, 0, 8, values.ndim])
+        + b"".join(n.to_bytes(4, "big") for n in values.shape)
+        + values.tobytes()
+    )
 
 
 def mnist(root: Path, name: str = "MNIST") -> None:
@@ -76,14 +80,19 @@ def stl10(root: Path) -> None:
     folder = root / "stl10_binary"
     folder.mkdir(parents=True)
     for part in ("train", "test", "unlabeled"):
-        (folder / f"{part}_X.bin").write_bytes(LARGE.transpose(0, 3, 2, 1).tobytes())  # columns first, as in Matlab
+        (folder / f"{part}_X.bin").write_bytes(
+            LARGE.transpose(0, 3, 2, 1).tobytes()
+        )  # columns first, as in Matlab
         (folder / f"{part}_y.bin").write_bytes(bytes(label + 1 for label in LABELS))
 
 
 def svhn(root: Path) -> None:
     root.mkdir(parents=True, exist_ok=True)
     for split in ("train", "test"):  # the digit 0 is stored as 10
-        content = {"X": COLOUR.transpose(1, 2, 3, 0), "y": np.array([[label or 10] for label in LABELS], np.uint8)}
+        content = {
+            "X": COLOUR.transpose(1, 2, 3, 0),
+            "y": np.array([[label or 10] for label in LABELS], np.uint8),
+        }
         scipy.io.savemat(root / f"{split}_32x32.mat", content)
 
 
@@ -113,7 +122,10 @@ def food101(root: Path) -> None:
 
 def eurosat(root: Path) -> None:
     for number in range(30):
-        png(COLOUR[number % 6], root / "eurosat" / "2750" / "abc"[LABELS[number % 6]] / f"{number:02d}.jpg")
+        png(
+            COLOUR[number % 6],
+            root / "eurosat" / "2750" / "abc"[LABELS[number % 6]] / f"{number:02d}.jpg",
+        )
 
 
 def dtd(root: Path) -> None:
@@ -145,36 +157,71 @@ def imagenet(root: Path) -> None:
 WRITERS: dict[str, Callable[[Path], None]] = {
     writer.__name__: writer
     for writer in (
-        *(cifar10, cifar100, mnist, fashion_mnist, stl10, svhn, gtsrb, food101, eurosat, dtd, flowers102, imagenet),
+        *(
+            cifar10,
+            cifar100,
+            mnist,
+            fashion_mnist,
+            stl10,
+            svhn,
+            gtsrb,
+            food101,
+            eurosat,
+            dtd,
+            flowers102,
+            imagenet,
+        ),
     )
 }
 
 
 @pytest.fixture
 def trusting(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tiny copies have other checksums than the real files: torchvision looks only whether they are there."""
+    """Tiny copies have other checksums than the real files: here torchvision only finds them."""
     for module in ("cifar", "stl10", "svhn", "flowers102"):
         monkeypatch.setattr(
-            getattr(torchvision.datasets, module), "check_integrity", lambda path, md5=None: Path(path).exists()
+            getattr(torchvision.datasets, module),
+            "check_integrity",
+            lambda path, md5=None: Path(path).exists(),
         )
 
 
 def test_every_task_file_has_its_tiny_copy_here() -> None:
-    assert {path.stem for path in (ROOT / "conf" / "data" / "task").glob("*.yaml")} == set(WRITERS)
+    tasks = {path.stem for path in (ROOT / "conf" / "data" / "task").glob("[!_]*.yaml")}
+    assert tasks == set(WRITERS)
 
 
 @pytest.mark.parametrize("name", WRITERS)
 @pytest.mark.usefixtures("trusting")
-def test_a_task_opens_from_its_own_format_with_its_own_pixels_and_labels(name: str, tmp_path: Path) -> None:
+def test_a_task_opens_from_its_own_format_with_its_own_pixels_and_labels(
+    name: str, tmp_path: Path
+) -> None:
     WRITERS[name](tmp_path / ("imagenet" if name == "imagenet" else "torchvision"))
-    task = choose(f"+data/task@data.tasks.tried={name}", f"+data.root={tmp_path}", f"paths.cache={tmp_path / 'c'}")
+    task = choose(
+        f"+data/task@data.tasks.tried={name}",
+        f"+data.root={tmp_path}",
+        f"paths.cache={tmp_path / 'c'}",
+    )
     for split in ("train", "test"):
         images: Images = instantiate(task.data.tasks.tried[split])
         pixels = images.batch(slice(None)).numpy()
-        found = {image.tobytes(): label for image, label in zip(pixels, images.targets(), strict=True)}
-        written = GREY[..., None].repeat(3, 3) if "mnist" in name else LARGE if name == "stl10" else COLOUR
-        fitted = [Image.fromarray(image).resize((32, 32), Image.Resampling.BILINEAR) for image in written]
-        expected = {np.asarray(i).transpose(2, 0, 1).tobytes(): label for i, label in zip(fitted, LABELS, strict=True)}
+        found = {
+            image.tobytes(): label for image, label in zip(pixels, images.targets(), strict=True)
+        }
+        written = (
+            GREY[..., None].repeat(3, 3)
+            if "mnist" in name
+            else LARGE
+            if name == "stl10"
+            else COLOUR
+        )
+        fitted = [
+            Image.fromarray(image).resize((32, 32), Image.Resampling.BILINEAR) for image in written
+        ]
+        expected = {
+            np.asarray(i).transpose(2, 0, 1).tobytes(): label
+            for i, label in zip(fitted, LABELS, strict=True)
+        }
         assert found.items() <= expected.items() and (len(found) == 6 or name == "eurosat")
         assert images.classes >= 3 and images.targets().max() < images.classes
 
@@ -188,12 +235,15 @@ def test_the_unlabelled_split_of_stl10_has_no_labels(tmp_path: Path) -> None:
         assert images.labels is None and images.classes == 0 and len(images) == count
 
 
-def test_the_two_splits_of_a_set_that_has_none_share_nothing_and_leave_nothing_out(tmp_path: Path) -> None:
+def test_the_two_splits_of_a_set_that_has_none_share_nothing_and_leave_nothing_out(
+    tmp_path: Path,
+) -> None:
     eurosat(tmp_path)
     for path in (tmp_path / "eurosat" / "2750").rglob("*.jpg"):
         png(np.full((32, 32, 3), int(path.stem), np.uint8), path)
     parts = [
-        from_torchvision("EuroSAT", str(tmp_path), s, size=32, cache=str(tmp_path / "c")) for s in ("train", "test")
+        from_torchvision("EuroSAT", str(tmp_path), s, size=32, cache=str(tmp_path / "c"))
+        for s in ("train", "test")
     ]
     seen = [set(part.batch(slice(None))[:, 0, 0, 0].tolist()) for part in parts]
     assert seen[0] | seen[1] == set(range(30)) and not seen[0] & seen[1] and len(seen[1]) == 6
@@ -203,7 +253,9 @@ def test_a_limit_decodes_the_first_of_a_seeded_permutation(tmp_path: Path) -> No
     food101(tmp_path)
     (tmp_path / "food-101" / "images" / "a" / "5.jpg").write_bytes(b"not among the three")
     few, more = (
-        from_torchvision("Food101", str(tmp_path), "train", size=32, cache=str(tmp_path / "c"), limit=limit)
+        from_torchvision(
+            "Food101", str(tmp_path), "train", size=32, cache=str(tmp_path / "c"), limit=limit
+        )
         for limit in (2, 3)
     )
     assert torch.equal(more.batch(slice(0, 2)), few.batch(slice(None))) and len(more) == 3
@@ -212,7 +264,9 @@ def test_a_limit_decodes_the_first_of_a_seeded_permutation(tmp_path: Path) -> No
 def test_a_damaged_image_is_named_and_leaves_nothing_half_done(tmp_path: Path) -> None:
     food101(tmp_path)
     (tmp_path / "food-101" / "images" / "c" / "3.jpg").write_bytes(b"no image")
-    with pytest.raises(DataError, match=r"Food101 train in .*, row \d: the image cannot be decoded"):
+    with pytest.raises(
+        DataError, match=r"Food101 train in .*, row \d: the image cannot be decoded"
+    ):
         from_torchvision("Food101", str(tmp_path), "train", size=32, cache=str(tmp_path / "c"))
     assert list((tmp_path / "c").iterdir()) == []
 
@@ -223,17 +277,31 @@ def test_absent_data_without_a_network_is_one_sentence_and_leaves_nothing(
 ) -> None:
     for scheme in ("http", "https"):
         monkeypatch.setenv(f"{scheme}_proxy", "http://127.0.0.1:9")  # a port where nobody listens
-    task = choose(f"+data/task@data.tasks.tried={name}", f"+data.root={tmp_path}", f"paths.cache={tmp_path / 'c'}")
-    with pytest.raises(Exception, match=r"DataError\('\w+ train is not whole in .*put its files there") as caught:
+    task = choose(
+        f"+data/task@data.tasks.tried={name}",
+        f"+data.root={tmp_path}",
+        f"paths.cache={tmp_path / 'c'}",
+    )
+    with pytest.raises(
+        Exception, match=r"DataError\('\w+ train is not whole in .*put its files there"
+    ) as caught:
         instantiate(task.data.tasks.tried.train)
     assert "\n" not in str(caught.value.__cause__)
-    assert [path for path in tmp_path.rglob("*") if path.suffix != ".lock" and path.name != "torchvision"] == []
+    assert [
+        path
+        for path in tmp_path.rglob("*")
+        if path.suffix != ".lock" and path.name != "torchvision"
+    ] == []
 
 
-def test_a_download_is_moved_in_only_when_it_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_download_is_moved_in_only_when_it_is_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tries = [0]
 
-    def fetch(url: str, download_root: str, filename: str = "", md5: str | None = None, **_: object) -> None:
+    def fetch(
+        url: str, download_root: str, filename: str = "", md5: str | None = None, **_: object
+    ) -> None:
         """Stands for the network: the third file of the first try cannot be had."""
         tries[0] += 1
         if tries[0] == 3:
@@ -250,13 +318,17 @@ def test_a_download_is_moved_in_only_when_it_is_whole(tmp_path: Path, monkeypatc
     assert len(images) == 6 and images.targets().tolist() == LABELS
 
 
-def test_decoded_images_that_do_not_fit_the_disk_are_one_sentence_and_leave_nothing(tmp_path: Path) -> None:
+def test_decoded_images_that_do_not_fit_the_disk_are_one_sentence_and_leave_nothing(
+    tmp_path: Path,
+) -> None:
     food101(tmp_path)
     code = (
-        "import resource; from stealing.data.downloads import from_torchvision; from stealing.errors import DataError\n"
+        "import resource; from stealing.data.downloads import from_torchvision\n"
+        "from stealing.errors import StorageError\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
-        f"try:\n    from_torchvision('Food101', {str(tmp_path)!r}, 'train', size=32, cache={str(tmp_path / 'c')!r})\n"
-        "except DataError as error:\n    print(error)"
+        f"try:\n    from_torchvision('Food101', {str(tmp_path)!r}, 'train', size=32, "
+        f"cache={str(tmp_path / 'c')!r})\n"
+        "except StorageError as error:\n    print(error)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "do not fit in" in done.stdout and "set paths.cache" in done.stdout, done.stderr

@@ -9,8 +9,8 @@ import torch
 from conftest import ROOT, choose
 from safetensors.torch import load_file, save_file
 
-from stealing.config import plain
-from stealing.data.draws import generator
+from stealing.config import to_dict
+from stealing.data.sampling import generator
 from stealing.encoders import Encoder, build_encoder, load_encoder, save_encoder
 from stealing.encoders.headless import Headless
 from stealing.errors import CheckpointError, ConfigError
@@ -21,20 +21,32 @@ IMAGES = torch.randint(0, 256, (5, 3, 32, 32), generator=generator("images"), dt
 
 
 def seen(arch: str) -> torch.Tensor:
-    """Images of 16 pixels where the stem keeps them all, which is slow; of 32 where the network needs as many."""
-    return IMAGES[..., ::2, ::2] if plain(choose(f"arch={arch}").arch)["backbone"].get("stem") == "cifar" else IMAGES
+    """Images of 16 pixels if the stem keeps them all, which is slow; otherwise of 32."""
+    return (
+        IMAGES[..., ::2, ::2]
+        if to_dict(choose(f"arch={arch}").arch)["backbone"].get("stem") == "cifar"
+        else IMAGES
+    )
 
 
 def built(arch: str = "narrow", seed: int = 0) -> Encoder:
-    return build_encoder(plain(choose(f"arch={arch}").arch), seed)
+    return build_encoder(to_dict(choose(f"arch={arch}").arch), seed)
 
 
 @pytest.mark.parametrize("arch", ARCHS)
-def test_every_architecture_gives_its_features_learns_and_comes_back_from_its_file(arch: str, tmp_path: Path) -> None:
+def test_every_architecture_gives_its_features_learns_and_comes_back_from_its_file(
+    arch: str, tmp_path: Path
+) -> None:
     encoder, images = built(arch), seen(arch)
     encoder.train()(images.float() / 255).square().mean().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in encoder.parameters())
-    save_encoder(encoder, tmp_path / "e.safetensors", arch=plain(choose(f"arch={arch}").arch), size=32, provenance={})
+    save_encoder(
+        encoder,
+        tmp_path / "e.safetensors",
+        arch=to_dict(choose(f"arch={arch}").arch),
+        size=32,
+        provenance={},
+    )
     loaded, card = load_encoder(tmp_path / "e.safetensors")
     features = encode(loaded, images)
     assert features.shape == (5, card["feature_dim"]) and loaded.fingerprint == encoder.fingerprint
@@ -55,7 +67,11 @@ def test_channels_last_and_bfloat16_agree_with_float32(arch: str) -> None:
 
 def test_the_cifar_stem_keeps_the_resolution_and_has_no_max_pool() -> None:
     network = built("resnet18").backbone.network
-    assert network.conv1.kernel_size == (3, 3) and network.conv1.stride == (1, 1) and network.conv1.padding == (1, 1)
+    assert (
+        network.conv1.kernel_size == (3, 3)
+        and network.conv1.stride == (1, 1)
+        and network.conv1.padding == (1, 1)
+    )
     assert isinstance(network.maxpool, torch.nn.Identity) and built("resnet18").feature_dim == 512
 
 
@@ -81,7 +97,9 @@ def test_cont_steals_stem_pads_by_two_and_a_stem_is_refused_where_it_does_not_fi
 
 
 @pytest.mark.parametrize("arch", ["resnet18", "resnet34", "resnet18_cont_steal"])
-def test_a_replaced_stem_starts_as_a_convolution_of_torch_and_the_rest_as_in_torchvision(arch: str) -> None:
+def test_a_replaced_stem_starts_as_a_convolution_of_torch_and_the_rest_as_in_torchvision(
+    arch: str,
+) -> None:
     network = built(arch).backbone.network
     stem = network.conv1.weight.detach()
     assert float(stem.std()) == pytest.approx(0.111, abs=0.005)  # uniform in +-1 / sqrt(27)
@@ -94,7 +112,7 @@ def test_the_papers_surrogate_does_not_normalise_its_images() -> None:
     assert built("resnet34").mean.eq(0).all() and built("resnet34").std.eq(1).all()
 
 
-def test_weights_are_a_function_of_the_seed_and_building_draws_nothing_from_the_global_generator() -> None:
+def test_weights_are_a_function_of_the_seed_and_leave_the_global_generator_alone() -> None:
     torch.manual_seed(5)
     before = torch.get_rng_state()
     assert built(seed=1).fingerprint == built(seed=1).fingerprint != built(seed=2).fingerprint
@@ -112,7 +130,7 @@ def test_features_do_not_depend_on_the_batch_and_leave_the_network_as_it_was() -
 
 def broken(folder: Path, change: str) -> Path:
     path = folder / "e.safetensors"
-    save_encoder(built(), path, arch=plain(choose().arch), size=32, provenance={})
+    save_encoder(built(), path, arch=to_dict(choose().arch), size=32, provenance={})
     weights, card = load_file(path), json.loads(path.with_suffix(".json").read_text())
     if change == "renamed":
         weights["stem.weight"] = weights.pop("backbone.layers.0.weight")
@@ -145,6 +163,8 @@ def broken(folder: Path, change: str) -> Path:
         ("foreign", "cannot be read"),
     ],
 )
-def test_a_file_that_is_not_exactly_an_encoder_is_refused(change: str, message: str, tmp_path: Path) -> None:
+def test_a_file_that_is_not_exactly_an_encoder_is_refused(
+    change: str, message: str, tmp_path: Path
+) -> None:
     with pytest.raises(CheckpointError, match=message):
         load_encoder(broken(tmp_path, change))

@@ -1,4 +1,5 @@
-"""The whole flow as a user runs it: one command, its table and files, and what a second command does not do again."""
+"""The whole flow as a user runs it: one command, its table and files, and what a second command
+does not do again."""
 
 import json
 import os
@@ -9,7 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import surface
+import torch
 from conftest import DEBUG, ROOT, Command, choose, stored
+
+from stealing import load_surrogate
+from stealing.encoders import load_encoder
 
 
 def only(folder: Path, pattern: str) -> Path:
@@ -20,7 +26,11 @@ def only(folder: Path, pattern: str) -> Path:
 def files(work: Path, *kinds: str) -> dict[str, int]:
     """When each file was written."""
     found = [path for kind in kinds for path in (work / kind).rglob("*") if path.is_file()]
-    return {str(path.relative_to(work)): path.stat().st_mtime_ns for path in found if path.name != ".lock"}
+    return {
+        str(path.relative_to(work)): path.stat().st_mtime_ns
+        for path in found
+        if path.name != ".lock"
+    }
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +38,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The work folder and the output of one finished debug run."""
     work = tmp_path_factory.mktemp("finished")
     env = {**os.environ, "STEALING_WORK": str(work), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "train.py", *DEBUG], cwd=ROOT, env=env, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "train.py", *DEBUG], cwd=ROOT, env=env, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     return work, done.stdout
 
@@ -53,7 +65,22 @@ def test_a_run_ends_with_its_table_and_says_what_it_wrote(finished: tuple[Path, 
     for name, folder in result["artefacts"].items():
         assert (work / folder).is_dir(), name
     assert json.loads((path.parent / "status.json").read_text())["state"] == "done"
-    assert len((work / result["artefacts"]["surrogate"] / "curves.csv").read_text().splitlines()) > 1
+    assert (
+        len((work / result["artefacts"]["surrogate"] / "curves.csv").read_text().splitlines()) > 1
+    )
+    surrogate = load_surrogate(path.parent)
+    target, _ = load_encoder(work / result["artefacts"]["target"] / "encoder.safetensors")
+    assert surrogate(torch.rand(2, 3, 32, 32)).shape == (2, target.feature_dim)
+
+
+def test_a_result_has_every_key_that_users_rely_on_and_no_other(
+    finished: tuple[Path, str],
+) -> None:
+    work, _ = finished
+    result = json.loads(only(work, "runs/*-s0-*/result.json").read_text())
+    assert surface.absent(result) == [], "keys are added and never renamed: docs/files.md"
+    documented = {key.partition(".")[0] for key in surface.result_keys()}
+    assert set(result) <= documented, "write the new key into docs/files.md"
 
 
 def test_the_same_command_again_does_nothing_and_shows_the_same_table(
@@ -94,17 +121,23 @@ def test_two_seeds_are_joined_into_one_table(finished: tuple[Path, str], command
     assert done.returncode == 0, done.stderr
     assert "seeds 0, 1" in done.stdout
     joined = json.loads(only(work, "runs/*-seeds-*.json").read_text())
-    single = [json.loads(path.read_text()) for path in sorted(work.glob("runs/*-s[01]-*/result.json"))]
+    single = [
+        json.loads(path.read_text()) for path in sorted(work.glob("runs/*-s[01]-*/result.json"))
+    ]
     rows = [result["tasks"]["scene_kind"]["linear"]["SA"] for result in single]
     assert joined["tasks"]["scene_kind"]["linear"]["SA"] == pytest.approx(sum(rows) / 2)
 
 
-def test_a_plan_names_queries_cost_and_time_and_makes_nothing(command: Command, tmp_path: Path) -> None:
+def test_a_plan_names_queries_cost_and_time_and_makes_nothing(
+    command: Command, tmp_path: Path
+) -> None:
     plan = command("train.py", *DEBUG, "plan_only=true", "budget.price=0.5")
     assert plan.returncode == 0, plan.stderr
     assert "128 images, cost 64.00" in plan.stdout
     assert "Expected minutes" in plan.stdout
-    assert not any((tmp_path / "work" / name).exists() for name in ("targets", "banks", "surrogates", "runs"))
+    assert not any(
+        (tmp_path / "work" / name).exists() for name in ("targets", "banks", "surrogates", "runs")
+    )
 
 
 def test_eval_judges_a_finished_run_under_another_protocol_without_training_or_asking(
@@ -117,7 +150,10 @@ def test_eval_judges_a_finished_run_under_another_protocol_without_training_or_a
     assert done.returncode != 0, "a run knows its own work folder: paths are no choice of eval.py"
     done = command("eval.py", f"run={folder}", "probe.neighbours=3")
     assert done.returncode == 0, done.stderr
-    hashes = {json.loads(path.read_text())["protocol_hash"] for path in work.glob("runs/*-s0-*/result.json")}
+    hashes = {
+        json.loads(path.read_text())["protocol_hash"]
+        for path in work.glob("runs/*-s0-*/result.json")
+    }
     assert len(hashes) == 2
     assert files(work, "targets", "banks", "surrogates") == before
 
@@ -138,7 +174,9 @@ def test_eval_judges_what_a_run_stole_as_the_run_did_and_on_tasks_and_heads_that
     assert half.returncode == 1 and "name all of it, probe=, too" in half.stderr
 
 
-def test_a_ledger_that_cannot_be_opened_is_one_sentence_and_a_failed_run(command: Command, tmp_path: Path) -> None:
+def test_a_ledger_that_cannot_be_opened_is_one_sentence_and_a_failed_run(
+    command: Command, tmp_path: Path
+) -> None:
     done = command("train.py", *DEBUG, f"paths.ledger={tmp_path}")
     assert done.returncode == 1 and "LedgerError" in done.stderr and "Traceback" not in done.stderr
     [status] = (tmp_path / "work").glob("runs/*/status.json")
@@ -148,7 +186,9 @@ def test_a_ledger_that_cannot_be_opened_is_one_sentence_and_a_failed_run(command
 def test_a_loss_that_is_no_number_stops_with_one_sentence(command: Command) -> None:
     done = command("train.py", *DEBUG, "attack.optimizer.lr=1e30")
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith("TrainingError: The loss of 'steal' is no longer a number")
+    assert done.stderr.splitlines()[-1].startswith(
+        "TrainingError: The loss of 'steal' is no longer a number"
+    )
     assert "Traceback" not in done.stderr
 
 
@@ -156,7 +196,9 @@ def test_wandb_without_an_account_writes_offline_and_never_asks_even_on_a_termin
     command: Command, tmp_path: Path
 ) -> None:
     ours, theirs = pty.openpty()
-    done = command("train.py", *DEBUG, "logger=wandb", stdin=theirs, HOME=str(tmp_path), WANDB_API_KEY="")
+    done = command(
+        "train.py", *DEBUG, "logger=wandb", stdin=theirs, HOME=str(tmp_path), WANDB_API_KEY=""
+    )
     os.close(ours)
     os.close(theirs)
     assert done.returncode == 0, done.stderr
@@ -164,18 +206,24 @@ def test_wandb_without_an_account_writes_offline_and_never_asks_even_on_a_termin
     assert len(runs) == 4, "target, surrogate, control and evaluation"
 
 
-def test_trainer_choices_reach_the_fits_and_are_written_on_the_card(command: Command, tmp_path: Path) -> None:
+def test_trainer_choices_reach_the_fits_and_are_written_on_the_card(
+    command: Command, tmp_path: Path
+) -> None:
     choices = {"precision": "bf16-mixed", "accumulate": 2, "clip": 0.5}
     settings = [f"trainer.{name}={value}" for name, value in choices.items()]
     done = command("train.py", *DEBUG, *settings, "attack.ema=0.9", "until=steal")
     assert done.returncode == 0, done.stderr
     assert json.loads(only(tmp_path / "work", "runs/*/status.json").read_text())["state"] == "done"
-    made = json.loads(only(tmp_path / "work", "surrogates/*/encoder.json").read_text())["provenance"]
+    made = json.loads(only(tmp_path / "work", "surrogates/*/encoder.json").read_text())[
+        "provenance"
+    ]
     assert choices.items() <= made.items() and made["attack"]["ema"] == 0.9
 
 
 @pytest.mark.slow
-def test_the_papers_experiment_runs_a_few_steps_without_its_data(command: Command, tmp_path: Path) -> None:
+def test_the_papers_experiment_runs_a_few_steps_without_its_data(
+    command: Command, tmp_path: Path
+) -> None:
     tasks = [f"~data.tasks.{name}" for name in ("scene_texture", "plain_texture", "plain_kind")]
     sizes = ["size=16", "pretrain.count=64", "queries.count=100"]
     sizes += ["tasks.scene_kind.train.count=100", "tasks.scene_kind.test.count=60"]
@@ -187,7 +235,14 @@ def test_the_papers_experiment_runs_a_few_steps_without_its_data(command: Comman
         "attack.epochs=1",
         "probe.mlp.epochs=2",
     ]
-    small = ["data=shapes", "trainer=cpu", "logger=csv", *tasks, *(f"data.{size}" for size in sizes), *short]
+    small = [
+        "data=shapes",
+        "trainer=cpu",
+        "logger=csv",
+        *tasks,
+        *(f"data.{size}" for size in sizes),
+        *short,
+    ]
     once = ["attack=stolen_encoder_paper", "seed=0"]
     done = command("train.py", "-m", "experiment=cifar10_paper", *small, *once)
     assert done.returncode == 0, done.stderr
@@ -199,5 +254,8 @@ def test_the_papers_experiments_have_its_networks_recipe_and_numbers_of_images()
     for name, images in (("cifar10", 2500), ("stl10", 5250), ("food101", 4545)):
         config = choose(f"experiment={name}_paper")
         assert config.budget.images == images and config.data.tasks[name].role == "own"
-        assert (config.target_arch.backbone.name, config.arch.backbone.name) == ("resnet18", "resnet34")
+        assert (config.target_arch.backbone.name, config.arch.backbone.name) == (
+            "resnet18",
+            "resnet34",
+        )
         assert config.attack.pairing.view_weight == 20 and config.probe.mlp.epochs == 500

@@ -1,4 +1,4 @@
-"""Fidelity, neighbours, the paper's head, features and controls against formulas and loops written here."""
+"""Fidelity, kNN, the paper's head, features and controls against formulas and loops."""
 
 from typing import Any
 
@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stealing.data.draws import generator
 from stealing.data.images import Images
+from stealing.data.sampling import generator
 from stealing.encoders import build_encoder
 from stealing.evaluation import controls
 from stealing.evaluation.features import BLOCK, encode, encode_all
@@ -20,7 +20,12 @@ from stealing.evaluation.probe import LinearProbe, ProbeSettings
 
 ARCH: dict[str, Any] = {
     "_target_": "stealing.encoders.encoder.Encoder",
-    "backbone": {"_target_": "stealing.encoders.resnet.NarrowResNet", "stem": 8, "widths": [8], "blocks": [1]},
+    "backbone": {
+        "_target_": "stealing.encoders.resnet.NarrowResNet",
+        "stem": 8,
+        "widths": [8],
+        "blocks": [1],
+    },
     "mean": [0.4, 0.5, 0.6],
     "std": [0.2, 0.3, 0.4],
 }
@@ -40,8 +45,13 @@ def test_fidelity_equals_its_formulas_on_features_far_from_the_origin() -> None:
     assert found["cosine"] == pytest.approx(cosines(a, b), abs=1e-5)
     assert found["cosine_centred"] == pytest.approx(cosines(a - a.mean(0), b - b.mean(0)), abs=1e-5)
     pairs = [cosines(a, np.roll(b, shift, axis=0)) for shift in range(1, 300)]
-    assert found["cosine_shuffled"] == pytest.approx(np.mean(pairs), abs=0.01), "the mean over different images"
-    assert found["cosine"] > found["cosine_shuffled"] + 0.03 and found["cosine_centred"] < found["cosine"]
+    assert found["cosine_shuffled"] == pytest.approx(np.mean(pairs), abs=0.01), (
+        "the mean over different images"
+    )
+    assert (
+        found["cosine"] > found["cosine_shuffled"] + 0.03
+        and found["cosine_centred"] < found["cosine"]
+    )
     grams = [(rows - rows.mean(0)) @ (rows - rows.mean(0)).T for rows in (a, c)]
     aligned = (grams[0] * grams[1]).sum() / np.sqrt((grams[0] ** 2).sum() * (grams[1] ** 2).sum())
     assert found["cka"] == pytest.approx(aligned, abs=1e-5)
@@ -75,7 +85,9 @@ def test_a_head_drops_its_share_of_the_first_layer_anew_at_each_step_and_scales_
     [found] = mlp_predict([(train, labels)], [test], 3, SETTINGS)
     torch.manual_seed(0)
     layers = [nn.Linear(6, 12), nn.Linear(12, 8), nn.Linear(8, 3)]
-    optimizer = torch.optim.Adam([parameter for layer in layers for parameter in layer.parameters()], lr=1e-2)
+    optimizer = torch.optim.Adam(
+        [parameter for layer in layers for parameter in layer.parameters()], lr=1e-2
+    )
 
     def logits(rows: Tensor, kept: Tensor) -> Tensor:
         rows = rows / rows.norm(dim=1, keepdim=True)
@@ -110,7 +122,13 @@ def test_a_fit_of_a_head_is_this_processs_alone_says_nothing_and_leaves_no_file(
     head: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    launcher = {"TORCHELASTIC_RUN_ID": "1", "RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "GROUP_RANK": "0"}
+    launcher = {
+        "TORCHELASTIC_RUN_ID": "1",
+        "RANK": "1",
+        "LOCAL_RANK": "1",
+        "WORLD_SIZE": "2",
+        "GROUP_RANK": "0",
+    }
     launcher |= {"LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
     for name, value in launcher.items():  # as torchrun leaves them to each of two processes
         monkeypatch.setenv(name, value)
@@ -139,8 +157,12 @@ class Counting(nn.Module):
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_features_are_computed_in_padded_blocks_in_eval_mode_and_the_mode_stays(training: bool) -> None:
-    pixels = torch.randint(0, 256, (2 * BLOCK + 3, 3, 2, 2), dtype=torch.uint8, generator=generator("pixels"))
+def test_features_are_computed_in_padded_blocks_in_eval_mode_and_the_mode_stays(
+    training: bool,
+) -> None:
+    pixels = torch.randint(
+        0, 256, (2 * BLOCK + 3, 3, 2, 2), dtype=torch.uint8, generator=generator("pixels")
+    )
     encoder = Counting().train(training)
     features = encode(encoder, pixels)  # type: ignore[arg-type]
     assert encoder.training is training and features.dtype == torch.float32
@@ -174,4 +196,6 @@ def test_calibration_is_the_plain_mean_over_whole_batches() -> None:
 def test_pixels_are_all_values_of_each_image_in_order() -> None:
     pixels = np.arange(2 * 3 * 2 * 2, dtype=np.uint8).reshape(2, 3, 2, 2)
     images = Images("x", pixels, None, 0, np.array([1, 0]), "sum")
-    torch.testing.assert_close(controls.pixels(images), torch.from_numpy(pixels[::-1].reshape(2, 12) / 255).float())
+    torch.testing.assert_close(
+        controls.pixels(images), torch.from_numpy(pixels[::-1].reshape(2, 12) / 255).float()
+    )

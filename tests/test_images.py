@@ -12,10 +12,10 @@ import pytest
 from PIL import Image
 
 from stealing.data import cache, decoding, shapes, sources
-from stealing.data.cache import decoded
-from stealing.data.decoding import checked, decode, fit
+from stealing.data.cache import load_or_decode
+from stealing.data.decoding import check_labels, decode, fit
 from stealing.data.images import Images, balanced, grouped, part_of_classes, take
-from stealing.errors import DataError
+from stealing.errors import DataError, StorageError
 
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 256, (9, 3, 4, 4), dtype=np.uint8)
@@ -31,7 +31,9 @@ def test_a_part_holds_the_chosen_places_and_is_named_by_them_in_order() -> None:
     images = listed(10, 2)
     part = images.part(np.array([4, 2, 7])).part(np.array([2, 0]))
     assert part.rows.tolist() == [7, 4] and len(part) == 2 and part.targets().tolist() == [1, 0]
-    assert part.batch(slice(None))[:, 0, 0, 0].tolist() == [7, 4] and part.batch(np.array([1])).shape == (1, 3, 1, 1)
+    assert part.batch(slice(None))[:, 0, 0, 0].tolist() == [7, 4] and part.batch(
+        np.array([1])
+    ).shape == (1, 3, 1, 1)
     sums = {images.part(np.array(rows)).checksum for rows in ([7, 4], [4, 7], [7], [7, 4, 4])}
     assert len(sums) == 4 and "sum" not in sums and part.size == 1
     sums |= {grouped(images, {"a": ["a"], "b": ["b"]}).checksum, take(images, 3).checksum}
@@ -40,10 +42,27 @@ def test_a_part_holds_the_chosen_places_and_is_named_by_them_in_order() -> None:
 
 def test_lists_are_those_of_seed_0_where_none_is_given(tmp_path: Path) -> None:
     images = listed(30, 3)
-    assert take(images, 5).checksum == take(images, 5, seed=0).checksum != take(images, 5, seed=1).checksum
-    assert balanced(images, 2).checksum == balanced(images, 2, seed=0).checksum != balanced(images, 2, seed=1).checksum
-    options: dict[str, Any] = {"domain": "plain", "task": "kind", "count": 4, "size": 8, "cache": str(tmp_path)}
-    drawn = [sources.shapes("train", **options, **seed).checksum for seed in ({}, {"seed": 0}, {"seed": 1})]
+    assert (
+        take(images, 5).checksum
+        == take(images, 5, seed=0).checksum
+        != take(images, 5, seed=1).checksum
+    )
+    assert (
+        balanced(images, 2).checksum
+        == balanced(images, 2, seed=0).checksum
+        != balanced(images, 2, seed=1).checksum
+    )
+    options: dict[str, Any] = {
+        "domain": "plain",
+        "task": "kind",
+        "count": 4,
+        "size": 8,
+        "cache": str(tmp_path),
+    }
+    drawn = [
+        sources.shapes("train", **options, **seed).checksum
+        for seed in ({}, {"seed": 0}, {"seed": 1})
+    ]
     assert drawn[0] == drawn[1] != drawn[2]
 
 
@@ -60,16 +79,22 @@ def test_shares_are_nested_by_seed_and_skip_leaves_out_the_first() -> None:
 
 
 @pytest.mark.parametrize("named", [True, False])
-def test_shares_of_the_classes_are_those_of_a_seeded_permutation_and_leave_the_rest_out(named: bool) -> None:
+def test_shares_of_the_classes_are_those_of_a_seeded_permutation_and_leave_the_rest_out(
+    named: bool,
+) -> None:
     images = listed(35, 7, named)
     for seed in (0, 5):
         order = np.random.default_rng(seed).permutation(7)
         for part in range(3):
             chosen = sorted(order[2 * part : 2 * part + 2].tolist())
             share = part_of_classes(images, part, 3, seed=seed)
-            assert share.classes == 2 and share.rows.tolist() == [row for row in range(35) if row % 7 in chosen]
+            assert share.classes == 2 and share.rows.tolist() == [
+                row for row in range(35) if row % 7 in chosen
+            ]
             assert share.targets().tolist() == [chosen.index(row % 7) for row in share.rows]
-            assert share.class_names == (tuple("abcdefgh"[label] for label in chosen) if named else ())
+            assert share.class_names == (
+                tuple("abcdefgh"[label] for label in chosen) if named else ()
+            )
     default = part_of_classes(images, 0, 3)
     assert default.rows.tolist() == part_of_classes(images, 0, 3, seed=0).rows.tolist()
 
@@ -86,66 +111,79 @@ def blocks(*parts: tuple[np.ndarray, list[int]]) -> Any:
 
 def test_a_cache_entry_holds_all_blocks_and_is_made_once(tmp_path: Path) -> None:
     halves = blocks((PIXELS[:5], [0, 1, 2, 3, 4]), (PIXELS[5:], [5, 6, 7, 8]))
-    made = decoded(tmp_path, "name", {"a": 1}, 9, 4, halves)
+    made = load_or_decode(tmp_path, "name", {"a": 1}, 9, 4, halves)
     assert (made.pixels == PIXELS).all() and made.labels.tolist() == list(range(9))
-    again = decoded(tmp_path, "name", {"a": 1}, 9, 4, None)  # type: ignore[arg-type]
+    again = load_or_decode(tmp_path, "name", {"a": 1}, 9, 4, None)  # type: ignore[arg-type]
     assert again.checksum == made.checksum and (again.pixels == PIXELS).all()
     [entry] = tmp_path.iterdir()
-    assert entry.name.startswith("name-") and json.loads((entry / "meta.json").read_text())["count"] == 9
-    relabelled = decoded(tmp_path, "name", {"a": 2}, 9, 4, blocks((PIXELS, [0] * 9)))
+    assert (
+        entry.name.startswith("name-")
+        and json.loads((entry / "meta.json").read_text())["count"] == 9
+    )
+    relabelled = load_or_decode(tmp_path, "name", {"a": 2}, 9, 4, blocks((PIXELS, [0] * 9)))
     assert relabelled.checksum != made.checksum, "labels count"
     with pytest.raises(TypeError):
-        decoded(tmp_path, "name", {"a": 1}, 8, 4, None)  # type: ignore[arg-type]
+        load_or_decode(tmp_path, "name", {"a": 1}, 8, 4, None)  # type: ignore[arg-type]
     with pytest.raises(TypeError):
-        decoded(tmp_path, "name", {"a": 1}, 9, 2, None)  # type: ignore[arg-type]
+        load_or_decode(tmp_path, "name", {"a": 1}, 9, 2, None)  # type: ignore[arg-type]
     with pytest.raises(TypeError):
-        decoded(tmp_path, "name", {"b": 1}, 9, 4, None)  # type: ignore[arg-type]
+        load_or_decode(tmp_path, "name", {"b": 1}, 9, 4, None)  # type: ignore[arg-type]
 
 
-def test_an_entry_is_found_again_whatever_the_order_in_which_its_source_is_told(tmp_path: Path) -> None:
-    made = decoded(tmp_path, "name", {"a": 1, "b": 2}, 9, 4, blocks((PIXELS, [0] * 9)))
-    assert decoded(tmp_path, "name", {"b": 2, "a": 1}, 9, 4, None).checksum == made.checksum  # type: ignore[arg-type]
+def test_an_entry_is_found_again_whatever_the_order_in_which_its_source_is_told(
+    tmp_path: Path,
+) -> None:
+    made = load_or_decode(tmp_path, "name", {"a": 1, "b": 2}, 9, 4, blocks((PIXELS, [0] * 9)))
+    assert load_or_decode(tmp_path, "name", {"b": 2, "a": 1}, 9, 4, None).checksum == made.checksum  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("terminal", [True, False])
 def test_progress_is_shown_on_the_terminal_alone_and_never_among_results(
-    terminal: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    terminal: bool,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(cache.sys.stderr, "isatty", lambda: terminal)
-    decoded(tmp_path, "pictures", {}, 9, 4, blocks((PIXELS, [0] * 9)))
+    load_or_decode(tmp_path, "pictures", {}, 9, 4, blocks((PIXELS, [0] * 9)))
     shown = capsys.readouterr()
     assert shown.out == "" and ("pictures" in shown.err) == terminal
 
 
-def test_a_source_that_holds_another_number_than_it_announced_leaves_nothing(tmp_path: Path) -> None:
+def test_a_source_that_holds_another_number_than_it_announced_leaves_nothing(
+    tmp_path: Path,
+) -> None:
     with pytest.raises(DataError, match="announced 9 images and held 5"):
-        decoded(tmp_path, "name", {}, 9, 4, blocks((PIXELS[:5], [0] * 5)))
+        load_or_decode(tmp_path, "name", {}, 9, 4, blocks((PIXELS[:5], [0] * 5)))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_of_two_processes_that_decode_the_same_the_second_takes_the_firsts_entry(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
-    numbers = iter([1, 2])
-    monkeypatch.setattr(cache.os, "getpid", lambda: next(numbers))
-
     def raced() -> Any:
-        decoded(tmp_path, "name", {}, 9, 4, blocks((PIXELS, [0] * 9)))  # the other process was quicker
+        load_or_decode(
+            tmp_path, "name", {}, 9, 4, blocks((PIXELS, [0] * 9))
+        )  # the other process was quicker
         yield PIXELS, np.zeros(9, np.int64)
 
-    found = decoded(tmp_path, "name", {}, 9, 4, raced)
+    found = load_or_decode(tmp_path, "name", {}, 9, 4, raced)
     assert (found.pixels == PIXELS).all() and len(list(tmp_path.iterdir())) == 1
 
 
-def test_a_disk_without_room_is_one_sentence_with_the_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_without_room_is_one_sentence_with_the_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(cache.os, "posix_fallocate", full, raising=False)
-    with pytest.raises(DataError, match=r"^3 MiB .* \(No space left on device\): make room"):
-        decoded(tmp_path, "name", {}, 1, 1024, blocks())
+    with pytest.raises(StorageError, match=r"^3 MiB .* \(No space left on device\): make room"):
+        load_or_decode(tmp_path, "name", {}, 1, 1024, blocks())
     monkeypatch.delattr(cache.os, "posix_fallocate")
-    assert (decoded(tmp_path, "name", {}, 9, 4, blocks((PIXELS, [0] * 9))).pixels == PIXELS).all()
+    assert (
+        load_or_decode(tmp_path, "name", {}, 9, 4, blocks((PIXELS, [0] * 9))).pixels == PIXELS
+    ).all()
 
 
 def png(pixels: np.ndarray) -> bytes:
@@ -154,8 +192,12 @@ def png(pixels: np.ndarray) -> bytes:
     return stream.getvalue()
 
 
-def parquet(path: Path, pixels: np.ndarray, labels: list[int] | None, names: list[str] | None = None) -> None:
-    columns: dict[str, Any] = {"image": pa.array([{"bytes": png(image), "path": None} for image in pixels])}
+def parquet(
+    path: Path, pixels: np.ndarray, labels: list[int] | None, names: list[str] | None = None
+) -> None:
+    columns: dict[str, Any] = {
+        "image": pa.array([{"bytes": png(image), "path": None} for image in pixels])
+    }
     if labels is not None:
         columns["label"] = pa.array(labels, pa.int64())
     table = pa.table(columns)
@@ -168,14 +210,18 @@ def parquet(path: Path, pixels: np.ndarray, labels: list[int] | None, names: lis
 ROWS = RNG.integers(0, 256, (8, 4, 4, 3), dtype=np.uint8)
 
 
-def test_rows_are_read_and_counted_block_by_block_over_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_are_read_and_counted_block_by_block_over_shards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sources, "BLOCK", 2)
     parquet(tmp_path / "train-0.parquet", ROWS[:5], [0, 1, 2, 0, 1])
     parquet(tmp_path / "train-1.parquet", ROWS[5:], [2, 5, 0])
     options: dict[str, Any] = {"size": 4, "cache": str(tmp_path / "cache")}
     images = sources.parquet(str(tmp_path), "train", **options)
     assert (images.batch(slice(None)).numpy() == ROWS.transpose(0, 3, 1, 2)).all()
-    assert images.targets().tolist() == [0, 1, 2, 0, 1, 2, 5, 0] and images.classes == 6, "one more than the greatest"
+    assert images.targets().tolist() == [0, 1, 2, 0, 1, 2, 5, 0] and images.classes == 6, (
+        "one more than the greatest"
+    )
     assert images.name == f"{tmp_path.stem}-train" and images.class_names == ()
     parquet(tmp_path / "test.parquet", ROWS, [0, 0, 0, 0, 0, 9, 0, 0], ["a", "b"])
     with pytest.raises(DataError, match=r"test\.parquet, row 5: the label 9 is not in 0 to 1"):
@@ -183,7 +229,9 @@ def test_rows_are_read_and_counted_block_by_block_over_shards(tmp_path: Path, mo
     parquet(tmp_path / "val-0.parquet", ROWS[:4], [0, 1, 2, 0])
     parquet(tmp_path / "val-1.parquet", ROWS[4:], None)
     unlabelled = sources.parquet(str(tmp_path), "val", **options)
-    assert unlabelled.labels is None and unlabelled.classes == 0 and len(unlabelled) == 8, "of some rows is of none"
+    assert unlabelled.labels is None and unlabelled.classes == 0 and len(unlabelled) == 8, (
+        "of some rows is of none"
+    )
 
 
 def test_a_parquet_file_that_changed_is_decoded_anew(tmp_path: Path) -> None:
@@ -202,7 +250,14 @@ def test_a_folder_is_read_in_order_block_by_block_with_what_lies_deeper(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sources, "BLOCK", 3)
-    places = [("b", "1.png"), ("a", "deep/2.png"), ("a", "1.png"), ("b", "3.JPG"), ("b", ".hidden.png"), ("b", "x.txt")]
+    places = [
+        ("b", "1.png"),
+        ("a", "deep/2.png"),
+        ("a", "1.png"),
+        ("b", "3.JPG"),
+        ("b", ".hidden.png"),
+        ("b", "x.txt"),
+    ]
     for number, (label, name) in enumerate(places):
         path = tmp_path / "top" / label / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -210,7 +265,11 @@ def test_a_folder_is_read_in_order_block_by_block_with_what_lies_deeper(
     (tmp_path / "top" / ".cache").mkdir()
     options: dict[str, Any] = {"size": 4, "cache": str(tmp_path / "cache")}
     images = sources.folder(str(tmp_path / "top"), **options)
-    assert images.class_names == ("a", "b") and images.classes == 2 and images.targets().tolist() == [0, 0, 1, 1]
+    assert (
+        images.class_names == ("a", "b")
+        and images.classes == 2
+        and images.targets().tolist() == [0, 0, 1, 1]
+    )
     assert (images.batch(slice(None)).numpy() == ROWS[[2, 1, 0, 3]].transpose(0, 3, 1, 2)).all()
     few = sources.folder(str(tmp_path / "top"), **options, limit=2)
     order = np.random.default_rng(0).permutation(4)[:2]
@@ -228,7 +287,9 @@ def test_drawn_images_are_the_same_in_blocks_and_labelled_by_their_task(
     textures = sources.shapes("train", task="texture", **options)
     assert (kinds.batch(slice(None)).numpy() == drawn.pixels).all()
     assert kinds.targets().tolist() == drawn.kind.tolist() and kinds.classes == len(shapes.KINDS)
-    assert textures.targets().tolist() == drawn.texture.tolist() and textures.classes == len(shapes.TEXTURES)
+    assert textures.targets().tolist() == drawn.texture.tolist() and textures.classes == len(
+        shapes.TEXTURES
+    )
     assert sources.shapes("train", task="kind", **options, seed=1).checksum != kinds.checksum
     with pytest.raises(DataError, match="tasks kind and texture, not 'colour'"):
         sources.shapes("train", task="colour", **options)
@@ -236,13 +297,20 @@ def test_drawn_images_are_the_same_in_blocks_and_labelled_by_their_task(
 
 def opened(mode: str, width: int, height: int) -> Image.Image:
     image = Image.new(mode, (width, height))
-    image.putdata([number % 250 for number in range(width * height)] if mode != "RGB" else [(9, 8, 7)] * width * height)
+    image.putdata(
+        [number % 250 for number in range(width * height)]
+        if mode != "RGB"
+        else [(9, 8, 7)] * width * height
+    )
     return image
 
 
 def test_an_image_is_changed_only_in_the_ways_that_are_allowed() -> None:
     padded = fit(opened("RGB", 3, 4), "here", 6, "pad", "refuse")
-    assert padded.shape == (3, 6, 6) and (padded[:, 1:5, 1:4] == np.array([9, 8, 7])[:, None, None]).all()
+    assert (
+        padded.shape == (3, 6, 6)
+        and (padded[:, 1:5, 1:4] == np.array([9, 8, 7])[:, None, None]).all()
+    )
     assert padded.sum() == 3 * 4 * 24
     grown = fit(opened("L", 4, 4), "here", 8, "bilinear", "repeat")
     expected = np.asarray(opened("L", 4, 4).resize((8, 8), Image.Resampling.BILINEAR))
@@ -263,8 +331,11 @@ def test_an_image_is_changed_only_in_the_ways_that_are_allowed() -> None:
 
 
 def test_labels_lie_within_the_classes_or_above_zero_where_these_are_not_known() -> None:
-    assert checked([0, 3], 4, ["a", "b"]).tolist() == [0, 3] and checked([7], 0, ["a"]).dtype == np.int64
+    assert (
+        check_labels([0, 3], 4, ["a", "b"]).tolist() == [0, 3]
+        and check_labels([7], 0, ["a"]).dtype == np.int64
+    )
     for label, classes in ((4, 4), (-1, 4), (None, 4), (-1, 0), (None, 0)):
         with pytest.raises(DataError, match="^b: the label"):
-            checked([0, label], classes, ["a", "b"])
+            check_labels([0, label], classes, ["a", "b"])
     assert decoding.BLOCK == sources.BLOCK

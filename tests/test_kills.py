@@ -1,4 +1,5 @@
-"""Nothing is lost, counted twice or paid twice, whoever is killed when: four processes, one budget, a real service."""
+"""Nothing is lost, counted twice or paid twice, whoever is killed when: four processes, one budget,
+a real service."""
 
 import json
 import subprocess
@@ -10,12 +11,11 @@ from typing import Any
 import postgres
 import pytest
 from conftest import ROOT
-from serving import Served, noise, remote, save_trivial, served, wires
+from serving import Served, load_trivial, noise, remote, save_trivial, served, wires
 
 from stealing.defenses.chain import Chain
-from stealing.encoders import load_encoder
-from stealing.queries.audit import faults, spendings
 from stealing.queries.digests import digests
+from stealing.queries.inspection import find_faults, spendings
 from stealing.queries.ledger import Ledger
 from stealing.targets.local import LocalTarget
 
@@ -32,7 +32,15 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
 
 
 def bought(place: str, service: Served, folder: Path, total: int, kills: int) -> dict[str, Any]:
-    line = [sys.executable, "tests/buyers.py", place, service.url, str(total), str(kills), str(folder)]
+    line = [
+        sys.executable,
+        "tests/buyers.py",
+        place,
+        service.url,
+        str(total),
+        str(kills),
+        str(folder),
+    ]
     environment = {"PATH": "/usr/bin:/bin", "STEALING_KEY": service.key, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -47,20 +55,24 @@ def check(place: str, service: Served, encoder: Path, total: int) -> None:
     [row] = [row for row in spendings(ledger) if row.purpose == "attack"]
     assert (row.spent, row.stored, row.in_doubt, row.failed) == (total, total, 0, 0)
     assert service.billed() == total
-    assert faults(ledger) == []
+    assert find_faults(ledger) == []
     target = remote(service.url, wires()["raw"])
     source = ledger.source(target.fingerprint, target.defense_fingerprint, "attacker/0", "", 8)
     pool = noise(total * 5 // 4)
     known = ledger.states(source, digests(pool), 0)
     rows = [place for place, name in enumerate(digests(pool)) if name in known]
-    answers = LocalTarget(load_encoder(encoder)[0], Chain({}), "none", 8).answer(pool[rows], "x")
+    answers = LocalTarget(load_trivial(encoder), Chain({}), "none", 8).answer(pool[rows], "x")
     assert ledger.read(source, digests(pool[rows]), 0).equal(answers)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("place", ["sqlite", "postgresql"], indirect=True)
-def test_sixty_kills_among_four_processes_leave_counted_billed_and_stored_equal(place: str, tmp_path: Path) -> None:
-    with served(tmp_path, "window=0.06") as service:  # so slow that kills find requests on their way, on any machine
+def test_sixty_kills_among_four_processes_leave_counted_billed_and_stored_equal(
+    place: str, tmp_path: Path
+) -> None:
+    with served(
+        tmp_path, "window=0.06"
+    ) as service:  # so slow that kills find requests on their way, on any machine
         found = bought(place, service, tmp_path, 20_000, 60)
         assert found["killed"] == 60 and found["in_doubt"] >= 20 and found["most"] <= 20_000
         check(place, service, tmp_path / "encoder.safetensors", 20_000)

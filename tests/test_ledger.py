@@ -1,8 +1,8 @@
-"""The ledger's laws, over both of its back ends: counted before it is sent, kept when it is answered, never twice."""
+"""The ledger's laws, over both of its back ends: counted before it is sent, kept when it is
+answered, never twice."""
 
 import multiprocessing
 import random
-import sqlite3
 import subprocess
 import sys
 import time
@@ -20,12 +20,12 @@ from serving import noise
 from torch import Tensor
 
 from stealing.errors import BudgetExceeded, DataError, LedgerError, Refused, TargetError
-from stealing.queries.audit import export, faults, spendings
 from stealing.queries.digests import digests
+from stealing.queries.import_answers import record
+from stealing.queries.inspection import export, find_faults, spendings
 from stealing.queries.ledger import Ledger
 from stealing.queries.pace import Pace
-from stealing.queries.recording import record
-from stealing.queries.tables import Reservation, Source
+from stealing.queries.schema import Reservation, Source, Terms
 from stealing.targets.recording import Recording
 
 IMAGES = noise(60)
@@ -51,10 +51,12 @@ def source(ledger: Ledger, account: str = "attacker/0") -> Source:
     return ledger.source("target", "none", account, "", 8)
 
 
-def reserve(ledger: Ledger, *parts: slice, pace: Pace | None = None, lease: float = 60.0) -> list[Reservation]:
+def reserve(
+    ledger: Ledger, *parts: slice, pace: Pace | None = None, lease: float = 60.0
+) -> list[Reservation]:
     batches = [(NAMES[part], IMAGES[part]) for part in parts]
-    terms = {"purpose": "attack", "view": "raw", "repeat": 0, "price": 0.5, "lease": lease}
-    return ledger.reserve(source(ledger), batches, pace=pace or Pace(), **terms)
+    terms = Terms("attack", "raw", 0, 0.5)
+    return ledger.reserve(source(ledger), batches, terms, lease=lease, pace=pace or Pace())
 
 
 def features(reservation: Reservation, width: int = 5) -> Tensor:
@@ -65,7 +67,9 @@ def store(ledger: Ledger, *reservations: Reservation) -> None:
     ledger.store(source(ledger), [(each, features(each)) for each in reservations], None)
 
 
-def test_what_is_reserved_is_counted_at_once_and_what_is_stored_comes_back_bit_for_bit(place: str) -> None:
+def test_what_is_reserved_is_counted_at_once_and_what_is_stored_comes_back_bit_for_bit(
+    place: str,
+) -> None:
     ledger = Ledger(place)
     first, second = reserve(ledger, slice(0, 10), slice(10, 25))
     assert ledger.spent("target", "attack") == 25 and first.idempotency != second.idempotency
@@ -76,7 +80,7 @@ def test_what_is_reserved_is_counted_at_once_and_what_is_stored_comes_back_bit_f
     half = reserve(ledger, slice(30, 33))[0]
     ledger.store(source(ledger), [(half, features(half).half())], None)
     assert ledger.read(source(ledger), half.digests, 0).dtype == torch.float16
-    assert faults(ledger) == []
+    assert find_faults(ledger) == []
 
 
 def test_the_total_is_never_exceeded_and_a_refused_request_leaves_no_trace(place: str) -> None:
@@ -85,11 +89,17 @@ def test_the_total_is_never_exceeded_and_a_refused_request_leaves_no_trace(place
     reserve(ledger, slice(0, 15))
     with pytest.raises(BudgetExceeded, match="6 images .* 5 are left"):
         reserve(ledger, slice(15, 18), slice(18, 21))
-    assert ledger.spent("target", "attack") == 15 and len(ledger.states(source(ledger), NAMES, 0)) == 15
+    assert (
+        ledger.spent("target", "attack") == 15
+        and len(ledger.states(source(ledger), NAMES, 0)) == 15
+    )
     reserve(ledger, slice(15, 20))
     with pytest.raises(BudgetExceeded, match="20 images were sent"):
         ledger.allow("target", "attack", 19)
-    with pytest.raises(sqlite3.IntegrityError), ledger.database.transaction() as execute:
+    with (
+        pytest.raises(LedgerError, match="cannot be used"),
+        ledger.database.transaction() as execute,
+    ):
         execute("UPDATE budgets SET spent = 21")  # the database itself refuses
 
 
@@ -103,17 +113,22 @@ def test_an_image_is_reserved_by_one_process_only(place: str) -> None:
 def test_a_request_in_doubt_is_adopted_whole_with_its_key_and_a_live_one_is_not(place: str) -> None:
     dying, living = Ledger(place), Ledger(place)
     [sent] = reserve(dying, slice(0, 10))
-    assert living.adopt(source(living), {sent.request}, 60) == [] and living.in_doubt("target", "attack") == 0
+    assert (
+        living.adopt(source(living), {sent.request}, 60) == []
+        and living.in_doubt("target", "attack") == 0
+    )
     dying.close()
     assert living.in_doubt("target", "attack") == 10
     [found] = living.adopt(source(living), {sent.request}, 60)
     assert (found.idempotency, found.digests) == (sent.idempotency, sent.digests)
     assert torch.equal(found.images, sent.images) and living.spent("target", "attack") == 10
     store(living, found)
-    assert living.in_doubt("target", "attack") == 0 and faults(living) == []
+    assert living.in_doubt("target", "attack") == 0 and find_faults(living) == []
 
 
-def test_a_lease_that_ran_out_is_adopted_and_its_late_answer_is_left_to_who_adopted_it(place: str) -> None:
+def test_a_lease_that_ran_out_is_adopted_and_its_late_answer_is_left_to_who_adopted_it(
+    place: str,
+) -> None:
     slow, quick = Ledger(place), Ledger(place)
     [sent] = reserve(slow, slice(0, 4), lease=-1)
     [found] = quick.adopt(source(quick), {sent.request}, 60)
@@ -121,7 +136,10 @@ def test_a_lease_that_ran_out_is_adopted_and_its_late_answer_is_left_to_who_adop
     assert quick.states(source(quick), NAMES[:4], 0)[NAMES[0]][0] == "reserved"
     store(quick, found)
     store(slow, sent)  # later still: nothing happens
-    assert torch.equal(quick.read(source(quick), NAMES[:4], 0), features(found)) and faults(quick) == []
+    assert (
+        torch.equal(quick.read(source(quick), NAMES[:4], 0), features(found))
+        and find_faults(quick) == []
+    )
 
 
 def test_a_forfeited_request_stays_counted_and_its_images_are_counted_again(place: str) -> None:
@@ -132,7 +150,9 @@ def test_a_forfeited_request_stays_counted_and_its_images_are_counted_again(plac
     assert ledger.spent("target", "attack") == 10 and again.idempotency != lost.idempotency
     store(ledger, again)
     [row] = spendings(ledger)
-    assert (row.spent, row.stored, row.failed, row.cost) == (10, 6, 4, 5.0) and faults(ledger) == []
+    assert (row.spent, row.stored, row.failed, row.cost) == (10, 6, 4, 5.0) and find_faults(
+        ledger
+    ) == []
 
 
 def test_a_request_that_was_surely_not_served_is_not_counted(place: str) -> None:
@@ -143,9 +163,9 @@ def test_a_request_that_was_surely_not_served_is_not_counted(place: str) -> None
     ledger.release(source(ledger), refused, "attack")
     ledger.release(source(ledger), refused, "attack")  # twice does nothing more
     [row] = spendings(ledger)
-    assert (row.spent, row.failed, row.cost) == (4, 4, 2.0) and faults(ledger) == []
+    assert (row.spent, row.failed, row.cost) == (4, 4, 2.0) and find_faults(ledger) == []
     store(ledger, *reserve(ledger, slice(0, 6)))
-    assert ledger.spent("target", "attack") == 10 and faults(ledger) == []
+    assert ledger.spent("target", "attack") == 10 and find_faults(ledger) == []
 
 
 def test_another_width_or_version_stops_and_keeps_what_was_bought(place: str) -> None:
@@ -163,10 +183,15 @@ def test_another_width_or_version_stops_and_keeps_what_was_bought(place: str) ->
 
 def test_a_pace_holds_over_all_that_share_the_ledger(place: str) -> None:
     one, two = Ledger(place), Ledger(place)
-    now, pace = one.database.now(), Pace(images=10, requests=2)
-    starts = [reserve(one, slice(0, 10), pace=pace), reserve(two, slice(10, 12), slice(12, 14), pace=pace)]
-    moments = [each.start - now for part in starts for each in part]
-    assert moments == pytest.approx([0, 1, 1.5], abs=0.5) and moments[2] - moments[1] == pytest.approx(0.5)
+    now, pace = time.monotonic(), Pace(images=10, requests=2)
+    starts = [
+        reserve(one, slice(0, 10), pace=pace),
+        reserve(two, slice(10, 12), slice(12, 14), pace=pace),
+    ]
+    moments = [each.due - now for part in starts for each in part]
+    assert moments == pytest.approx([0, 1, 1.5], abs=0.5) and moments[2] - moments[
+        1
+    ] == pytest.approx(0.5)
 
 
 def test_whatever_happens_in_whatever_order_the_counts_add_up(place: str) -> None:
@@ -175,22 +200,34 @@ def test_whatever_happens_in_whatever_order_the_counts_add_up(place: str) -> Non
     flying: list[tuple[Ledger, Reservation]] = []
     for _ in range(120):
         ledger, start = dice.choice(ledgers), dice.randrange(55)
-        deed = dice.choice(["reserve", "reserve", "store", "doubt", "adopt", "forfeit", "release"])
+        deed = dice.choice(
+            ["reserve", "reserve", "store", "mark_in_doubt", "adopt", "forfeit", "release"]
+        )
         if deed == "reserve":
             try:
-                flying += [(ledger, each) for each in reserve(ledger, slice(start, start + dice.randrange(1, 6)))]
+                flying += [
+                    (ledger, each)
+                    for each in reserve(ledger, slice(start, start + dice.randrange(1, 6)))
+                ]
             except BudgetExceeded:
                 assert ledger.left("target", "attack") < 5
         elif deed == "adopt":
-            flying += [(ledger, each) for each in ledger.adopt(source(ledger), set(range(1, 60)), 60)]
+            flying += [
+                (ledger, each) for each in ledger.adopt(source(ledger), set(range(1, 60)), 60)
+            ]
         elif flying:
             owner, reservation = dice.choice(flying)
-            getattr(owner, deed)(*(
-                [source(owner), [(reservation, features(reservation))], None] if deed == "store"
-                else [source(owner), reservation, "attack"] if deed == "release" else [reservation]
-            ))  # fmt: skip
+            getattr(owner, deed)(
+                *(
+                    [source(owner), [(reservation, features(reservation))], None]
+                    if deed == "store"
+                    else [source(owner), reservation, "attack"]
+                    if deed == "release"
+                    else [reservation]
+                )
+            )
         assert 0 <= ledger.spent("target", "attack") <= 70
-    assert faults(ledgers[0]) == []
+    assert find_faults(ledgers[0]) == []
 
 
 def test_a_ledger_that_was_tampered_with_is_found_out(place: str) -> None:
@@ -199,18 +236,22 @@ def test_a_ledger_that_was_tampered_with_is_found_out(place: str) -> None:
     with ledger.database.transaction() as execute:
         execute("UPDATE queries SET answer = ? WHERE digest = ?", (b"x" * 20, NAMES[0]))
         execute("UPDATE budgets SET spent = 9")
-    assert len(faults(ledger)) == 2
+    assert len(find_faults(ledger)) == 2
     with pytest.raises(LedgerError, match="damaged"):
         ledger.read(source(ledger), NAMES[:4], 0)
 
 
-def test_an_export_is_a_recording_that_answers_alike_and_costs_nothing(place: str, tmp_path: Path) -> None:
+def test_an_export_is_a_recording_that_answers_alike_and_costs_nothing(
+    place: str, tmp_path: Path
+) -> None:
     ledger = Ledger(place)
     store(ledger, *reserve(ledger, slice(0, 10)))
     assert export(ledger, tmp_path / "all.parquet") == 10
     assert record(ledger, tmp_path / "all.parquet", "copy", None) == 10
-    assert ledger.spent("target", "attack") == 10 and faults(ledger) == []
-    assert torch.equal(Recording(place, "copy", 8).answer(IMAGES[:10], "anyone"), features(reserve_of(0, 10)))
+    assert ledger.spent("target", "attack") == 10 and find_faults(ledger) == []
+    assert torch.equal(
+        Recording(place, "copy", 8).answer(IMAGES[:10], "anyone"), features(reserve_of(0, 10))
+    )
     with pytest.raises(DataError, match="already"):
         record(ledger, tmp_path / "all.parquet", "copy", None)
 
@@ -220,10 +261,15 @@ def reserve_of(start: int, stop: int) -> Reservation:
 
 
 def test_a_recording_may_hold_pictures(tmp_path: Path) -> None:
-    from stealing.targets.wire import picture
+    from stealing.targets.wire import encode_image
 
     vectors = [[float(row), 1.0] for row in range(5)]
-    table = pa.table({"image": [{"bytes": picture(image, "png")} for image in IMAGES[:5]], "vector": vectors})
+    table = pa.table(
+        {
+            "image": [{"bytes": encode_image(image, "png")} for image in IMAGES[:5]],
+            "vector": vectors,
+        }
+    )
     pq.write_table(table, tmp_path / "r.parquet")
     place = str(tmp_path / "ledger.sqlite")
     with pytest.raises(DataError, match="--size"):
@@ -234,7 +280,10 @@ def test_a_recording_may_hold_pictures(tmp_path: Path) -> None:
 
 def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
-        [sys.executable, "-m", "stealing.queries", *arguments], cwd=ROOT, capture_output=True, text=True
+        [sys.executable, "-m", "stealing.queries", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
     )
 
 
@@ -251,7 +300,11 @@ def test_the_command_shows_verifies_and_exports(tmp_path: Path) -> None:
         execute("UPDATE budgets SET spent = 9")
     assert run("--ledger", place, "verify").returncode == 1
     absent = run("--ledger", str(tmp_path / "none"), "show")
-    assert absent.returncode == 1 and absent.stderr.startswith("LedgerError") and len(absent.stderr.splitlines()) == 1
+    assert (
+        absent.returncode == 1
+        and absent.stderr.startswith("LedgerError")
+        and len(absent.stderr.splitlines()) == 1
+    )
 
 
 def test_a_ledger_that_is_none_and_a_password_in_its_place_are_one_sentence(tmp_path: Path) -> None:
@@ -270,7 +323,7 @@ def test_a_defense_that_remembers_answers_as_if_nobody_had_been_killed(tmp_path:
         done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 0 and int(done.stdout) >= int(kills), done.stderr
         answers[name] = [torch.load(tmp_path / name / f"attacker-{number}.pt") for number in (0, 1)]
-        assert faults(Ledger(str(tmp_path / name / "ledger.sqlite"))) == []
+        assert find_faults(Ledger(str(tmp_path / name / "ledger.sqlite"))) == []
     for number in (0, 1):
         assert torch.equal(answers["killed"][number], answers["whole"][number])
     assert not torch.equal(*answers["whole"]), "each account has a memory of its own"

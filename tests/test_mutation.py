@@ -50,15 +50,24 @@ told = mutation.report([each for each, _ in sample], outcomes, {sample[0][0].tit
 
 
 @pytest.mark.parametrize("tests", [GOOD, WEAK], ids=["good", "weak"])
-def test_good_tests_kill_every_mutant_and_weak_ones_leave_some_that_are_listed(tests: str, tmp_path: Path) -> None:
+def test_good_tests_kill_every_mutant_and_weak_ones_leave_some_that_are_listed(
+    tests: str, tmp_path: Path
+) -> None:
     for folder in ("src/small", "tests"):
         (tmp_path / folder).mkdir(parents=True)
     file = tmp_path / "src" / "small" / "share.py"
     file.write_text(SOURCE)
     (tmp_path / "tests" / "test_share.py").write_text(tests)
     script = f"import sys; sys.path.insert(0, {str(ROOT / 'benchmarks')!r})\n{RUN}"
-    environment = os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}  # some take seconds to import
-    subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=True, capture_output=True, env=environment)
+    environment = os.environ | {
+        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"
+    }  # some take seconds to import
+    subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)],
+        check=True,
+        capture_output=True,
+        env=environment,
+    )
     diffs, outcomes, told = json.loads((tmp_path / "told.json").read_text())
     made = [diff.split("\n+")[1].strip() for diff in diffs]
     assert made == [
@@ -78,3 +87,68 @@ def test_good_tests_kill_every_mutant_and_weak_ones_leave_some_that_are_listed(t
         assert (told["killed"], told["survived"], told["equivalent"]) == (2, 2, 1)
         assert [each["line"] for each in told["not_killed"]] == [4, 8, 8]
         assert [each["reason"] for each in told["not_killed"]] == ["a reason", None, None]
+
+
+def test_each_excused_mutant_is_one_that_the_rules_still_make() -> None:
+    code = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "import mutants, mutation\n"
+        "package = Path(sys.argv[1])\n"
+        "excused = mutation.equivalents(Path(mutation.__file__).with_name(sys.argv[2]))\n"
+        "made = set()\n"
+        "for name in {title.split()[0] for title in excused}:\n"
+        "    path = package / name\n"
+        "    made |= {mutants.make(path, n).title for n in range(mutants.count_of(path))}\n"
+        "print(*(title for title in excused if title not in made), sep='\\n')\n"
+    )
+    script = f"import sys; sys.path.insert(0, {str(ROOT / 'benchmarks')!r})\n{code}"
+    line = [sys.executable, "-c", script, str(ROOT / "src" / "stealing"), "mutation_equivalent.txt"]
+    ran = subprocess.run(line, capture_output=True, text=True)
+    assert (ran.returncode, ran.stdout.strip()) == (0, ""), ran.stderr
+
+
+KNOWN = """
+import sys
+from pathlib import Path
+import known_mutants
+
+listed = known_mutants.read()
+made = [known_mutants.make(each, Path(sys.argv[1])) for each in listed]
+print(len(made), len({each.diff for each in made}))
+print(*{name for each in listed for name in each.tests}, sep="\\n")
+"""
+
+
+def in_benchmarks(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    script = f"import sys; sys.path.insert(0, {str(ROOT / 'benchmarks')!r})\n{code}"
+    line = [sys.executable, "-c", script, *arguments]
+    return subprocess.run(line, capture_output=True, text=True)
+
+
+def test_each_known_mutant_is_one_change_of_todays_code_for_tests_that_are_there() -> None:
+    ran = in_benchmarks(KNOWN, str(ROOT / "src" / "stealing"))
+    assert ran.returncode == 0, ran.stderr
+    counts, *files = ran.stdout.splitlines()
+    assert counts == "63 63"
+    assert [name for name in files if not (ROOT / "tests" / name).exists()] == []
+
+
+@pytest.mark.parametrize("place", ["gone", "twice", "elsewhere", "no function"])
+def test_a_known_mutant_whose_text_does_not_stand_once_in_its_function_is_refused(
+    place: str, tmp_path: Path
+) -> None:
+    text = {
+        "gone": "def f():\n    return 2\n",
+        "twice": "def f():\n    return (1 + 1) * (1 + 1)\n",
+        "elsewhere": "def f():\n    return 2\n\n\ndef g():\n    return 1 + 1\n",
+        "no function": "x = 1 + 1\n",
+    }[place]
+    (tmp_path / "one.py").write_text(text)
+    code = (
+        "from pathlib import Path\n"
+        "from known_mutants import Known, make\n"
+        "make(Known('wrong', 'one.py', 'f', '1 + 1', '3', []), Path(sys.argv[1]))\n"
+    )
+    ran = in_benchmarks(code, str(tmp_path))
+    assert "does not stand there exactly once" in ran.stderr

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from stealing.data.draws import generator
+from stealing.data.sampling import generator
 from stealing.pretraining.simclr import nt_xent
 
 
@@ -36,12 +36,16 @@ def test_nt_xent_equals_the_formula(batch: int, temperature: float) -> None:
 def test_nt_xent_of_equal_far_apart_pairs_is_zero_and_of_one_point_is_log_of_the_others() -> None:
     apart = torch.eye(4)
     assert float(nt_xent(apart, apart, temperature=0.01)) == pytest.approx(0, abs=1e-6)
-    assert float(nt_xent(torch.ones(4, 3), torch.ones(4, 3), temperature=0.5)) == pytest.approx(math.log(7), rel=1e-6)
+    assert float(nt_xent(torch.ones(4, 3), torch.ones(4, 3), temperature=0.5)) == pytest.approx(
+        math.log(7), rel=1e-6
+    )
 
 
 def test_nt_xent_ignores_the_length_of_projections_and_survives_a_tiny_temperature() -> None:
     first, second = torch.randn(2, 6, 4, generator=generator("scale"))
-    torch.testing.assert_close(nt_xent(first * 100, second, temperature=0.2), nt_xent(first, second, temperature=0.2))
+    torch.testing.assert_close(
+        nt_xent(first * 100, second, temperature=0.2), nt_xent(first, second, temperature=0.2)
+    )
     assert nt_xent(first, second, temperature=1e-4).isfinite()
 
 

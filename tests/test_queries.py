@@ -13,17 +13,19 @@ import torch
 from conftest import choose
 from torch import Tensor
 
-from stealing.config import plain
-from stealing.data.draws import generator
+from stealing.config import to_dict
 from stealing.data.images import Images
+from stealing.data.sampling import generator
 from stealing.defenses.chain import Chain
 from stealing.encoders import build_encoder
 from stealing.errors import BudgetExceeded, ConfigError, DataError
-from stealing.queries.audit import spendings
+from stealing.queries.bank import Bank
 from stealing.queries.digests import digests, digests_of
 from stealing.queries.door import Budget, MeteredTarget
+from stealing.queries.inspection import spendings
 from stealing.queries.ledger import Ledger
 from stealing.queries.pace import Pace
+from stealing.queries.schema import Terms
 from stealing.queries.selection import select
 from stealing.targets.local import LocalTarget
 
@@ -31,15 +33,21 @@ IMAGES = torch.randint(0, 256, (40, 3, 8, 8), generator=generator("images"), dty
 
 
 def target(seed: int = 0) -> LocalTarget:
-    return LocalTarget(build_encoder(plain(choose().arch), seed), Chain({}), "none", 8)
+    return LocalTarget(build_encoder(to_dict(choose().arch), seed), Chain({}), "none", 8)
 
 
-def door(folder: Path, images: int = 20, inner: LocalTarget | None = None, **limits: Any) -> MeteredTarget:
+def door(
+    folder: Path, images: int = 20, inner: LocalTarget | None = None, **limits: Any
+) -> MeteredTarget:
     ledger = Ledger(str(folder / "ledger.sqlite"))
-    return MeteredTarget(inner or target(), ledger, folder / "banks", Budget(images, 1000, **limits))
+    return MeteredTarget(
+        inner or target(), ledger, folder / "banks", Budget(images, 1000, **limits)
+    )
 
 
-def test_a_refused_batch_is_neither_sent_nor_booked_and_the_budget_is_never_exceeded(tmp_path: Path) -> None:
+def test_a_refused_batch_is_neither_sent_nor_booked_and_the_budget_is_never_exceeded(
+    tmp_path: Path,
+) -> None:
     meter = door(tmp_path)
     meter.ask(IMAGES[:15], "attacker/0", "attack")
     with pytest.raises(BudgetExceeded, match=r"6 images .* 5 are left: raise budget.images=20"):
@@ -49,19 +57,36 @@ def test_a_refused_batch_is_neither_sent_nor_booked_and_the_budget_is_never_exce
     assert meter.spent("attack") == 20
 
 
+def test_a_request_of_which_a_part_is_stored_gets_the_stored_features_and_new_ones(
+    tmp_path: Path,
+) -> None:
+    names = digests(IMAGES)
+    plain = target().answer(IMAGES, "x")
+    bank = Bank(tmp_path, "none")
+    marked = plain[:5] + 1  # so that one sees where a row comes from
+    bank.add(names[:5], marked)
+    encoder = build_encoder(to_dict(choose().arch), 0)
+    answered = LocalTarget(encoder, Chain({}), "none", 8, bank).answer(IMAGES, "x")
+    assert torch.equal(answered[:5], marked) and torch.equal(answered[5:], plain[5:])
+
+
 def test_nothing_is_asked_twice_neither_in_a_batch_nor_in_another_run(tmp_path: Path) -> None:
     meter = door(tmp_path)
     first = meter.ask(torch.cat([IMAGES[:10], IMAGES[:10]]), "attacker/0", "attack")
     assert (meter.spent("attack"), meter.sent) == (10, 10) and torch.equal(first[:10], first[10:])
     again = door(tmp_path)
     assert torch.equal(again.ask(IMAGES[:10].flip(0), "attacker/0", "attack"), first[:10].flip(0))
-    assert (again.spent("attack"), again.sent) == (10, 0)  # what it would have cost alone, and what it cost now
+    assert (again.spent("attack"), again.sent) == (
+        10,
+        0,
+    )  # what it would have cost alone, and what it cost now
 
 
 def test_answers_are_those_of_the_target_for_exactly_the_pixels_sent(tmp_path: Path) -> None:
     inner = target()
     assert torch.equal(
-        door(tmp_path, inner=inner).ask(IMAGES[:7], "attacker/0", "attack"), inner.answer(IMAGES, "x")[:7]
+        door(tmp_path, inner=inner).ask(IMAGES[:7], "attacker/0", "attack"),
+        inner.answer(IMAGES, "x")[:7],
     )
 
 
@@ -71,11 +96,18 @@ def test_accounts_targets_and_purposes_are_kept_apart(tmp_path: Path) -> None:
     meter.ask(IMAGES[:5], "honest/x", "evaluation")
     other = door(tmp_path, inner=target(1))
     other.ask(IMAGES[:5], "attacker/0", "attack")
-    assert (meter.spent("attack"), meter.spent("evaluation"), meter.sent, other.sent) == (5, 5, 10, 5)
+    assert (meter.spent("attack"), meter.spent("evaluation"), meter.sent, other.sent) == (
+        5,
+        5,
+        10,
+        5,
+    )
 
 
 @pytest.mark.parametrize("wrong", [IMAGES.float(), IMAGES[:, :1], IMAGES[..., :4], IMAGES[0]])
-def test_other_pixels_than_the_target_takes_are_refused_before_they_are_counted(wrong: Tensor, tmp_path: Path) -> None:
+def test_other_pixels_than_the_target_takes_are_refused_before_they_are_counted(
+    wrong: Tensor, tmp_path: Path
+) -> None:
     meter = door(tmp_path)
     with pytest.raises(DataError, match="data.size=8"):
         meter.ask(wrong, "attacker/0", "attack")
@@ -100,7 +132,10 @@ def test_selection_is_nested_distinct_and_keeps_away_from_the_tasks() -> None:
 def test_digests_tell_pixels_and_shapes_apart() -> None:
     changed = IMAGES[:1].clone()
     changed[0, 0, 0, 0] ^= 1
-    assert len(set(digests(IMAGES[:1]) + digests(changed) + digests(IMAGES[:1].view(1, 3, 4, 16)))) == 3
+    assert (
+        len(set(digests(IMAGES[:1]) + digests(changed) + digests(IMAGES[:1].view(1, 3, 4, 16))))
+        == 3
+    )
 
 
 def test_a_target_is_not_changed_by_training_beside_it() -> None:
@@ -110,7 +145,10 @@ def test_a_target_is_not_changed_by_training_beside_it() -> None:
     assert not encoder.training and not any(p.requires_grad for p in encoder.parameters())
     for _ in range(3):
         inner.answer(IMAGES, "x")
-    assert torch.equal(inner.answer(IMAGES[:3], "x"), before) and encoder.fingerprint == inner.fingerprint
+    assert (
+        torch.equal(inner.answer(IMAGES[:3], "x"), before)
+        and encoder.fingerprint == inner.fingerprint
+    )
 
 
 class Sizes:
@@ -130,11 +168,15 @@ def banked(folder: Path, *parts: slice) -> MeteredTarget:
     ledger = Ledger(str(folder / "ledger.sqlite"))
     meter = MeteredTarget(Sizes(), ledger, folder / "banks", Budget(3000, 0))
     for part in parts:
-        assert torch.equal(meter.ask(MANY[part], "a", "attack"), MANY[part].flatten(1)[:, :20].float())
+        assert torch.equal(
+            meter.ask(MANY[part], "a", "attack"), MANY[part].flatten(1)[:, :20].float()
+        )
     return meter
 
 
-def test_the_bank_is_a_cache_that_may_be_deleted_damaged_or_of_another_ledger(tmp_path: Path) -> None:
+def test_the_bank_is_a_cache_that_may_be_deleted_damaged_or_of_another_ledger(
+    tmp_path: Path,
+) -> None:
     meter = banked(tmp_path, slice(0, 1000), slice(500, 2000), slice(1900, 3000), slice(0, 3000))
     assert meter.sent == 3000
     [folder] = (tmp_path / "banks").iterdir()
@@ -142,14 +184,21 @@ def test_the_bank_is_a_cache_that_may_be_deleted_damaged_or_of_another_ledger(tm
     assert sum(path.stat().st_size for path in shards) == 3000 * 20 * 4, "each answer is there once"
     assert len(shards) <= 2, "small shards became one"
     whole = shards[0].read_bytes()
-    for damage in (lambda: shards[0].write_bytes(whole[:-3]), lambda: (folder / "index.json").write_text("{"),
-                   lambda: shutil.rmtree(folder)):  # fmt: skip
+    for damage in (
+        lambda: shards[0].write_bytes(whole[:-3]),
+        lambda: (folder / "index.json").write_text("{"),
+        lambda: shutil.rmtree(folder),
+    ):
         damage()
-        assert banked(tmp_path, slice(0, 3000)).sent == 0, "copied from the ledger again, and paid for never"
+        assert banked(tmp_path, slice(0, 3000)).sent == 0, (
+            "copied from the ledger again, and paid for never"
+        )
     (tmp_path / "ledger.sqlite").unlink()
     for path in tmp_path.glob("ledger.sqlite-*"):
         path.unlink()
-    assert banked(tmp_path, slice(0, 3000)).sent == 3000, "the bank of a ledger that is gone is no proof of payment"
+    assert banked(tmp_path, slice(0, 3000)).sent == 3000, (
+        "the bank of a ledger that is gone is no proof of payment"
+    )
 
 
 def test_one_repeat_more_is_one_answer_more_and_charged(tmp_path: Path) -> None:
@@ -177,8 +226,8 @@ def test_a_refused_ask_gives_back_the_requests_in_doubt_that_it_met(tmp_path: Pa
     """They were adopted for an ask that did not fit: nobody may wait for their lease to run out."""
     dying = Ledger(str(tmp_path / "ledger.sqlite"))
     source = dying.source("sizes", "none", "a", "", 8)
-    terms: dict[str, Any] = {"purpose": "attack", "view": "raw", "repeat": 0, "price": 0.0, "lease": 60.0}
-    dying.reserve(source, [(digests(MANY[:5]), MANY[:5])], pace=Pace(), **terms)
+    batches = [(digests(MANY[:5]), MANY[:5])]
+    dying.reserve(source, batches, Terms("attack", "raw", 0, 0.0), lease=60.0, pace=Pace())
     dying.close()
     ledger = Ledger(str(tmp_path / "ledger.sqlite"))
     meter = MeteredTarget(Sizes(), ledger, tmp_path / "banks", Budget(3000, 0, images_total=10))
@@ -193,7 +242,8 @@ def test_a_refused_ask_gives_back_the_requests_in_doubt_that_it_met(tmp_path: Pa
 def test_ctrl_c_amid_the_books_leaves_nothing_in_doubt(
     method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It comes when the second request was booked and not sent, or when the first was answered and not stored."""
+    """It comes when the second request was booked and not sent, or when the first was answered and
+    not stored."""
     inner = target()
     monkeypatch.setattr(inner, "images_a_request", 8)
     meter, original, calls = door(tmp_path, inner=inner), getattr(Ledger, method), list[int]()
@@ -212,9 +262,13 @@ def test_ctrl_c_amid_the_books_leaves_nothing_in_doubt(
         with pytest.raises(KeyboardInterrupt):
             meter.ask(IMAGES[:20], "attacker/0", "attack")
     row, _ = spendings(Ledger(str(tmp_path / "ledger.sqlite")))
-    assert row.in_doubt == 0 and row.spent == row.stored in (8, 16), "the second was sent or taken back"
+    assert row.in_doubt == 0 and row.spent == row.stored in (8, 16), (
+        "the second was sent or taken back"
+    )
     again = door(tmp_path, inner=inner)
-    assert torch.equal(again.ask(IMAGES[:20], "attacker/0", "attack"), inner.answer(IMAGES[:20], "x"))
+    assert torch.equal(
+        again.ask(IMAGES[:20], "attacker/0", "attack"), inner.answer(IMAGES[:20], "x")
+    )
     assert again.sent == 20 - row.stored
 
 

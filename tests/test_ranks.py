@@ -1,4 +1,4 @@
-"""Two processes: they end where one does, under every launcher, and neither outlives the other; all are real."""
+"""Two real processes: they end where one does, under every launcher, and end together."""
 
 import json
 import os
@@ -24,14 +24,20 @@ TWO = (*DEBUG, "trainer=ddp_cpu")
 def pair(folder: Path, *arguments: str, processes: int) -> int:
     """How tests/pair.py ended, in as many processes as torchrun starts."""
     torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    line = [sys.executable, *(torchrun if processes > 1 else []), "tests/pair.py", str(folder), *arguments]
+    line = [
+        sys.executable,
+        *(torchrun if processes > 1 else []),
+        "tests/pair.py",
+        str(folder),
+        *arguments,
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(line, cwd=ROOT, env=environment, capture_output=True).returncode
 
 
 @pytest.fixture(scope="module")
 def ended(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """What one process left, and what two left of which one was killed in mid-epoch and started again."""
+    """Weights of one process, and of two of which one was killed in mid-epoch and restarted."""
     one, two = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two")
     assert pair(one, processes=1) == 0
     assert pair(two, "7", processes=2) != 0, "killed in the first fit"
@@ -41,18 +47,24 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 @pytest.mark.parametrize("name", sorted(fits()))
-def test_two_processes_killed_and_resumed_end_in_the_weights_of_one(name: str, ended: tuple[Path, Path]) -> None:
+def test_two_processes_killed_and_resumed_end_in_the_weights_of_one(
+    name: str, ended: tuple[Path, Path]
+) -> None:
     one, two = (load_file(folder / f"{name}.safetensors") for folder in ended)
     start = fits()[name].state_dict()
     assert all((one[key] == start[key]).all() == (two[key] == start[key]).all() for key in one)
     assert moved(two, one) < 2e-3 * moved(one, start), "rounding alone, of twelve steps"
     if name.endswith("unnormed"):
-        assert max((one[key] - start[key]).abs().max() for key in one) > 1e-3, "they have learned something"
+        assert max((one[key] - start[key]).abs().max() for key in one) > 1e-3, (
+            "they have learned something"
+        )
         for key in one:
             torch.testing.assert_close(two[key], one[key], atol=2e-6, rtol=1e-5)
 
 
-def test_a_contrast_over_two_processes_has_the_loss_and_gradient_of_one(ended: tuple[Path, Path]) -> None:
+def test_a_contrast_over_two_processes_has_the_loss_and_gradient_of_one(
+    ended: tuple[Path, Path],
+) -> None:
     one, two = (load_file(folder / "contrast.safetensors") for folder in ended)
     for key in one:
         torch.testing.assert_close(two[key], one[key], atol=1e-6, rtol=1e-6)
@@ -78,9 +90,14 @@ LAUNCHERS = {
     "basic": ["budget.images=64,128"],
     "joblib": ["hydra/launcher=joblib", "budget.images=64,128"],
     "submitit": ["hydra/launcher=submitit_local", "budget.images=64,128"],
-    "optuna": ["hydra/sweeper=optuna", "hydra.sweeper.n_trials=2", "hydra.sweeper.n_jobs=1",
-               "hydra.sweeper.direction=maximize", "attack.optimizer.lr=interval(1e-4,1e-2)"],
-}  # fmt: skip
+    "optuna": [
+        "hydra/sweeper=optuna",
+        "hydra.sweeper.n_trials=2",
+        "hydra.sweeper.n_jobs=1",
+        "hydra.sweeper.direction=maximize",
+        "attack.optimizer.lr=interval(1e-4,1e-2)",
+    ],
+}
 
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)
@@ -93,13 +110,21 @@ def test_a_sweep_of_two_process_runs_works_under_every_launcher(
     found = results(work)
     assert len(found) == 2, "one run a cell, not one a process"
     assert {result["hardware"]["processes"] for result in found} == {2}
-    assert sorted(result["queries"]["spent"] for result in found) == ([128] * 2 if launcher == "optuna" else [64, 128])
-    assert len(list((work / "targets").iterdir())) == 1, "cells that run side by side wait for one target"
-    assert stored(work) == 128 + max(result["queries"]["evaluation"] for result in found), "one process asks, once"
+    assert sorted(result["queries"]["spent"] for result in found) == (
+        [128] * 2 if launcher == "optuna" else [64, 128]
+    )
+    assert len(list((work / "targets").iterdir())) == 1, (
+        "cells that run side by side wait for one target"
+    )
+    assert stored(work) == 128 + max(result["queries"]["evaluation"] for result in found), (
+        "one process asks, once"
+    )
     assert left(work) == []
 
 
-def test_two_processes_that_torchrun_started_give_the_run_that_our_own_give(command: Command, tmp_path: Path) -> None:
+def test_two_processes_that_torchrun_started_give_the_run_that_our_own_give(
+    command: Command, tmp_path: Path
+) -> None:
     own = command("train.py", *TWO, f"paths.work={tmp_path / 'own'}")
     assert own.returncode == 0, own.stderr
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
@@ -115,14 +140,35 @@ def test_two_processes_that_torchrun_started_give_the_run_that_our_own_give(comm
 def environment_of(kind: str, number: int, work: Path) -> dict[str, str]:
     """What torchrun or SLURM would tell the process of this number, of two on one machine."""
     said = {
-        "torchrun": {"RANK": number, "WORLD_SIZE": 2, "LOCAL_RANK": number, "LOCAL_WORLD_SIZE": 2, "GROUP_RANK": 0,
-                     "GROUP_WORLD_SIZE": 1, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": 29871,
-                     "TORCHELASTIC_RUN_ID": "x"},
-        "slurm": {"SLURM_PROCID": number, "SLURM_NTASKS": 2, "SLURM_NTASKS_PER_NODE": 2, "SLURM_LOCALID": number,
-                  "SLURM_NODEID": 0, "SLURM_NNODES": 1, "SLURM_JOB_ID": 871, "SLURM_JOB_NAME": "x",
-                  "SLURM_NODELIST": "127.0.0.1"},
-    }[kind]  # fmt: skip
-    return {**os.environ, "OMP_NUM_THREADS": "1", "STEALING_WORK": str(work), **{k: str(v) for k, v in said.items()}}
+        "torchrun": {
+            "RANK": number,
+            "WORLD_SIZE": 2,
+            "LOCAL_RANK": number,
+            "LOCAL_WORLD_SIZE": 2,
+            "GROUP_RANK": 0,
+            "GROUP_WORLD_SIZE": 1,
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": 29871,
+            "TORCHELASTIC_RUN_ID": "x",
+        },
+        "slurm": {
+            "SLURM_PROCID": number,
+            "SLURM_NTASKS": 2,
+            "SLURM_NTASKS_PER_NODE": 2,
+            "SLURM_LOCALID": number,
+            "SLURM_NODEID": 0,
+            "SLURM_NNODES": 1,
+            "SLURM_JOB_ID": 871,
+            "SLURM_JOB_NAME": "x",
+            "SLURM_NODELIST": "127.0.0.1",
+        },
+    }[kind]
+    return {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "STEALING_WORK": str(work),
+        **{k: str(v) for k, v in said.items()},
+    }
 
 
 def both(kind: str, work: Path, *arguments: list[str]) -> list[subprocess.CompletedProcess[str]]:
@@ -150,9 +196,13 @@ def test_two_processes_that_slurm_started_are_one_run(tmp_path: Path) -> None:
 
 
 def test_processes_with_different_choices_stop_and_say_so(tmp_path: Path) -> None:
-    for done in both("torchrun", tmp_path, ["attack.optimizer.lr=1e-3"], ["attack.optimizer.lr=2e-3"]):
+    for done in both(
+        "torchrun", tmp_path, ["attack.optimizer.lr=1e-3"], ["attack.optimizer.lr=2e-3"]
+    ):
         assert done.returncode == 1
-        assert done.stderr.splitlines()[-1].startswith("ConfigError: The 2 processes of this run were given different")
+        assert done.stderr.splitlines()[-1].startswith(
+            "ConfigError: The 2 processes of this run were given different"
+        )
     assert list((tmp_path / "targets").glob("*")) == [], "nothing was trained"
 
 
@@ -166,7 +216,9 @@ def test_a_two_process_run_killed_in_two_fits_ends_in_the_result_of_an_uninterru
         "stealing.queries.ledger:Ledger.store:2",
     ]
     plain = command("train.py", *arguments, f"paths.work={tmp_path / 'plain'}")
-    killed = command("tests/killed.py", *points, "--", *arguments, f"paths.work={tmp_path / 'killed'}")
+    killed = command(
+        "tests/killed.py", *points, "--", *arguments, f"paths.work={tmp_path / 'killed'}"
+    )
     assert plain.returncode == 0, plain.stderr
     assert killed.returncode == 0, killed.stderr
     first, second = result_of(tmp_path / "plain"), result_of(tmp_path / "killed")
@@ -175,10 +227,17 @@ def test_a_two_process_run_killed_in_two_fits_ends_in_the_result_of_an_uninterru
 
 
 @pytest.mark.parametrize(
-    ("victim", "by"), [("first", signal.SIGKILL), ("first", signal.SIGTERM), ("first", signal.SIGINT),
-                       ("other", signal.SIGKILL)]
-)  # fmt: skip
-def test_neither_process_outlives_the_other(victim: str, by: signal.Signals, tmp_path: Path) -> None:
+    ("victim", "by"),
+    [
+        ("first", signal.SIGKILL),
+        ("first", signal.SIGTERM),
+        ("first", signal.SIGINT),
+        ("other", signal.SIGKILL),
+    ],
+)
+def test_neither_process_outlives_the_other(
+    victim: str, by: signal.Signals, tmp_path: Path
+) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "STEALING_WORK": str(tmp_path)}
     line = [sys.executable, "train.py", *TWO, "pretrain.epochs=100000"]
     first = subprocess.Popen(line, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
@@ -194,7 +253,9 @@ def test_neither_process_outlives_the_other(victim: str, by: signal.Signals, tmp
             assert first.returncode == 143
         if victim == "other":
             assert first.returncode == 1 and "Traceback" not in said
-            assert said.splitlines()[-1].startswith("ProcessError: Another process of this run ended early")
+            assert said.splitlines()[-1].startswith(
+                "ProcessError: Another process of this run ended early"
+            )
             [status] = tmp_path.glob("runs/*/status.json")
             assert json.loads(status.read_text())["state"] == "failed"
         end = time.monotonic() + 20

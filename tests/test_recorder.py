@@ -7,16 +7,23 @@ from typing import Any
 import pytest
 from conftest import choose, leaves
 
-from stealing.config import plain
+from stealing.config import to_dict
 from stealing.training.wandb import WandbRecorder, is_public, without_secrets
 
 FOLDER = Path("work/surrogates/0123456789abcdef")
-CHOICES = {"data": "shapes", "arch@target_arch": "narrow", "pretrain": "simclr", "attack": "stolen_encoder"}
+CHOICES = {
+    "data": "shapes",
+    "arch@target_arch": "narrow",
+    "pretrain": "simclr",
+    "attack": "stolen_encoder",
+}
 
 
 def recorder(*overrides: str, cell: str = "cell", **fields: Any) -> WandbRecorder:
-    settings = plain(choose(*overrides))
-    return WandbRecorder(cell=cell, choices=CHOICES, settings=settings, overrides=overrides, **fields)
+    settings = to_dict(choose(*overrides))
+    return WandbRecorder(
+        cell=cell, choices=CHOICES, settings=settings, overrides=overrides, **fields
+    )
 
 
 def test_config_is_every_setting_but_secrets_and_credentials() -> None:
@@ -27,7 +34,10 @@ def test_config_is_every_setting_but_secrets_and_credentials() -> None:
     kept = made.config_of(FOLDER)
     wanted = leaves(made.settings)
     hidden = {place for place in wanted if {"secret", "credential", "api_key"} & set(place)}
-    assert {("defense", "noise", "secret"), ("target", "remote", "credential", "variable")} <= hidden
+    assert {
+        ("defense", "noise", "secret"),
+        ("target", "remote", "credential", "variable"),
+    } <= hidden
     for place in hidden:
         del wanted[place]
     assert leaves(kept).items() >= wanted.items()
@@ -36,9 +46,13 @@ def test_config_is_every_setting_but_secrets_and_credentials() -> None:
         assert word not in written
 
 
-@pytest.mark.parametrize("name", ["secret", "api-key", "X-Api-Key", "Authorization", "PASSWORD", "access_token"])
+@pytest.mark.parametrize(
+    "name", ["secret", "api-key", "X-Api-Key", "Authorization", "PASSWORD", "access_token"]
+)
 def test_a_secret_is_left_out_at_any_depth(name: str) -> None:
-    assert without_secrets({"a": [{"b": {name: "sesame", "kept": 1}}]}) == {"a": [{"b": {"kept": 1}}]}
+    assert without_secrets({"a": [{"b": {name: "sesame", "kept": 1}}]}) == {
+        "a": [{"b": {"kept": 1}}]
+    }
     assert not is_public(f"target.remote.{name}=sesame")
 
 
@@ -47,7 +61,10 @@ def test_a_secret_is_left_out_at_any_depth(name: str) -> None:
     [
         ("postgresql://me:sesame@host:5432/name", "postgresql://me@host:5432/name"),
         ("postgresql://me:ses@me@host/name", "postgresql://me@host/name"),
-        ("postgresql://host/name?user=me&password=sesame&a=1", "postgresql://host/name?user=me&password=&a=1"),
+        (
+            "postgresql://host/name?user=me&password=sesame&a=1",
+            "postgresql://host/name?user=me&password=&a=1",
+        ),
         ("https://host/path?subscription-key=sesame", "https://host/path?subscription-key="),
     ],
 )
@@ -56,7 +73,9 @@ def test_a_password_in_a_url_is_left_out_and_the_rest_is_kept(url: str, shown: s
     assert not is_public(f"paths.ledger={url}")
 
 
-@pytest.mark.parametrize("url", ["postgresql://me@host:5432/name", "https://a.b/c?api-version=2024-05-01", "a:b@c"])
+@pytest.mark.parametrize(
+    "url", ["postgresql://me@host:5432/name", "https://a.b/c?api-version=2024-05-01", "a:b@c"]
+)
 def test_a_url_without_a_password_is_kept(url: str) -> None:
     assert without_secrets(url) == url
     assert is_public(f"paths.ledger={url}")
@@ -66,12 +85,24 @@ def test_seeds_and_budget_are_numbers_of_config_and_tags() -> None:
     made = recorder("seed=3", "target.seed=5", "budget.images=64", sweep="0a1b")
     config = made.config_of(FOLDER)
     assert (config["seed"], config["target"]["seed"], config["budget"]["images"]) == (3, 5, 64)
-    assert {"seed=3", "target.seed=5", "budget.images=64", "sweep=0a1b", "attack=stolen_encoder"} <= set(made.tags())
+    assert {
+        "seed=3",
+        "target.seed=5",
+        "budget.images=64",
+        "sweep=0a1b",
+        "attack=stolen_encoder",
+    } <= set(made.tags())
     assert not any(tag.startswith("sweep=") for tag in recorder().tags())
 
 
 def test_cells_that_differ_in_any_setting_differ_in_name_and_tags() -> None:
-    cells = [("seed=0",), ("seed=1",), ("budget.images=64",), ("attack.steps=7",), ("target.seed=1",)]
+    cells = [
+        ("seed=0",),
+        ("seed=1",),
+        ("budget.images=64",),
+        ("attack.steps=7",),
+        ("target.seed=1",),
+    ]
     made = [recorder(*cell, cell=f"shapes-{number}") for number, cell in enumerate(cells)]
     assert len({one.name_of("steal", FOLDER) for one in made}) == len(cells)
     assert len({frozenset(one.tags()) for one in made}) == len(cells)
@@ -97,7 +128,17 @@ def test_names_and_tags_keep_to_wandbs_limits_and_still_tell_runs_apart() -> Non
 
 
 def test_a_tag_holds_no_secret_no_path_and_no_missing_choice() -> None:
-    chosen = ("defense=[noise]", "defense.noise.secret=NOISE_KEY", "paths.work=/home/me", "attack.steps=9")
+    chosen = (
+        "defense=[noise]",
+        "defense.noise.secret=NOISE_KEY",
+        "paths.work=/home/me",
+        "attack.steps=9",
+    )
     choices: dict[str, Any] = {"experiment": None}
-    made = WandbRecorder(choices=choices, settings=plain(choose(*chosen)), overrides=chosen)
-    assert sorted(made.tags()) == ["attack.steps=9", "budget.images=1000", "seed=0", "target.seed=0"]
+    made = WandbRecorder(choices=choices, settings=to_dict(choose(*chosen)), overrides=chosen)
+    assert sorted(made.tags()) == [
+        "attack.steps=9",
+        "budget.images=1000",
+        "seed=0",
+        "target.seed=0",
+    ]

@@ -9,21 +9,23 @@ import torch
 from conftest import choose
 
 from stealing.attacks.surrogate import build_adapter
-from stealing.config import check_choices, plain
+from stealing.config import check_choices, to_dict
 from stealing.encoders import build_encoder
 from stealing.errors import ConfigError
 from stealing.evaluation.controls import untrained
-from stealing.plan import surrogate_start
+from stealing.preflight import surrogate_start
 from stealing.seeds import Owner, Part, owner_seed, weights_seed
 
 SEEDS = range(100)
 OWNERS: tuple[Owner, ...] = get_args(Owner)
 PARTS: tuple[Part, ...] = get_args(Part)
-ARCH = plain(choose("experiment=debug").arch)
+ARCH = to_dict(choose("experiment=debug").arch)
 
 
 def test_no_two_owners_or_parts_of_any_two_seeds_share_a_start() -> None:
-    starts = [weights_seed(seed, owner, part) for seed in SEEDS for owner in OWNERS for part in PARTS]
+    starts = [
+        weights_seed(seed, owner, part) for seed in SEEDS for owner in OWNERS for part in PARTS
+    ]
     batches = [owner_seed(seed, owner) for seed in SEEDS for owner in OWNERS]
     assert len({*starts, *batches, *SEEDS}) == len(starts) + len(batches) + len(SEEDS)
 
@@ -32,7 +34,9 @@ def test_no_two_owners_or_parts_of_any_two_seeds_share_a_start() -> None:
 def test_weights_of_two_owners_are_unrelated(seed: int) -> None:
     encoders = {owner: build_encoder(ARCH, weights_seed(seed, owner)) for owner in OWNERS}
     for first, second in combinations(OWNERS, 2):
-        for one, other in zip(encoders[first].parameters(), encoders[second].parameters(), strict=True):
+        for one, other in zip(
+            encoders[first].parameters(), encoders[second].parameters(), strict=True
+        ):
             if one.ndim == 4 and one.numel() > 2000:
                 pair = torch.stack([one.detach().flatten(), other.detach().flatten()])
                 related = torch.corrcoef(pair)[0, 1]
@@ -42,12 +46,14 @@ def test_weights_of_two_owners_are_unrelated(seed: int) -> None:
 
 
 def test_with_equal_seeds_the_surrogate_does_not_start_as_the_target_did() -> None:
-    config = choose("experiment=debug", "seed=0", "target.seed=0", "target_arch=narrow", "arch=narrow")
+    config = choose(
+        "experiment=debug", "seed=0", "target.seed=0", "target_arch=narrow", "arch=narrow"
+    )
     start = surrogate_start(config, None)
-    target = build_encoder(plain(config.arch), weights_seed(config.target.seed, "target"))
-    surrogate = build_encoder(plain(config.arch), start)
+    target = build_encoder(to_dict(config.arch), weights_seed(config.target.seed, "target"))
+    surrogate = build_encoder(to_dict(config.arch), start)
     assert target.fingerprint != surrogate.fingerprint
-    assert untrained(plain(config.arch), start).fingerprint == surrogate.fingerprint
+    assert untrained(to_dict(config.arch), start).fingerprint == surrogate.fingerprint
 
 
 CARD: dict[str, Any] = {"arch": ARCH, "provenance": {"weights_seed": 5}}

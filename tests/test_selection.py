@@ -7,14 +7,16 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from stealing.report.seeds import score_for_search
+from stealing.report.run_files import score_for_search
 
 SOURCE = ROOT / "src" / "stealing"
 
 READERS = {
-    "plan.py": "opens the split, checks its classes, and keeps its images from being asked about by the attack",
-    "verdict.py": "asks for its features, counts right answers after all choices, and keeps some images for pages",
+    "preflight.py": "opens the split, checks its classes, and keeps its images from the attack",
+    "evaluate.py": "asks for its features, counts right answers, and keeps images for pages",
     "judge.py": "counts right answers of one encoder",
+    "preview.py": "counts its images for a plan",
+    "evaluation/classes.py": "refuses a split without the classes of the other",
     "evaluation/protocol.py": "names cached predictions by its checksum",
 }
 """Modules that name `.test` of a task or of predictions, with the reason."""
@@ -27,7 +29,9 @@ def reads_test(path: Path) -> bool:
 
 def test_only_what_counts_right_answers_reads_the_test_split() -> None:
     found = {str(path.relative_to(SOURCE)) for path in SOURCE.rglob("*.py") if reads_test(path)}
-    assert found <= READERS.keys(), f"{found - READERS.keys()} reads a test split: choose on the held rows of train"
+    assert found <= READERS.keys(), (
+        f"{found - READERS.keys()} reads a test split: choose on the held rows of train"
+    )
 
 
 def test_heads_and_choices_are_given_no_test_labels() -> None:
@@ -38,12 +42,14 @@ def test_heads_and_choices_are_given_no_test_labels() -> None:
         for line in path.read_text().splitlines()
         if ".test.targets()" in line
     ]
-    assert [line.split(":")[0] for line in lines] == ["judge.py", "verdict.py"]
+    assert [line.split(":")[0] for line in lines] == ["evaluate.py", "judge.py"]
     assert all(".test == task.test.targets()" in line for line in lines)
 
 
 @pytest.mark.parametrize("test_accuracy", [0.0, 0.5, 1.0])
-def test_what_sweepers_search_by_is_sa_on_the_held_slice_of_train(tmp_path: Path, test_accuracy: float) -> None:
+def test_what_sweepers_search_by_is_sa_on_the_held_slice_of_train(
+    tmp_path: Path, test_accuracy: float
+) -> None:
     tasks = {
         "a": {"role": "own", "linear": {"SA": test_accuracy, "held": {"SA": 0.6}}},
         "b": {"role": "unseen", "linear": {"SA": test_accuracy, "held": {"SA": 0.4}}},

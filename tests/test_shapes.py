@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from conftest import ROOT, choose
 
-from stealing.config import opened
+from stealing.config import instantiate_node
 from stealing.data.shapes import DOMAINS, KINDS, TEXTURES, Drawing, draw
 from stealing.data.sources import shapes
 from stealing.encoders import load_encoder
 from stealing.errors import DataError
 from stealing.evaluation import controls
 from stealing.evaluation.features import encode_all
-from stealing.evaluation.protocol import Job, Judge, Task
+from stealing.evaluation.protocol import Evaluator, HeadInput, Task
 
 OPTIONS = {"seed": 0, "split": "train", "domain": "scene", "size": 32}
 
@@ -38,10 +38,11 @@ def test_another_seed_split_or_domain_gives_other_pictures(other: dict[str, obje
 
 
 @pytest.mark.parametrize(
-    ("domain", "digest"), [("plain", "3683bd144aa38fbd17392f2b7031ccdd"), ("scene", "244cd3063e0e6954d64c69d86235a13c")]
+    ("domain", "digest"),
+    [("plain", "3683bd144aa38fbd17392f2b7031ccdd"), ("scene", "244cd3063e0e6954d64c69d86235a13c")],
 )
 def test_every_processor_draws_the_same_pixels(domain: str, digest: str) -> None:
-    """Digests of a processor with AVX-512, equal to those with numpy's code for AVX2 and for SSE4.2 alone."""
+    """Digests are of a CPU with AVX-512, and equal with NumPy's code for AVX2 or SSE4.2 alone."""
     assert hashlib.md5(drawn(3000, domain=domain).pixels.tobytes()).hexdigest() == digest
 
 
@@ -51,7 +52,9 @@ def test_labels_are_balanced_and_independent_of_each_other() -> None:
     np.add.at(table, (many.kind, many.texture), 1)
     expected = 8000 / table.size
     chi_square = ((table - expected) ** 2 / expected).sum()
-    assert len(KINDS) >= 8 and chi_square < 47 + 5 * (2 * 47) ** 0.5  # five deviations above its mean
+    assert (
+        len(KINDS) >= 8 and chi_square < 47 + 5 * (2 * 47) ** 0.5
+    )  # five deviations above its mean
 
 
 def test_labels_cannot_be_read_from_the_mean_colour() -> None:
@@ -60,7 +63,9 @@ def test_labels_cannot_be_read_from_the_mean_colour() -> None:
         colour = np.c_[many.pixels.mean((2, 3)), np.ones(4000)]
         for labels, classes in ((many.kind, len(KINDS)), (many.texture, len(TEXTURES))):
             weights = np.linalg.lstsq(colour[:2000], np.eye(classes)[labels[:2000]], rcond=None)[0]
-            assert ((colour[2000:] @ weights).argmax(1) == labels[2000:]).mean() < 1 / classes + 0.06
+            assert (
+                (colour[2000:] @ weights).argmax(1) == labels[2000:]
+            ).mean() < 1 / classes + 0.06
 
 
 def test_the_two_domains_differ_at_a_glance() -> None:
@@ -74,7 +79,9 @@ def test_another_size_shows_the_same_scene(size: int) -> None:
     assert small.pixels.shape == (20, 3, size, size) and small.pixels.dtype == np.uint8
     assert (small.kind == large.kind).all() and (small.texture == large.texture).all()
     reduced = large.pixels.reshape(20, 3, size, 128 // size, size, 128 // size).mean((3, 5))
-    close = [np.corrcoef(a.ravel(), b.ravel())[0, 1] for a, b in zip(small.pixels, reduced, strict=True)]
+    close = [
+        np.corrcoef(a.ravel(), b.ravel())[0, 1] for a, b in zip(small.pixels, reduced, strict=True)
+    ]
     assert np.median(close) > (0.8 if size > 8 else 0.6)
 
 
@@ -94,20 +101,27 @@ def test_drawing_keeps_pace() -> None:
     assert 2000 / (time.process_time() - start) > 1000  # the bar is 20,000 in 10 s on two cores
 
 
-def test_the_tasks_are_fair_pixels_and_an_untrained_network_stay_far_below_a_trained_one(tmp_path: Path) -> None:
-    """At least 0.15 below, on kind and on texture; the trained one is the stored target, which never saw a drawing."""
+def test_the_tasks_are_fair_pixels_and_an_untrained_network_stay_far_below_a_trained_one(
+    tmp_path: Path,
+) -> None:
+    """At least 0.15 below on both labels; the trained one, a stored target, never saw a drawing."""
     encoder, card = load_encoder(ROOT / "assets" / "cifar10_narrow" / "encoder.safetensors")
     networks = {"trained": encoder, "untrained": controls.untrained(card["arch"], 0)}
-    judge = Judge(opened(choose().probe), tmp_path / "cache")
+    judge = Evaluator(instantiate_node(choose().probe), tmp_path / "cache")
     for label in ("kind", "texture"):
         parts = [
             shapes(split, domain="plain", task=label, count=count, size=32, cache=str(tmp_path))
             for split, count in (("train", 2000), ("test", 1000))
         ]
         task = Task(label, "unseen", *parts)
-        jobs = {"pixels": Job("pixels", *(controls.pixels(part) for part in parts))}
+        jobs = {"pixels": HeadInput("pixels", *(controls.pixels(part) for part in parts))}
         for name, network in networks.items():
-            jobs[name] = Job(name, *(encode_all(network, part) for part in parts))
+            jobs[name] = HeadInput(name, *(encode_all(network, part) for part in parts))
         found = judge.predictions(task, jobs)
-        accuracy = {name: float((heads["linear"].test == task.test.targets()).mean()) for name, heads in found.items()}
-        assert accuracy["trained"] - max(accuracy["pixels"], accuracy["untrained"]) >= 0.15, accuracy
+        accuracy = {
+            name: float((heads["linear"].test == task.test.targets()).mean())
+            for name, heads in found.items()
+        }
+        assert accuracy["trained"] - max(accuracy["pixels"], accuracy["untrained"]) >= 0.15, (
+            accuracy
+        )

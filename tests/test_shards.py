@@ -1,9 +1,11 @@
-"""The bank's files, digests, the order of selection, the pace and the bar, each against a plain computation."""
+"""The bank's files, digests, the order of selection, the pace and the bar, each against a plain
+computation."""
 
 import hashlib
 import json
 import math
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +14,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from stealing.data.draws import generator
 from stealing.data.images import Images
+from stealing.data.sampling import generator
 from stealing.errors import DataError
-from stealing.queries import bank as banks
-from stealing.queries import bar as bars
+from stealing.queries import shards as files
 from stealing.queries.bank import Bank
 from stealing.queries.digests import digests, digests_of
 from stealing.queries.ledger import Ledger
 from stealing.queries.pace import Pace
+from stealing.queries.progress import QueryProgress
 from stealing.queries.selection import select
 
 PIXELS = torch.randint(0, 256, (2500, 3, 2, 2), dtype=torch.uint8, generator=generator("shards"))
@@ -42,7 +44,9 @@ def test_a_bank_has_and_reads_what_was_added_in_the_order_asked_for(tmp_path: Pa
     for each in (bank, Bank(tmp_path, "ledger")):
         assert each.has(NAMES[1290:1310]).tolist() == [True] * 10 + [False] * 10
         read = each.read([NAMES[place] for place in order])
-        expected = torch.where(torch.arange(1300)[:, None] < 600, FEATURES[:1300], FEATURES[:1300].half().float())
+        expected = torch.where(
+            torch.arange(1300)[:, None] < 600, FEATURES[:1300], FEATURES[:1300].half().float()
+        )
         assert read.dtype == torch.float32 and torch.equal(read, expected[order])
 
 
@@ -53,7 +57,9 @@ def test_shards_are_as_few_as_a_logarithm_and_no_file_is_left_over(tmp_path: Pat
         rows = shards(tmp_path)
         assert sum(rows) == 10 * count and len(rows) <= math.log2(count) + 1
         after = [sum(rows[place + 1 :]) for place in range(len(rows))]
-        assert all(size > rest for size, rest in zip(rows, after, strict=True)), "a larger one is not written again"
+        assert all(size > rest for size, rest in zip(rows, after, strict=True)), (
+            "a larger one is not written again"
+        )
         files = [path for path in tmp_path.iterdir() if path.suffix in (".digests", ".features")]
         assert len(files) == 2 * len(rows)
     assert torch.equal(bank.read(NAMES[10:200]), FEATURES[10:200])
@@ -99,8 +105,10 @@ def test_a_bank_that_is_damaged_or_of_another_ledger_is_empty_and_can_be_filled_
     assert torch.equal(bank.read(NAMES[5:20]), FEATURES[5:20] + 2) and not bank.has(NAMES[:5]).any()
 
 
-def test_large_shards_are_let_go_of_and_read_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(banks, "LARGE", 1000)
+def test_large_shards_are_let_go_of_and_read_alike(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "LARGE", 1000)
     bank = Bank(tmp_path, "ledger")
     bank.add(NAMES, FEATURES)
     order = torch.randperm(2500, generator=generator("order")).tolist()
@@ -108,13 +116,20 @@ def test_large_shards_are_let_go_of_and_read_alike(tmp_path: Path, monkeypatch: 
     shutil.rmtree(tmp_path)
 
 
-def test_a_digest_is_blake2b_of_shape_and_pixels_alike_for_a_batch_and_a_list(tmp_path: Path) -> None:
-    expected = [hashlib.blake2b(b"(3, 2, 2)" + image.numpy().tobytes(), digest_size=16).digest() for image in PIXELS]
+def test_a_digest_is_blake2b_of_shape_and_pixels_alike_for_a_batch_and_a_list(
+    tmp_path: Path,
+) -> None:
+    expected = [
+        hashlib.blake2b(b"(3, 2, 2)" + image.numpy().tobytes(), digest_size=16).digest()
+        for image in PIXELS
+    ]
     assert expected == NAMES, "banks and ledgers of before hold these"
     rows = np.random.default_rng(0).permutation(2500)
     listed = Images("x", PIXELS.numpy(), None, 0, rows, "sum")
     assert digests_of(listed) == [NAMES[row] for row in rows]
-    assert digests_of(listed.part(np.arange(0))) == [] and digests_of(listed.part(np.array([4]))) == [NAMES[rows[4]]]
+    assert digests_of(listed.part(np.arange(0))) == [] and digests_of(
+        listed.part(np.array([4]))
+    ) == [NAMES[rows[4]]]
 
 
 def test_selection_takes_distinct_images_in_the_seeds_order_that_are_not_excluded() -> None:
@@ -134,7 +149,12 @@ def test_selection_takes_distinct_images_in_the_seeds_order_that_are_not_exclude
 
 @pytest.mark.parametrize(
     ("pace", "apart"),
-    [(Pace(), [0, 0]), (Pace(images=10), [0.4, 0.1]), (Pace(requests=5), [0.2, 0.2]), (Pace(10, 5), [0.4, 0.2])],
+    [
+        (Pace(), [0, 0]),
+        (Pace(images=10), [0.4, 0.1]),
+        (Pace(requests=5), [0.2, 0.2]),
+        (Pace(10, 5), [0.4, 0.2]),
+    ],
 )
 def test_a_request_starts_when_the_images_and_the_requests_before_it_have_had_their_time(
     pace: Pace, apart: list[float], tmp_path: Path
@@ -145,7 +165,7 @@ def test_a_request_starts_when_the_images_and_the_requests_before_it_have_had_th
         assert pace.book(execute, "t", 1, 100.0) == pytest.approx(100 + sum(apart))
         assert pace.book(execute, "other", 1, 100.0) == 100.0
         assert pace.book(execute, "t", 1, 200.0) == 200.0, "what was not used is not saved up"
-        rows = execute("SELECT count(*) FROM paces WHERE target = 't'")
+        rows = execute("SELECT count(*) FROM turns WHERE target = 't'")
     assert rows == [(0 if pace == Pace() else 1,)]
 
 
@@ -153,23 +173,34 @@ def test_elsewhere_than_on_a_terminal_a_line_each_half_minute_says_how_far_it_is
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     now = [1000.0]
-    monkeypatch.setattr(bars.time, "monotonic", lambda: now[0])
-    with bars.Bar("attack", 300, 0.5) as bar:
-        for seconds, images, requests in ((1029.9, 10, 1), (1030.0, 60, 3), (1059.0, 90, 2), (1060.0, 120, 4)):
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    with QueryProgress("attack", 300, 0.5) as bar:
+        for seconds, images, requests in (
+            (1029.9, 10, 1),
+            (1030.0, 60, 3),
+            (1059.0, 90, 2),
+            (1060.0, 120, 4),
+        ):
             now[0] = seconds
-            bar.answered(images, requests)
+            bar.update(images, requests)
         now[0] = 1090.0
-        bar.flying(6)
+        bar.update(120, 6)
         told: list[Any] = capsys.readouterr().err.splitlines()
     assert told == [
-        "query (attack): 60/300 answered, 3 requests in flight, 2 images/s, cost 30.00, 2.0 min left",
-        "query (attack): 120/300 answered, 4 requests in flight, 2 images/s, cost 60.00, 1.5 min left",
-        "query (attack): 120/300 answered, 6 requests in flight, 1 images/s, cost 60.00, 2.2 min left",
+        "query (attack): 60/300 answered, 3 requests in flight, "
+        "2 images/s, cost 30.00, 2.0 min left",
+        "query (attack): 120/300 answered, 4 requests in flight, "
+        "2 images/s, cost 60.00, 1.5 min left",
+        "query (attack): 120/300 answered, 6 requests in flight, "
+        "1 images/s, cost 60.00, 2.2 min left",
     ]
-    with bars.Bar("attack", 300, 0.5) as bar:
+    with QueryProgress("attack", 300, 0.5) as bar:
         now[0] += 31
-        bar.flying(2)
-    assert "0/300 answered, 2 requests in flight, 0 images/s, cost 0.00, time left unknown" in capsys.readouterr().err
+        bar.update(0, 2)
+    assert (
+        "0/300 answered, 2 requests in flight, 0 images/s, cost 0.00, time left unknown"
+        in capsys.readouterr().err
+    )
 
 
 def test_a_bank_keeps_rows_of_any_type_apart(tmp_path: Path) -> None:

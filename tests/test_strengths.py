@@ -3,6 +3,7 @@
 import hashlib
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,13 +12,13 @@ import torch
 from test_defenses import asked, images
 from torch import Tensor
 
-from stealing.data.draws import generator
+from stealing.data.sampling import generator
 from stealing.defenses.b4b import B4B, Transform, sigma
-from stealing.defenses.chain import Asked
+from stealing.defenses.chain import QueryBatch
 from stealing.defenses.coverage import Coverage
 from stealing.defenses.keyed import Secret
 from stealing.defenses.noise import CosineNoise, Noise, orthogonal
-from stealing.defenses.poisoning import AdditivePoisoning, Poisoning
+from stealing.defenses.poisoning import AdditivePoisoning, Poisoning, stand_in
 from stealing.errors import ConfigError
 
 D = 6
@@ -73,7 +74,9 @@ def test_a_memory_of_coverage_replaces_what_was_known_and_holds_a_bit_a_bucket()
     assert bits[:, 0].tolist() == [1, 1, 1] and bits.sum() == 3, "on a plane is not above it"
 
 
-def noise_of_b4b(rows: Tensor, question: Asked, deviations: list[float], seen: list[float]) -> Tensor:
+def noise_of_b4b(
+    rows: Tensor, question: QueryBatch, deviations: list[float], seen: list[float]
+) -> Tensor:
     made = []
     for digest, deviation, share in zip(question.digests, deviations, seen, strict=True):
         draw = OPEN.generator("noise", digest, str(share)).standard_normal(D, np.float32)
@@ -96,12 +99,24 @@ def test_noise_of_b4b_is_never_louder_than_a_million_and_its_deviation_always_a_
     given = B4B(1e-6, 1e6, 0.001, 4, 3, None).answer(rows, question)
     torch.testing.assert_close(given, noise_of_b4b(rows, question, [1e6] * 30, seen))
     most = sigma(1.0, lambda_=1e-6, alpha=1e6, beta=1e-9)
-    assert most == pytest.approx(1e-6 * math.exp(200)) and sigma(0.0, lambda_=1e-6, alpha=1, beta=1) == 0
+    assert (
+        most == pytest.approx(1e-6 * math.exp(200))
+        and sigma(0.0, lambda_=1e-6, alpha=1, beta=1) == 0
+    )
 
 
-@pytest.mark.parametrize("change", ["lambda_=0", "lambda_=2", "beta=0", "planes=0", "tables=0", "beta=-1"])
+@pytest.mark.parametrize(
+    "change", ["lambda_=0", "lambda_=2", "beta=0", "planes=0", "tables=0", "beta=-1"]
+)
 def test_b4b_takes_settings_up_to_their_edge_and_none_beyond(change: str) -> None:
-    settings: dict[str, Any] = {"lambda_": 1.0, "alpha": 1.0, "beta": 1e-3, "planes": 1, "tables": 1, "secret": None}
+    settings: dict[str, Any] = {
+        "lambda_": 1.0,
+        "alpha": 1.0,
+        "beta": 1e-3,
+        "planes": 1,
+        "tables": 1,
+        "secret": None,
+    }
     assert B4B(**settings).answer(drawn(2), asked(images(2))).shape == (2, D)
     name, value = change.split("=")
     with pytest.raises(ConfigError, match="set them so"):
@@ -132,13 +147,19 @@ def test_an_affine_transform_has_factors_and_shifts_of_both_signs_within_one() -
     assert abs(float(torch.corrcoef(torch.stack([shift, both - shift]))[0, 1])) < 0.2
 
 
-def test_a_transform_appends_fixed_numbers_shuffles_or_takes_sides_by_draws_of_its_own_place() -> None:
+def test_a_transform_appends_fixed_numbers_shuffles_or_takes_sides_by_draws_of_its_own_place() -> (
+    None
+):
     rows, question = drawn(9), asked(images(9), "attacker/3")
     padded = Transform(["pad"], None).answer(rows, question)
     fixed = account_numbers("attacker/3", 0).standard_normal(D, np.float32)
-    assert torch.equal(padded[:, :D], rows) and np.array_equal(padded[:, D:].numpy(), np.tile(fixed, (9, 1)))
+    assert torch.equal(padded[:, :D], rows) and np.array_equal(
+        padded[:, D:].numpy(), np.tile(fixed, (9, 1))
+    )
     order = account_numbers("attacker/3", 0).permutation(D)
-    assert np.array_equal(Transform(["shuffle"], None).answer(rows, question).numpy(), rows.numpy()[:, order])
+    assert np.array_equal(
+        Transform(["shuffle"], None).answer(rows, question).numpy(), rows.numpy()[:, order]
+    )
     assert sorted(order) == list(range(D)) and list(order) != list(range(D))
     planes = account_numbers("attacker/3", 0).standard_normal((D, 2 * D))
     sides = Transform(["binary"], None).answer(rows, question)
@@ -152,16 +173,29 @@ def test_a_transform_appends_fixed_numbers_shuffles_or_takes_sides_by_draws_of_i
 
 def test_a_key_gives_each_purpose_numbers_of_its_own() -> None:
     purposes: list[tuple[str | bytes | int, ...]] = [
-        ("a",), ("b",), ("a", "b"), ("ab",), ("a", "bc"), ("ab", "c"), ("a", 1), ("a", 11), ("a", 1, 1), ("a", ""),
-        (b"\x00",), (b"\x00\x00",), (),
-    ]  # fmt: skip
+        ("a",),
+        ("b",),
+        ("a", "b"),
+        ("ab",),
+        ("a", "bc"),
+        ("ab", "c"),
+        ("a", 1),
+        ("a", 11),
+        ("a", 1, 1),
+        ("a", ""),
+        (b"\x00",),
+        (b"\x00\x00",),
+        (),
+    ]
     numbers = [OPEN.generator(*purpose).standard_normal(500) for purpose in purposes]
     alike = np.abs(np.corrcoef(numbers) - np.eye(len(purposes)))
     assert alike.max() < 0.25
     assert np.array_equal(OPEN.generator("a", 1).random(5), OPEN.generator(b"a", "1").random(5))
 
 
-def test_a_secret_shows_as_a_short_hash_and_gives_other_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_secret_shows_as_a_short_hash_and_gives_other_numbers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("A_SECRET", "x")
     mine = Secret("A_SECRET")
     assert len(mine.hash) == 16 and mine.hash != OPEN.hash and mine.hash == Secret("A_SECRET").hash
@@ -172,7 +206,9 @@ def test_a_secret_shows_as_a_short_hash_and_gives_other_numbers(monkeypatch: pyt
 
 
 def test_numbers_of_a_key_stay_the_same_as_banks_were_filled_with_them() -> None:
-    key = hashlib.blake2b(b"a public key: fit for measuring, not for serving", digest_size=32).digest()
+    key = hashlib.blake2b(
+        b"a public key: fit for measuring, not for serving", digest_size=32
+    ).digest()
     assert OPEN.hash == hashlib.blake2b(b"fingerprint", key=key, digest_size=8).hexdigest()
     text = b"\x05\x00\x00\x00noise" + b"\x01\x00\x00\x00\xff" + b"\x02\x00\x00\x0012"
     seed = int.from_bytes(hashlib.blake2b(text, key=key, digest_size=16).digest(), "little")
@@ -191,7 +227,9 @@ SECRETIVE: dict[str, Callable[[str | None], Any]] = {
 
 
 @pytest.mark.parametrize("name", SECRETIVE)
-def test_a_secret_is_in_the_fingerprint_and_in_every_number(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_secret_is_in_the_fingerprint_and_in_every_number(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rows, question, given = drawn(4), asked(images(4)), {}
     for value in ("one", "two", ""):
         monkeypatch.setenv("A_SECRET", value)
@@ -208,7 +246,9 @@ def test_rows_of_noise_are_functions_of_their_own_purpose_with_variance_one() ->
         assert rows.dtype == torch.float32 and torch.equal(draw(names[7:9], 500), rows[7:9])
         assert float(rows.std()) == pytest.approx(1, abs=0.03) and abs(float(rows.mean())) < 0.03
     tails = OPEN.laplace(names, 500).abs().gt(3).float().mean()
-    assert float(tails) == pytest.approx(math.exp(-3 * math.sqrt(2)), rel=0.2), "heavier than a normal one's 0.0027"
+    assert float(tails) == pytest.approx(math.exp(-3 * math.sqrt(2)), rel=0.2), (
+        "heavier than a normal one's 0.0027"
+    )
 
 
 @pytest.mark.parametrize("kind", ["gaussian", "laplace"])
@@ -219,7 +259,9 @@ def test_noise_is_sigma_times_the_draw_of_its_image_or_of_the_accounts_count(kin
     torch.testing.assert_close(Noise(0.7, kind, False, None).answer(rows, question), by_content)
     fresh = Noise(0.7, kind, True, None)
     for first in (0, 5):
-        expected = rows + 0.7 * draw([("fresh", "honest/x", first + place) for place in range(5)], D)
+        expected = rows + 0.7 * draw(
+            [("fresh", "honest/x", first + place) for place in range(5)], D
+        )
         torch.testing.assert_close(fresh.answer(rows, question), expected)
     assert fresh.dump("honest/x") == (10).to_bytes(8, "little") and fresh.dump("new") == bytes(8)
     fresh.load("honest/x", (3).to_bytes(8, "little"))
@@ -233,7 +275,9 @@ def test_noise_is_sigma_times_the_draw_of_its_image_or_of_the_accounts_count(kin
 def test_noise_of_an_angle_turns_in_the_plane_of_its_own_draw() -> None:
     rows, question = drawn(5), asked(images(5))
     for fresh in (False, True):
-        names: list[tuple[str | bytes | int, ...]] = [("content of an angle", digest) for digest in question.digests]
+        names: list[tuple[str | bytes | int, ...]] = [
+            ("content of an angle", digest) for digest in question.digests
+        ]
         if fresh:
             names = [("fresh of an angle", "attacker/0", place) for place in range(5)]
         across = orthogonal(OPEN.normal(names, D), rows)
@@ -253,7 +297,9 @@ def test_orthogonal_is_at_right_angles_as_long_and_on_the_side_of_the_draw() -> 
     assert (across * draws).sum(1).gt(0).all() and orthogonal(draws, torch.zeros(20, D)).eq(0).all()
     unit = rows / rows.norm(dim=1, keepdim=True)
     part = across / rows.norm(dim=1, keepdim=True)
-    rebuilt = (draws * unit).sum(1, keepdim=True) * unit + (draws * part).sum(1, keepdim=True) * part
+    rebuilt = (draws * unit).sum(1, keepdim=True) * unit + (draws * part).sum(
+        1, keepdim=True
+    ) * part
     torch.testing.assert_close(rebuilt, draws, atol=1e-4, rtol=1e-4)
 
 
@@ -263,5 +309,28 @@ def test_additive_poisoning_is_at_right_angles_and_epsilon_answers_long() -> Non
         change = AdditivePoisoning(epsilon, None).answer(rows, question) - rows
         torch.testing.assert_close(change.norm(dim=1), epsilon * rows.norm(dim=1))
         assert float(torch.cosine_similarity(change, rows).abs().max()) < 1e-5
-        names: list[tuple[str | bytes | int, ...]] = [("additive", digest) for digest in question.digests]
-        torch.testing.assert_close(change, epsilon * orthogonal(OPEN.normal(names, D), rows), atol=1e-5, rtol=1e-4)
+        names: list[tuple[str | bytes | int, ...]] = [
+            ("additive", digest) for digest in question.digests
+        ]
+        torch.testing.assert_close(
+            change, epsilon * orthogonal(OPEN.normal(names, D), rows), atol=1e-5, rtol=1e-4
+        )
+
+
+def test_a_step_of_poisoning_follows_the_slope_of_the_angle_for_pixels_centred_at_grey() -> None:
+    rows = drawn(3)
+    pictures = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8, generator=generator("p"))
+    start = Poisoning(0.5, 0, None).answer(rows, asked(pictures)) - rows
+    defense = Poisoning(0.5, 1, None)
+    given = defense.answer(rows, asked(pictures))
+    weights = defense.stand_in_weights(D)
+    for place, image in enumerate(pictures.float() / 255 - 0.5):
+        length = rows[place].norm()
+        jacobian = torch.func.jacrev(partial(stand_in, image, width=D))(weights)
+        residual = stand_in(image, weights, D) - rows[place] / length
+        change = (start[place] / length).requires_grad_()
+        cosine = torch.cosine_similarity(residual @ jacobian, (residual - change) @ jacobian, dim=0)
+        [slope] = torch.autograd.grad(cosine, change)
+        climbed = change.detach() - 0.5 * slope / slope.norm()
+        expected = rows[place] + 0.5 * length * climbed / climbed.norm()
+        torch.testing.assert_close(given[place], expected, atol=1e-4, rtol=1e-4)

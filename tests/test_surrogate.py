@@ -1,4 +1,4 @@
-"""The surrogate's training against a plain loop: mixing, schedule, adapter, average, and what names its artefact."""
+"""The surrogate's training against a plain loop, and its artefact's key."""
 
 import json
 import math
@@ -17,12 +17,13 @@ from stealing.artefacts import read_done
 from stealing.attacks import steal
 from stealing.attacks.losses import l2
 from stealing.attacks.pairing import RawAndViews, RawOrView
-from stealing.attacks.steal import Answers, steps_of, stolen
+from stealing.attacks.steal import BoughtAnswers, steal_encoder, steps_of
 from stealing.attacks.surrogate import build_adapter
-from stealing.data.draws import generator
 from stealing.data.images import Images
+from stealing.data.sampling import generator
 from stealing.data.views import Views
 from stealing.encoders import build_encoder
+from stealing.encoders.architectures import describe
 from stealing.seeds import owner_seed, weights_seed
 from stealing.training.fit import Recorder, Settings
 
@@ -35,7 +36,13 @@ ARCH: dict[str, Any] = {
     "mean": [0.4, 0.5, 0.6],
     "std": [0.2, 0.3, 0.4],
 }
-VIEWS = {"crop": [0.6, 1.0], "flip": 0.5, "jitter": [0.4, 0.4, 0.4, 0.1], "jitter_probability": 0.8, "grey": 0.2}
+VIEWS = {
+    "crop": [0.6, 1.0],
+    "flip": 0.5,
+    "jitter": [0.4, 0.4, 0.4, 0.1],
+    "jitter_probability": 0.8,
+    "grey": 0.2,
+}
 ATTACK: dict[str, Any] = {
     "loss": {"_target_": "stealing.attacks.losses.mse", "_partial_": True},
     "pairing": {
@@ -44,7 +51,11 @@ ATTACK: dict[str, Any] = {
         "views": {"_target_": "stealing.data.views.Views", **VIEWS},
     },
     "optimizer": {"_target_": "torch.optim.SGD", "_partial_": True, "lr": 0.2, "momentum": 0.9},
-    "schedule": {"_target_": "stealing.training.schedule.warmup_cosine", "_partial_": True, "warmup": 0.5},
+    "schedule": {
+        "_target_": "stealing.training.schedule.warmup_cosine",
+        "_partial_": True,
+        "warmup": 0.5,
+    },
     "ema": None,
     "batch_size": 8,
     "steps": 6,
@@ -53,14 +64,19 @@ ATTACK: dict[str, Any] = {
 PLAIN = Settings(threads=1, channels_last=False)
 
 
-def theft(folder: Path, **changes: Any) -> Any:
-    call: dict[str, Any] = {"answers": Answers(IMAGES, FEATURES, "bank"), "arch": ARCH, "attack": ATTACK, "seed": 5}
+def stolen(folder: Path, **changes: Any) -> Any:
+    call: dict[str, Any] = {
+        "answers": BoughtAnswers(IMAGES, FEATURES, "bank"),
+        "arch": ARCH,
+        "attack": ATTACK,
+        "seed": 5,
+    }
     call |= {"start": 11, "root": folder, "settings": PLAIN, "recorder": Recorder()}
-    return stolen(**(call | changes))
+    return steal_encoder(**(call | changes))
 
 
 def plain_loop(each_step: Callable[[nn.Module], None] = lambda both: None) -> nn.Module:
-    """Six steps: each image raw or as a view, a coin each; the mean squared error; the rate moves at each step."""
+    """Six steps of the mean squared error: each image raw or as a view, by a coin."""
     own = owner_seed(5, "surrogate")
     encoder = build_encoder(ARCH, 11).train()
     with torch.random.fork_rng():
@@ -69,13 +85,17 @@ def plain_loop(each_step: Callable[[nn.Module], None] = lambda both: None) -> nn
     optimizer = torch.optim.SGD(both.parameters(), lr=0.2, momentum=0.9)
     for step in range(6):
         epoch, place = divmod(step, 2)
-        order = torch.randperm(20, generator=generator(own, "order", epoch))[place * 8 : place * 8 + 8]
+        order = torch.randperm(20, generator=generator(own, "order", epoch))[
+            place * 8 : place * 8 + 8
+        ]
         raw = torch.from_numpy(PIXELS[order.numpy()]).float() / 255
         thrown = dice(8, own, "views", epoch, place)
         chosen = thrown.uniform(1)[:, 0] < 1 / 2
         images = torch.where(chosen[:, None, None, None], raw, Views(**VIEWS)(raw, thrown))
         rising = (step + 1) / 3
-        optimizer.param_groups[0]["lr"] = 0.2 * (rising if step < 3 else 0.5 * (1 + math.cos(math.pi * (step - 3) / 3)))
+        optimizer.param_groups[0]["lr"] = 0.2 * (
+            rising if step < 3 else 0.5 * (1 + math.cos(math.pi * (step - 3) / 3))
+        )
         optimizer.zero_grad()
         F.mse_loss(both["adapter"](encoder(images)), FEATURES[order]).backward()
         optimizer.step()
@@ -91,33 +111,54 @@ def check(encoder: nn.Module, adapter: nn.Module, expected: dict[str, Tensor]) -
         torch.testing.assert_close(found[name], tensor, atol=1e-6, rtol=1e-5, msg=name)
 
 
-def test_a_theft_is_a_plain_loop_whose_rate_moves_at_each_step_and_whose_adapter_learns(tmp_path: Path) -> None:
-    encoder, adapter, folder, done = theft(tmp_path)
+def test_an_attack_is_a_plain_loop_whose_rate_moves_at_each_step_and_whose_adapter_learns(
+    tmp_path: Path,
+) -> None:
+    encoder, adapter, folder, done = stolen(tmp_path)
     check(encoder, adapter, plain_loop().state_dict())
     assert not encoder.training and not adapter.training and done["seconds"] > 0
     made = {"device": "cpu", "threads": 1, "precision": "32-true", "channels_last": False}
     card = json.loads((folder / "encoder.json").read_text())
-    assert made.items() <= card["provenance"]["made"].items() and made.items() <= read_done(folder)["made"].items()  # type: ignore[index]
-    assert card["size"] == 8 and card["arch"] == ARCH and card["provenance"]["attack"] == ATTACK
-    assert {file.name for file in folder.iterdir()} >= {"adapter.safetensors", "encoder.safetensors", "done.json"}
+    assert (
+        made.items() <= card["provenance"]["made"].items()
+        and made.items() <= read_done(folder)["made"].items()
+    )  # type: ignore[index]
+    assert (
+        card["size"] == 8
+        and card["arch"] == describe(ARCH)
+        and card["provenance"]["attack"] == ATTACK
+    )
+    assert {file.name for file in folder.iterdir()} >= {
+        "adapter.safetensors",
+        "encoder.safetensors",
+        "done.json",
+    }
 
 
-def test_a_finished_theft_is_loaded_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    encoder, adapter, folder, done = theft(tmp_path)
+def test_a_finished_attack_is_loaded_bit_for_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder, adapter, folder, done = stolen(tmp_path)
     monkeypatch.setattr(steal, "fit", None)
-    again, mapped, same, facts = theft(tmp_path)
+    again, mapped, same, facts = stolen(tmp_path)
     assert again.fingerprint == encoder.fingerprint and folder == same
     assert torch.equal(mapped.weight, adapter.weight) and not mapped.training
     assert facts["seconds"] == done["seconds"]
 
 
-def test_the_average_of_the_weights_is_what_is_kept_where_the_attack_asks_for_one(tmp_path: Path) -> None:
+def test_the_average_of_the_weights_is_what_is_kept_where_the_attack_asks_for_one(
+    tmp_path: Path,
+) -> None:
     kept: list[dict[str, Tensor]] = []
-    plain_loop(lambda both: kept.append({name: tensor.clone() for name, tensor in both.state_dict().items()}))
+    plain_loop(
+        lambda both: kept.append(
+            {name: tensor.clone() for name, tensor in both.state_dict().items()}
+        )
+    )
     average = kept[0]
     for weights in kept[1:]:
         average = {name: 0.75 * average[name] + 0.25 * weights[name] for name in average}
-    encoder, adapter, *_ = theft(tmp_path, attack=ATTACK | {"ema": 0.75})
+    encoder, adapter, *_ = stolen(tmp_path, attack=ATTACK | {"ema": 0.75})
     check(encoder, adapter, average)
 
 
@@ -133,18 +174,27 @@ def folder_of(monkeypatch: pytest.MonkeyPatch, root: Path, **changes: Any) -> Pa
 
     monkeypatch.setattr(steal, "fit", caught)
     with pytest.raises(Caught) as stopped:
-        theft(root, **changes)
+        stolen(root, **changes)
     return Path(str(stopped.value))
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        {"answers": Answers(IMAGES, FEATURES, "another bank")},
-        {"answers": Answers(IMAGES.part(np.arange(19)), FEATURES[:19], "bank")},
+        {"answers": BoughtAnswers(IMAGES, FEATURES, "another bank")},
+        {"answers": BoughtAnswers(IMAGES.part(np.arange(19)), FEATURES[:19], "bank")},
         {"arch": ARCH | {"mean": [0.5, 0.5, 0.6]}},
         {"attack": ATTACK | {"ema": 0.9}},
-        {"attack": ATTACK | {"loss": {**ATTACK["loss"], "_target_": "stealing.attacks.losses.l2", "reduction": "sum"}}},
+        {
+            "attack": ATTACK
+            | {
+                "loss": {
+                    **ATTACK["loss"],
+                    "_target_": "stealing.attacks.losses.l2",
+                    "reduction": "sum",
+                }
+            }
+        },
         {"attack": ATTACK | {"steps": 7}},
         {"seed": 6},
         {"start": 12},
@@ -163,8 +213,13 @@ def test_what_changes_a_surrogate_changes_its_folder(
 
 
 def test_the_code_of_a_surrogate_is_that_of_its_network_its_loss_and_its_answers() -> None:
-    other = ATTACK | {"loss": {"_target_": "stealing.attacks.losses.l2", "_partial_": True, "reduction": "sum"}}
-    codes = [steal.surrogate_code(ARCH, ATTACK, "a"), steal.surrogate_code(ARCH, ATTACK, "b")]
+    other = ATTACK | {
+        "loss": {"_target_": "stealing.attacks.losses.l2", "_partial_": True, "reduction": "sum"}
+    }
+    codes = [
+        steal.surrogate_code(ARCH, ATTACK, "a"),
+        steal.surrogate_code(ARCH, ATTACK, "b"),
+    ]
     codes.append(steal.surrogate_code(ARCH, other, "a"))
     assert len(set(codes)) == 3 and codes[0] == steal.surrogate_code(ARCH, ATTACK, "a")
 
@@ -180,11 +235,17 @@ def test_an_adapter_is_a_function_of_its_seed_and_nothing_at_all_between_equal_w
     torch.manual_seed(1)
     before = torch.random.get_rng_state()
     first, again, other = build_adapter(6, 4, 1), build_adapter(6, 4, 1), build_adapter(6, 4, 2)
-    assert isinstance(first, nn.Linear) and isinstance(again, nn.Linear) and isinstance(other, nn.Linear)
+    assert (
+        isinstance(first, nn.Linear)
+        and isinstance(again, nn.Linear)
+        and isinstance(other, nn.Linear)
+    )
     assert torch.equal(first.weight, again.weight) and torch.equal(first.bias, again.bias)
     assert not torch.equal(first.weight, other.weight) and first.weight.shape == (4, 6)
     assert isinstance(build_adapter(6, 6, 1), nn.Identity)
-    assert torch.equal(torch.random.get_rng_state(), before), "others' random numbers stay as they were"
+    assert torch.equal(torch.random.get_rng_state(), before), (
+        "others' random numbers stay as they were"
+    )
 
 
 class Fixed:
@@ -209,7 +270,7 @@ def test_an_image_is_raw_with_probability_one_over_one_plus_lambda_exactly(weigh
     torch.testing.assert_close(mixed, images + torch.tensor([0.0, 1.0, 0.0])[:, None, None, None])
 
 
-def test_of_numbers_in_zero_to_one_without_one_those_below_the_share_are_raw_and_not_the_share_itself() -> None:
+def test_numbers_below_the_share_are_raw_and_the_share_itself_is_not() -> None:
     pairing = RawOrView(lambda images, dice: images + 1, 1.0)  # type: ignore[arg-type]
     [(_, mixed, _)] = pairing(torch.zeros(1, 3, 2, 2), torch.arange(1), Fixed(0.5))  # type: ignore[arg-type]
     assert mixed.eq(1).all()

@@ -1,4 +1,4 @@
-"""A sweep: what failed, what is missing, what is killed; and the report that is made of it, in a real browser."""
+"""A sweep: cells that failed, are missing or were killed; and its report, in a real browser."""
 
 import os
 import re
@@ -21,19 +21,29 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 from rich.console import Console
 
+from stealing.artefacts import read_done, write_done
 from stealing.config import cores_each
 from stealing.errors import DataError
 from stealing.report.comparisons import comparisons
-from stealing.report.runs import found_in, settings
+from stealing.report.runs import find_runs, group_runs
+from stealing.report.states import show
 from stealing.report.summary import overview, paired_tests, tidy
-from stealing.report.sweep import Cell, cells, show
 from stealing.report.write import write
+from stealing.sweeps.cells import Cell, cells
 
 pytestmark = pytest.mark.timeout(1800)  # whole sweeps, of which one waits for the other
 
 DATA = os.environ.get("STEALING_DATA", "")
-CELLS = ("-m", "experiment=cifar10_sweep", "trainer.threads=1", "attack=stolen_encoder,conventional",
-         "budget.images=128,256,512", "defense=none,topk", "seed=0,1", "budget.price=0.001")  # fmt: skip
+CELLS = (
+    "-m",
+    "experiment=cifar10_sweep",
+    "trainer.threads=1",
+    "attack=stolen_encoder,conventional",
+    "budget.images=128,256,512",
+    "defense=none,topk",
+    "seed=0,1",
+    "budget.price=0.001",
+)
 
 
 def status(work: Path) -> subprocess.CompletedProcess[str]:
@@ -41,7 +51,9 @@ def status(work: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(line, cwd=ROOT, capture_output=True, text=True)
 
 
-def test_a_failed_cell_lets_the_others_finish_and_is_told_of_at_the_end(command: Command, tmp_path: Path) -> None:
+def test_a_failed_cell_lets_the_others_finish_and_is_told_of_at_the_end(
+    command: Command, tmp_path: Path
+) -> None:
     failing = ("-m", *DEBUG, "attack.batch_size=200,32", "budget.images=64", "until=query")
     done = command("train.py", *failing)
     assert done.returncode == 1
@@ -50,13 +62,19 @@ def test_a_failed_cell_lets_the_others_finish_and_is_told_of_at_the_end(command:
     [sweep] = (tmp_path / "work" / "sweeps").iterdir()
     assert [cell.state for cell in cells(sweep)] == ["failed", "done"]
     told = status(tmp_path / "work")
-    assert told.returncode == 1 and "attack.batch_size=200" in told.stdout and "1 done, 1 failed." in told.stdout
+    assert (
+        told.returncode == 1
+        and "attack.batch_size=200" in told.stdout
+        and "1 done, 1 failed." in told.stdout
+    )
     [run] = (tmp_path / "work" / "runs").iterdir()
     shutil.rmtree(run)
     assert [cell.state for cell in cells(sweep)] == ["failed", "missing"]
 
 
-def test_a_sweep_that_is_stopped_says_what_is_interrupted_and_what_never_began(tmp_path: Path) -> None:
+def test_a_sweep_that_is_stopped_says_what_is_interrupted_and_what_never_began(
+    tmp_path: Path,
+) -> None:
     line = [sys.executable, "train.py", "-m", *DEBUG, "seed=0,1"]
     process = subprocess.Popen(line, cwd=ROOT, env={**os.environ, "STEALING_WORK": str(tmp_path)})
     while not list(tmp_path.glob("runs/*/status.json")):
@@ -70,13 +88,20 @@ def test_a_sweep_that_is_stopped_says_what_is_interrupted_and_what_never_began(t
 
 def test_a_matrix_has_a_row_for_what_varies_and_a_deletion_is_no_value() -> None:
     plan = [
-        ("~data.tasks.plain_kind", f"seed={seed}", f"defense={name}") for seed in (0, 1) for name in ("none", "b4b")
+        ("~data.tasks.plain_kind", f"seed={seed}", f"defense={name}")
+        for seed in (0, 1)
+        for name in ("none", "b4b")
     ]
-    states, console = ("done", "failed", "missing", "done"), Console(width=100, record=True, file=StringIO())
+    states, console = (
+        ("done", "failed", "missing", "done"),
+        Console(width=100, record=True, file=StringIO()),
+    )
     show([Cell(words, state, None, "") for words, state in zip(plan, states, strict=True)], console)
     lines = [line.split() for line in console.export_text().replace("│", " ").splitlines()]
     assert ["0", "done", "failed"] in lines and ["1", "missing", "done"] in lines
-    assert ["2", "done,", "1", "failed,", "1", "missing."] in lines and "plain_kind" not in str(lines)
+    assert ["2", "done,", "1", "failed,", "1", "missing."] in lines and "plain_kind" not in str(
+        lines
+    )
 
 
 def test_threads_are_what_the_machine_has_for_each_process() -> None:
@@ -88,11 +113,35 @@ def test_threads_are_what_the_machine_has_for_each_process() -> None:
     ("launcher", "threads"),
     [
         ({"_target_": "hydra._internal.core_plugins.basic_launcher.BasicLauncher"}, 8),
-        ({"_target_": "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher", "n_jobs": 4}, 2),
-        ({"_target_": "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher", "n_jobs": -1}, 1),
-        ({"_target_": "hydra_plugins.hydra_submitit_launcher.submitit_launcher.SlurmLauncher", "cpus_per_task": 3}, 3),
+        (
+            {
+                "_target_": "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher",
+                "n_jobs": 4,
+            },
+            2,
+        ),
+        (
+            {
+                "_target_": "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher",
+                "n_jobs": -1,
+            },
+            1,
+        ),
+        (
+            {
+                "_target_": "hydra_plugins.hydra_submitit_launcher.submitit_launcher.SlurmLauncher",
+                "cpus_per_task": 3,
+            },
+            3,
+        ),
         ({"_target_": "hydra_plugins.hydra_submitit_launcher.submitit_launcher.LocalLauncher"}, 1),
-        ({"_target_": "hydra_plugins.hydra_ray_launcher.ray_launcher.RayLauncher", "ray": {"remote": {}}}, 1),
+        (
+            {
+                "_target_": "hydra_plugins.hydra_ray_launcher.ray_launcher.RayLauncher",
+                "ray": {"remote": {}},
+            },
+            1,
+        ),
         (
             {
                 "_target_": "hydra_plugins.hydra_ray_launcher.ray_launcher.RayLauncher",
@@ -113,13 +162,21 @@ def test_threads_are_what_a_launcher_leaves_to_each_cell(
 
 
 def sweep(work: Path, kills: int) -> list[dict[Path, int]]:
-    """Run the sweep to its end, its process group killed so often on the way; what was done at each end, and when."""
+    """Run the sweep to its end, its process group killed so often on the way.
+
+    Returns what was done at each end, and when.
+    """
     seen = []
     for number in range(kills + 1):
         env = {**os.environ, "STEALING_WORK": str(work), "OMP_NUM_THREADS": "1"}
         with (work.parent / f"{work.name}.log").open("w") as log:
             process = subprocess.Popen(
-                [sys.executable, "train.py", *CELLS], cwd=ROOT, env=env, stdout=log, stderr=log, start_new_session=True
+                [sys.executable, "train.py", *CELLS],
+                cwd=ROOT,
+                env=env,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
             while number < kills and process.poll() is None:
                 if len(list(work.glob("runs/*/done.json"))) >= 6 * number + 3:
@@ -134,7 +191,7 @@ def sweep(work: Path, kills: int) -> list[dict[Path, int]]:
 
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The work folder of an uninterrupted sweep of 24 cells on real images; workers of one test run share it."""
+    """The work folder of an uninterrupted sweep of 24 cells on real images, shared by workers."""
     if not DATA:
         assert os.environ.get("STEALING_REQUIRE_DATA") != "1", "STEALING_DATA has no images"
         pytest.skip("STEALING_DATA has no images")
@@ -150,11 +207,15 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 def test_a_sweep_killed_three_times_ends_as_one_that_was_not(swept: Path, tmp_path: Path) -> None:
     seen = sweep(tmp_path / "killed", 3)
-    assert [len(done) for done in seen] == sorted({len(done) for done in seen}), "each start went on"
+    assert [len(done) for done in seen] == sorted({len(done) for done in seen}), (
+        "each start went on"
+    )
     assert len(seen[0]) >= 3 and len(seen[-1]) == 24
     for before in seen[:-1]:
         assert before.items() <= seen[-1].items(), "a finished cell ran again"
-    whole, killed = (settings(found_in([work / "runs"])) for work in (swept, tmp_path / "killed"))
+    whole, killed = (
+        group_runs(find_runs([work / "runs"])) for work in (swept, tmp_path / "killed")
+    )
     assert tidy(whole).equals(tidy(killed))
     assert overview(whole, "linear") == overview(killed, "linear") and len(whole) == 12
     assert paired_tests(comparisons(whole, "linear")) == paired_tests(comparisons(killed, "linear"))
@@ -162,7 +223,9 @@ def test_a_sweep_killed_three_times_ends_as_one_that_was_not(swept: Path, tmp_pa
 
 
 @pytest.mark.slow
-def test_the_page_of_a_sweep_is_readable_in_a_browser_and_on_a_phone(swept: Path, browser: Any, tmp_path: Path) -> None:
+def test_the_page_of_a_sweep_is_readable_in_a_browser_and_on_a_phone(
+    swept: Path, browser: Any, tmp_path: Path
+) -> None:
     [folder] = (swept / "sweeps").iterdir()
     page = write([folder], tmp_path / "report", "linear")
     tab = look(browser, page, tmp_path / "shots")
@@ -170,14 +233,20 @@ def test_the_page_of_a_sweep_is_readable_in_a_browser_and_on_a_phone(swept: Path
     titles = [node.inner_text() for node in tab.query_selector_all("h2")]
     assert len(titles) == len(set(titles)) >= 10 and "What is missing?" not in titles
     table = pyarrow.parquet.read_table(tmp_path / "report" / "runs.parquet")
-    assert table.num_rows == 24 * 4 * 2 and (tmp_path / "report" / "runs.csv").stat().st_size > 10_000
+    assert (
+        table.num_rows == 24 * 4 * 2 and (tmp_path / "report" / "runs.csv").stat().st_size > 10_000
+    )
     assert "\\toprule" in (tmp_path / "report" / "tables.tex").read_text()
     named = set(re.findall(r"cifar10_tiny-\S+?-s\d-\w{16}", page.read_text()))
-    assert named == {run.name for run in (swept / "runs").iterdir() if run.is_dir()}, "each figure names its runs"
+    assert named == {run.name for run in (swept / "runs").iterdir() if run.is_dir()}, (
+        "each figure names its runs"
+    )
 
 
 @pytest.mark.slow
-def test_missing_cells_are_shown_as_missing_and_protocols_are_not_mixed(swept: Path, tmp_path: Path) -> None:
+def test_missing_cells_are_shown_as_missing_and_protocols_are_not_mixed(
+    swept: Path, tmp_path: Path
+) -> None:
     work = tmp_path / "work"
     shutil.copytree(swept, work)
     [folder] = (work / "sweeps").iterdir()
@@ -188,8 +257,13 @@ def test_missing_cells_are_shown_as_missing_and_protocols_are_not_mixed(swept: P
         assert "What is missing?" in page and page.count('class="missing">missing<') == 1
     other = next(path for path in (work / "runs").glob("*/result.json"))
     other.write_text(other.read_text().replace('"protocol_hash": "', '"protocol_hash": "0'))
+    facts = read_done(other.parent)
+    assert facts is not None
+    write_done(
+        other.parent, files=list(facts.pop("files")), **facts
+    )  # as a run under that protocol would
     with pytest.raises(DataError, match="judged by 2 protocols"):
-        settings(found_in([work / "runs"]))
+        group_runs(find_runs([work / "runs"]))
 
 
 @pytest.mark.slow
@@ -199,16 +273,23 @@ def test_a_sweep_that_an_experiment_asks_for_is_planned_too_and_its_settings_are
     mine = tmp_path / "conf" / "experiment" / "twice.yaml"
     mine.parent.mkdir(parents=True)
     mine.write_text(
-        "# @package _global_\ndefaults: [debug]\nhydra: {mode: MULTIRUN, sweeper: {params: {attack.steps: '5,10'}}}\n"
+        "# @package _global_\ndefaults: [debug]\n"
+        "hydra: {mode: MULTIRUN, sweeper: {params: {attack.steps: '5,10'}}}\n"
     )
     choices = ("experiment=twice", "trainer.threads=1", "seed=0,1", "defense=topk")
     done = command("train.py", "--config-dir", str(mine.parents[1]), "-m", *choices)
     assert done.returncode == 0, done.stderr
     [sweep] = (tmp_path / "work" / "sweeps").iterdir()
     assert [cell.state for cell in cells(sweep)] == ["done"] * 4
-    found = settings(found_in([sweep, tmp_path / "work" / "runs"]))
-    assert [setting.name for setting in found] == ["stolen_encoder steps=10", "stolen_encoder steps=5"]
+    found = group_runs(find_runs([sweep, tmp_path / "work" / "runs"]))
+    assert [setting.name for setting in found] == [
+        "stolen_encoder steps=10",
+        "stolen_encoder steps=5",
+    ]
     assert [setting.joined["seeds"] for setting in found] == [[0, 1]] * 2, "each run counts once"
     [test] = comparisons(found, "linear")
-    assert test.seeds == 2 and (test.first, test.second) == ("stolen_encoder steps=10", "stolen_encoder steps=5")
-    assert test.alike == "" and 0.0 <= test.p <= test.adjusted <= 1
+    assert test.seeds == 2 and (test.first, test.second) == (
+        "stolen_encoder steps=10",
+        "stolen_encoder steps=5",
+    )
+    assert test.both == "" and 0.0 <= test.p <= test.adjusted <= 1

@@ -8,10 +8,17 @@ import pytest
 from rich.console import Console
 
 from stealing.evaluation.protocol import CONTROLS
-from stealing.evaluation.statistics import HELD, Right, overall, summarise
-from stealing.report.table import headline, left_out, remarks, show
+from stealing.evaluation.statistics import HELD, Outcomes, overall, summarise
+from stealing.report.console import headline, remarks, show
+from stealing.report.shares import left_out
 
-RATES = {"TA": 0.7, "TA_clean": 0.7, "SA": 0.6, **dict.fromkeys(CONTROLS, 0.2), "ssl_on_queries": 0.4}
+RATES = {
+    "TA": 0.7,
+    "TA_clean": 0.7,
+    "SA": 0.6,
+    **dict.fromkeys(CONTROLS, 0.2),
+    "ssl_on_queries": 0.4,
+}
 SEEN = {
     "a_task_with_a_very_long_name_indeed": ("own", RATES),
     "near": ("query_domain", {**RATES, "SA": 0.5}),
@@ -19,21 +26,30 @@ SEEN = {
 }
 
 
-def outcomes(rates: dict[str, float]) -> Right:
+def outcomes(rates: dict[str, float]) -> Outcomes:
     rows = {name: np.arange(1000) < round(1000 * rate) for name, rate in rates.items()}
     return rows | {name + HELD: row for name, row in rows.items()}
 
 
 def result(seeds: int = 1, remote: bool = False) -> dict[str, Any]:
-    rights: Right = {}
+    rights: Outcomes = {}
     tasks: dict[str, Any] = {}
     for task, (role, rates) in SEEN.items():
         known = {name: rate for name, rate in rates.items() if not (remote and name == "TA_clean")}
         agree = {"agreement": 0.5, "agreement_ceiling": 0.6}
-        tasks[task] = {"role": role, "linear": {**summarise([outcomes(known)], resamples=50), **agree}}
+        tasks[task] = {
+            "role": role,
+            "linear": {**summarise([outcomes(known)], resamples=50), **agree},
+        }
         rights |= {f"{task}/linear/{name}": rows for name, rows in outcomes(known).items()}
     return {
-        "queries": {"spent": 64, "budget": 100, "cost": 1.28, "evaluation": 453, "evaluation_cost": 9.06},
+        "queries": {
+            "spent": 64,
+            "budget": 100,
+            "cost": 1.28,
+            "evaluation": 453,
+            "evaluation_cost": 9.06,
+        },
         "seeds": list(range(seeds)),
         "defense": None,
         "tasks": tasks,
@@ -57,10 +73,17 @@ def test_no_figure_is_cut_however_long_a_task_is_named() -> None:
 
 def test_a_task_that_is_left_out_is_named_with_the_reason() -> None:
     [said] = [line for line in remarks(result()) if "left out" in line]
-    assert said.startswith("digits (linear) is left out: the target loses to raw pixels by 8.5 points")
+    assert said.startswith(
+        "digits (linear) is left out: the target loses to raw pixels by 8.5 points"
+    )
     near = summarise([outcomes({**RATES, "ssl_on_queries": 0.68})], resamples=50)
     assert left_out(near) == (
-        "the target is 2.0 points ahead of SimCLR on the query images on the slice of train (+2.0 on the test split)"
+        "the target is 2.0 points ahead of SimCLR on the query images on the held rows, and 5 are "
+        "needed (+2.0 on the test split)"
+    )
+    near["held"]["TA"] = near["held"]["TA_clean"] = near["held"]["ssl_on_queries"] + 0.07
+    assert left_out(near | {"TA": 0.6, "TA_clean": 0.6}) == (
+        "the target is not ahead of SimCLR on the query images on the test split (-8.0 points)"
     )
     assert left_out(result()["tasks"]["near"]["linear"]) is None
 
@@ -77,7 +100,9 @@ def test_the_winning_control_stands_with_its_lead() -> None:
 
 
 def test_shares_stand_by_role_and_the_pooled_one_says_that_it_is_pooled() -> None:
-    lines = [line for line in shown(result()).splitlines() if line.startswith("│") and "linear" in line]
+    lines = [
+        line for line in shown(result()).splitlines() if line.startswith("│") and "linear" in line
+    ]
     own, domain, unseen, pooled = lines[-4:]
     assert "own" in own and "0.67" in own
     assert "query_domain" in domain and "0.33" in domain
@@ -93,7 +118,8 @@ def test_a_remote_target_is_told_by_what_it_offers() -> None:
 
 def test_what_measuring_cost_stands_beside_what_the_attack_cost() -> None:
     assert headline(result()) == (
-        "Attack: 64 queries of 100 allowed, cost 1.28; measuring it: 453 queries, cost 9.06; seeds 0"
+        "Attack: 64 queries of 100 allowed, cost 1.28; "
+        "measuring it: 453 queries, cost 9.06; seeds 0"
     )
 
 

@@ -1,4 +1,4 @@
-"""Threads wait without spinning: OpenMP reads its policy when torch is loaded, so it is set before."""
+"""Threads wait without spinning: OpenMP reads its policy when torch loads, so it is set before."""
 
 import os
 import subprocess
@@ -34,15 +34,18 @@ COMMANDS = [
     ("stealing.report", "work"),
     ("stealing.report.dashboard", "--help"),
     ("stealing.service.accounts", "--help"),
+    ("stealing.settings",),
 ]
 """Every way to start a process of this project."""
 
 
 def policy(*command: str, **environment: str) -> str | None:
-    """Return what OpenMP would be told in a process of this command, or None if it never loads torch."""
+    """Return OpenMP's policy in a process of this command, or None if it never loads torch."""
     clean = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
     line = [sys.executable, "-c", AT_TORCH, *command]
-    done = subprocess.run(line, cwd=ROOT, env={**clean, **environment}, capture_output=True, text=True)
+    done = subprocess.run(
+        line, cwd=ROOT, env={**clean, **environment}, capture_output=True, text=True
+    )
     told = [text for text in done.stdout.splitlines() if text.startswith("policy:")]
     return told[0].split()[1] if told else None
 

@@ -1,4 +1,4 @@
-"""Trainer choices: each changes what it should and nothing else; optimisers and averages against their formulas."""
+"""Trainer choices: each changes what it should and nothing else. Optimizers against formulas."""
 
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from stealing.attacks.losses import l2
 from stealing.attacks.pairing import RawAndViews
 from stealing.attacks.surrogate import SurrogateModule
-from stealing.data.draws import TrainingImages
+from stealing.data.sampling import TrainingImages
 from stealing.data.views import Views
 from stealing.pretraining.simclr import SimCLRModule
 from stealing.training.fit import Recorder, Settings, fit
@@ -39,8 +39,17 @@ def trained(
     stop_at(module, stop)
     settings = Settings(checkpoint_seconds=0, threads=1, **choices)
     monitors = (EMAWeightAveraging(decay=0.8),) if ema else ()
-    fit(module, TrainingImages(IMAGES, batch, 5), folder, name="t", total_steps=steps, seed=3, settings=settings,
-        recorder=Recorder(), monitors=monitors)  # fmt: skip
+    fit(
+        module,
+        TrainingImages(IMAGES, batch, 5),
+        folder,
+        name="t",
+        total_steps=steps,
+        seed=3,
+        settings=settings,
+        recorder=Recorder(),
+        monitors=monitors,
+    )
     return {name: value.detach().clone() for name, value in module.state_dict().items()}
 
 
@@ -62,7 +71,7 @@ def surrogate() -> SurrogateModule:
 
 
 def unviewed() -> SurrogateModule:
-    """A mean over images that are not viewed, by plain SGD: what is averaged is all that a step does."""
+    """A mean over raw images, by plain SGD: the average is all that a step does."""
     module = surrogate()
     module.pairing = RawAndViews(Views(), 20, 0)
     module.loss = lambda s, t: l2(s, t, reduction="mean")
@@ -91,7 +100,9 @@ def test_an_accumulating_averaging_fit_stopped_before_any_batch_ends_in_the_same
     for stop in range(1, 10):
         with pytest.raises(Interrupted):
             trained(make(), tmp_path / str(stop), stop=stop, **choices)
-        assert equal(trained(make(), tmp_path / str(stop), **choices), whole), f"stopped before batch {stop}"
+        assert equal(trained(make(), tmp_path / str(stop), **choices), whole), (
+            f"stopped before batch {stop}"
+        )
 
 
 def test_clipping_bounds_a_step_and_leaves_smaller_ones_as_they_are(tmp_path: Path) -> None:
@@ -100,12 +111,19 @@ def test_clipping_bounds_a_step_and_leaves_smaller_ones_as_they_are(tmp_path: Pa
     start = unviewed().state_dict()
     rate = 0.1 / 2  # of the schedule's first step
     assert moved(plain, start) > rate * 1e-2
-    assert moved(trained(unviewed(), tmp_path / "tight", steps=1, clip=1e-2), start) <= 1.01 * 0.1 * 1e-2
+    assert (
+        moved(trained(unviewed(), tmp_path / "tight", steps=1, clip=1e-2), start)
+        <= 1.01 * 0.1 * 1e-2
+    )
 
 
 @pytest.mark.parametrize("make", [simclr, surrogate])
-def test_bfloat16_trains_float32_weights_to_nearly_the_same_place(make: Any, tmp_path: Path) -> None:
-    full, half = (trained(make(), tmp_path / p, precision=p, steps=1) for p in ("32-true", "bf16-mixed"))
+def test_bfloat16_trains_float32_weights_to_nearly_the_same_place(
+    make: Any, tmp_path: Path
+) -> None:
+    full, half = (
+        trained(make(), tmp_path / p, precision=p, steps=1) for p in ("32-true", "bf16-mixed")
+    )
     assert all(value.dtype == torch.float32 for value in half.values())
     assert not equal(full, half)
     start = make().state_dict()
@@ -114,14 +132,18 @@ def test_bfloat16_trains_float32_weights_to_nearly_the_same_place(make: Any, tmp
 
 @pytest.mark.slow
 def test_compiling_changes_neither_names_nor_weights_beyond_rounding(tmp_path: Path) -> None:
-    plain, compiled = (trained(surrogate(), tmp_path / str(on), steps=3, compile=on) for on in (False, True))
+    plain, compiled = (
+        trained(surrogate(), tmp_path / str(on), steps=3, compile=on) for on in (False, True)
+    )
     assert plain.keys() == compiled.keys()
     for name in plain:
         torch.testing.assert_close(compiled[name], plain[name], atol=1e-6, rtol=1e-5)
 
 
 def test_the_average_of_the_weights_is_what_the_formula_says(tmp_path: Path) -> None:
-    first, second, third = (trained(unviewed(), tmp_path / str(steps), steps=steps) for steps in (1, 2, 3))
+    first, second, third = (
+        trained(unviewed(), tmp_path / str(steps), steps=steps) for steps in (1, 2, 3)
+    )
     averaged = trained(unviewed(), tmp_path / "averaged", steps=3, ema=True)
     for name in averaged:
         expected = 0.8 * (0.8 * first[name] + 0.2 * second[name]) + 0.2 * third[name]
@@ -139,13 +161,20 @@ def test_lars_scales_layers_and_leaves_biases_to_plain_sgd() -> None:
     gradient, slope = layer.weight.grad.clone(), layer.bias.grad.clone()
     optimizer.step()
     scale = 0.02 * weight.norm() / (gradient.norm() + 0.01 * weight.norm())
-    torch.testing.assert_close(layer.weight.detach(), weight - 0.5 * scale * (gradient + 0.01 * weight))
+    torch.testing.assert_close(
+        layer.weight.detach(), weight - 0.5 * scale * (gradient + 0.01 * weight)
+    )
     torch.testing.assert_close(layer.bias.detach(), bias - 0.5 * slope)
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "conf" / "pretrain").glob("*.yaml")))
+@pytest.mark.parametrize(
+    "name", sorted(path.stem for path in (ROOT / "conf" / "pretrain").glob("*.yaml"))
+)
 def test_every_pretraining_recipe_trains(name: str, tmp_path: Path) -> None:
     module = simclr()
     module.optimizer = instantiate(choose(f"pretrain={name}").pretrain.optimizer)
     after = trained(module, tmp_path)
-    assert all(value.isfinite().all() for value in after.values()) and moved(after, simclr().state_dict()) > 1e-3
+    assert (
+        all(value.isfinite().all() for value in after.values())
+        and moved(after, simclr().state_dict()) > 1e-3
+    )

@@ -1,4 +1,4 @@
-"""Views: each operation against torchvision's, their parameters against the stated distributions."""
+"""Views: each operation against torchvision's, parameters against the stated distributions."""
 
 import math
 
@@ -9,7 +9,7 @@ from scipy.stats import kstest
 from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.v2 import functional as reference
 
-from stealing.data.draws import Dice, generator
+from stealing.data.sampling import BatchRandom, generator
 from stealing.data.views import ViewParameters, Views
 
 IMAGES = torch.rand(6, 3, 16, 16, generator=generator("test images"))
@@ -31,9 +31,14 @@ def parameters(count: int = 6, **changes: torch.Tensor) -> ViewParameters:
 def test_brightness_contrast_and_saturation_equal_torchvision(place: int, factor: float) -> None:
     colour = torch.tensor([[1.0, 1.0, 1.0, 0.0]]).repeat(6, 1)
     colour[:, place] = factor
-    adjust = (reference.adjust_brightness, reference.adjust_contrast, reference.adjust_saturation)[place]
+    adjust = (reference.adjust_brightness, reference.adjust_contrast, reference.adjust_saturation)[
+        place
+    ]
     torch.testing.assert_close(
-        Views().apply(IMAGES, parameters(colour_B4=colour)), adjust(IMAGES, factor), atol=2e-4, rtol=0
+        Views().apply(IMAGES, parameters(colour_B4=colour)),
+        adjust(IMAGES, factor),
+        atol=2e-4,
+        rtol=0,
     )
 
 
@@ -69,29 +74,42 @@ def test_colours_change_on_the_chosen_rows_only() -> None:
 def test_hue_equals_torchvision(turn: float) -> None:
     colour = torch.tensor([[1.0, 1.0, 1.0, turn]]).repeat(6, 1)
     torch.testing.assert_close(
-        Views().apply(IMAGES, parameters(colour_B4=colour)), reference.adjust_hue(IMAGES, turn), atol=1e-4, rtol=0
+        Views().apply(IMAGES, parameters(colour_B4=colour)),
+        reference.adjust_hue(IMAGES, turn),
+        atol=1e-4,
+        rtol=0,
     )
 
 
 def test_flip_and_grey_equal_torchvision_on_the_chosen_rows_only() -> None:
     chosen = torch.tensor([True, False] * 3)
     flipped = Views().apply(IMAGES, parameters(flip_B=chosen))
-    torch.testing.assert_close(flipped, torch.where(chosen[:, None, None, None], IMAGES.flip(3), IMAGES))
+    torch.testing.assert_close(
+        flipped, torch.where(chosen[:, None, None, None], IMAGES.flip(3), IMAGES)
+    )
     grey = Views().apply(IMAGES, parameters(grey_B=chosen))
-    torch.testing.assert_close(grey[chosen], reference.rgb_to_grayscale(IMAGES[chosen], 3), atol=2e-4, rtol=0)
+    torch.testing.assert_close(
+        grey[chosen], reference.rgb_to_grayscale(IMAGES[chosen], 3), atol=2e-4, rtol=0
+    )
 
 
 @pytest.mark.parametrize("antialias", [True, False])
 @pytest.mark.parametrize(("height", "width"), [(16, 16), (12, 20)])
-def test_a_crop_equals_torchvisions_resized_crop_on_every_pixel(height: int, width: int, antialias: bool) -> None:
+def test_a_crop_equals_torchvisions_resized_crop_on_every_pixel(
+    height: int, width: int, antialias: bool
+) -> None:
     images = torch.rand(40, 3, height, width, generator=generator("crops"))
     views = Views(crop=(0.1, 1.0), jitter_probability=0, grey=0)
     drawn = views.draw(dice(40, "boxes"), height, width)
     assert 10 <= int(drawn.flip_B.sum()) <= 30
     expected = []
-    for image, box, flipped in zip(images, drawn.box_B4.tolist(), drawn.flip_B.tolist(), strict=True):
+    for image, box, flipped in zip(
+        images, drawn.box_B4.tolist(), drawn.flip_B.tolist(), strict=True
+    ):
         left, top, across, down = box
-        crop = reference.resized_crop(image, top, left, down, across, [height, width], antialias=antialias)
+        crop = reference.resized_crop(
+            image, top, left, down, across, [height, width], antialias=antialias
+        )
         expected.append(crop.flip(2) if flipped else crop)
     torch.testing.assert_close(views.apply(images, drawn), torch.stack(expected), atol=1e-5, rtol=0)
 
@@ -128,7 +146,7 @@ def test_draws_are_a_function_of_the_dice_and_a_share_of_the_rows_gets_its_own()
     views = Views(crop=(0.2, 1.0))
     drawn = views.draw(dice(64, "many"), 32, 32)
     again = views.draw(dice(64, "many"), 32, 32)
-    share = views.draw(Dice(generator("many"), 64, slice(16, 48)), 32, 32)
+    share = views.draw(BatchRandom(generator("many"), 64, slice(16, 48)), 32, 32)
     other = views.draw(dice(64, "others"), 32, 32)
     for name in ViewParameters._fields:
         assert torch.equal(getattr(drawn, name), getattr(again, name)), name
@@ -141,7 +159,9 @@ def torchvisions(crop: tuple[float, float], height: int, width: int, count: int)
     image = torch.zeros(3, height, width)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
-        drawn = [RandomResizedCrop.get_params(image, list(crop), [3 / 4, 4 / 3]) for _ in range(count)]
+        drawn = [
+            RandomResizedCrop.get_params(image, list(crop), [3 / 4, 4 / 3]) for _ in range(count)
+        ]
     top, left, down, across = torch.tensor(drawn).unbind(1)
     return torch.stack([left, top, across, down], 1)
 
@@ -171,13 +191,17 @@ def described(box: torch.Tensor, height: int, width: int) -> dict[str, torch.Ten
         ((0.5, 1.0), 30, 12),
     ],
 )
-def test_crops_have_the_distribution_of_random_resized_crop(crop: tuple[float, float], height: int, width: int) -> None:
+def test_crops_have_the_distribution_of_random_resized_crop(
+    crop: tuple[float, float], height: int, width: int
+) -> None:
     expected = described(torchvisions(crop, height, width, 4000), height, width)
     boxes = Views(crop=crop).draw(dice(100_000, "crops"), height, width).box_B4
     assert boxes.dtype == torch.int64  # whole pixels
     drawn = described(boxes, height, width)
     area = height * width
-    assert float(drawn["area"].mean()) / area == pytest.approx(float(expected["area"].mean()) / area, abs=0.01)
+    assert float(drawn["area"].mean()) / area == pytest.approx(
+        float(expected["area"].mean()) / area, abs=0.01
+    )
     full = float((drawn["width"] == width).double().mean())
     assert full == pytest.approx(float((expected["width"] == width).double().mean()), abs=0.02)
     for name, values in drawn.items():
@@ -186,11 +210,13 @@ def test_crops_have_the_distribution_of_random_resized_crop(crop: tuple[float, f
     assert min(float(drawn[name].min()) for name in ("left", "top", "right", "bottom")) == 0
 
 
-@pytest.mark.parametrize(("crop", "area", "full"), [((0.2, 1.0), 0.550, 0.039), ((0.6, 1.0), 0.756, 0.092)])
+@pytest.mark.parametrize(
+    ("crop", "area", "full"), [((0.2, 1.0), 0.550, 0.039), ((0.6, 1.0), 0.756, 0.092)]
+)
 def test_crops_of_32_pixels_keep_the_share_of_the_area_that_torchvisions_keep(
     crop: tuple[float, float], area: float, full: float
 ) -> None:
-    """Figures: 20,000 draws of `RandomResizedCrop.get_params`; clamped boxes would give 0.593 and 0.786."""
+    """Figures: 20,000 draws of torchvision's `get_params`; clamped boxes give 0.593 and 0.786."""
     box = Views(crop=crop).draw(dice(100_000, "area"), 32, 32).box_B4
     assert float((box[:, 2] * box[:, 3]).double().mean()) / 1024 == pytest.approx(area, abs=0.003)
     assert float((box[:, 2] == 32).double().mean()) == pytest.approx(full, abs=0.005)
@@ -210,13 +236,19 @@ def test_colour_factors_are_uniform_around_no_change(place: int) -> None:
     values = many().colour_B4[:, place].double().numpy()
     middle = (1, 1, 1, 0)[place]
     strength = JITTER[place]
-    assert kstest(values, "uniform", args=(middle - strength, 2 * strength)).statistic < 1.95 / math.sqrt(COUNT)
+    assert kstest(
+        values, "uniform", args=(middle - strength, 2 * strength)
+    ).statistic < 1.95 / math.sqrt(COUNT)
 
 
-@pytest.mark.parametrize(("name", "probability"), [("flip_B", 0.5), ("jittered_B", 0.8), ("grey_B", 0.2)])
+@pytest.mark.parametrize(
+    ("name", "probability"), [("flip_B", 0.5), ("jittered_B", 0.8), ("grey_B", 0.2)]
+)
 def test_flip_jitter_and_grey_have_their_probabilities(name: str, probability: float) -> None:
     share = float(getattr(many(), name).double().mean())
-    assert share == pytest.approx(probability, abs=3.3 * math.sqrt(probability * (1 - probability) / COUNT))
+    assert share == pytest.approx(
+        probability, abs=3.3 * math.sqrt(probability * (1 - probability) / COUNT)
+    )
 
 
 def test_all_parameters_of_a_view_are_independent_of_each_other() -> None:
@@ -234,7 +266,10 @@ def test_all_parameters_of_a_view_are_independent_of_each_other() -> None:
     ]
     values = torch.stack(columns)
     distances = (values - values.mean(1, keepdim=True)).abs()
-    for rows in (values, torch.cat([values[:3], distances[4:]])):  # ratios are rarer far out for a large area
+    for rows in (
+        values,
+        torch.cat([values[:3], distances[4:]]),
+    ):  # ratios are rarer far out for a large area
         correlation = torch.corrcoef(rows).fill_diagonal_(0)
         assert correlation.abs().max() < 4.5 / math.sqrt(COUNT)
 

@@ -18,7 +18,7 @@ from wandb.proto.wandb_internal_pb2 import Record
 
 from stealing.report.dashboard import about, charts, record
 from stealing.report.figures import defended
-from stealing.report.runs import settings
+from stealing.report.runs import group_runs
 from stealing.training.wandb import mode
 
 pytestmark = pytest.mark.slow
@@ -53,8 +53,15 @@ def records(path: Path) -> Iterator[Any]:
 
 
 def rows(path: Path) -> list[dict[str, Any]]:
-    found = [record.history.item for record in records(path) if record.WhichOneof("record_type") == "history"]
-    return [{item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in row} for row in found]
+    found = [
+        record.history.item
+        for record in records(path)
+        if record.WhichOneof("record_type") == "history"
+    ]
+    return [
+        {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in row}
+        for row in found
+    ]
 
 
 def begun(path: Path) -> Any:
@@ -67,8 +74,16 @@ def config_in(path: Path) -> dict[str, Any]:
 
 def summary_in(path: Path) -> dict[str, Any]:
     """The last value of each metric."""
-    found = [record.summary.update for record in records(path) if record.WhichOneof("record_type") == "summary"]
-    return {item.key or "/".join(item.nested_key): json.loads(item.value_json) for row in found for item in row}
+    found = [
+        record.summary.update
+        for record in records(path)
+        if record.WhichOneof("record_type") == "summary"
+    ]
+    return {
+        item.key or "/".join(item.nested_key): json.loads(item.value_json)
+        for row in found
+        for item in row
+    }
 
 
 def evaluations(work: Path) -> list[Path]:
@@ -80,7 +95,16 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A sweep over two budgets, stopped as by Ctrl-C in the target's training and started again."""
     folder = tmp_path_factory.mktemp("wandb")
     point = "stealing.pretraining.simclr:SimCLRModule.training_step:51"
-    done = run_script(folder, "tests/killed.py", point, "--", *SWEEP, WANDB_MODE="offline", KILL_BY="SIGINT", **SECRET)
+    done = run_script(
+        folder,
+        "tests/killed.py",
+        point,
+        "--",
+        *SWEEP,
+        WANDB_MODE="offline",
+        KILL_BY="SIGINT",
+        **SECRET,
+    )
     assert done.returncode == 0, done.stderr
     return folder
 
@@ -88,7 +112,10 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_resumed_fit_continues_its_run_and_its_steps(work: Path) -> None:
     first, second = sorted(work.glob("targets/*/wandb/offline-run-*/*.wandb"))
     assert begun(first).run_id == begun(second).run_id
-    steps = [[row["trainer/global_step"] for row in rows(path) if "pretrain/loss" in row] for path in (first, second)]
+    steps = [
+        [row["trainer/global_step"] for row in rows(path) if "pretrain/loss" in row]
+        for path in (first, second)
+    ]
     assert steps[0] == [9, 19, 29, 39, 49] and steps[1] == [59, 69, 79]
 
 
@@ -106,7 +133,9 @@ def test_a_cell_is_one_group_with_a_run_for_each_phase(work: Path) -> None:
         assert not any(tag.startswith("hydra/") for tag in run.tags)
 
 
-def test_the_config_of_each_run_is_every_resolved_setting_of_its_cell_but_secrets(work: Path) -> None:
+def test_the_config_of_each_run_is_every_resolved_setting_of_its_cell_but_secrets(
+    work: Path,
+) -> None:
     for path in work.glob("*/*/wandb/offline-run-*/*.wandb"):
         config = config_in(path)
         resolved = OmegaConf.load(work / "runs" / config["cell"] / "config.yaml")
@@ -203,23 +232,36 @@ def test_what_was_asked_and_the_probes_results_are_shown_beside_the_figures(work
         assert {"queries/count", "probes/nrows"} <= shown.keys()
 
 
-def test_a_report_is_charts_of_a_run_and_a_workspace_names_metrics_that_runs_have(work: Path, tmp_path: Path) -> None:
+def test_a_report_is_charts_of_a_run_and_a_workspace_names_metrics_that_runs_have(
+    work: Path, tmp_path: Path
+) -> None:
     line = [sys.executable, "-m", "stealing.report.dashboard", str(work / "runs"), "--entity", "me"]
-    [protocol] = {json.loads(file.read_text())["protocol_hash"] for file in work.glob("runs/*/result.json")}
+    [protocol] = {
+        json.loads(file.read_text())["protocol_hash"] for file in work.glob("runs/*/result.json")
+    }
     line += ["--out", str(tmp_path), "--protocol", protocol]
-    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "WANDB_MODE": "offline"})
+    done = subprocess.run(
+        line, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "WANDB_MODE": "offline"}
+    )
     assert done.returncode == 0, done.stderr
     refused = subprocess.run([*line[:-1], "other"], cwd=ROOT, capture_output=True, text=True)
     assert refused.returncode == 1 and "--protocol other judged none" in refused.stderr
     [path] = tmp_path.glob("wandb/offline-run-*/*.wandb")
     assert begun(path).job_type == "report"
     [table] = path.parent.glob("files/media/table/report/runs*.json")
-    assert len(json.loads(table.read_text())["data"]) == 2 * 4 * 2, "two runs, four tasks, two heads"
+    assert len(json.loads(table.read_text())["data"]) == 2 * 4 * 2, (
+        "two runs, four tasks, two heads"
+    )
     view = json.loads((tmp_path / "workspace.json").read_text())
     sections = view["spec"]["section"]["panelBankConfig"]["sections"]
     panels = [panel["config"] for section in sections for panel in section["panels"]]
     asked = {metric for config in panels for metric in config.get("metrics") or []}
-    logged = {name for path in work.glob("*/*/wandb/offline-run-*/*.wandb") for row in rows(path) for name in row}
+    logged = {
+        name
+        for path in work.glob("*/*/wandb/offline-run-*/*.wandb")
+        for row in rows(path)
+        for name in row
+    }
     assert {"steal/loss", "pretrain/loss"} <= asked & logged
     assert {name for name in asked if name.endswith("/SA")} <= logged
     tables = set(re.findall(r'"val(?:ue)?": "((?:report/|probes)[^"]*)"', json.dumps(view)))
@@ -235,13 +277,17 @@ def test_a_report_is_charts_of_a_run_and_a_workspace_names_metrics_that_runs_hav
     assert {name.partition(":")[2] for name in pinned if name.endswith("/linear/recovered")} == {
         f"eval/{task}/linear/recovered" for task in config["data"]["tasks"]
     }
-    assert {"report/settings", "report/runs", "report/budgets_table", "probes"} <= tables, json.dumps(panels)
+    assert {"report/settings", "report/runs", "report/budgets_table", "probes"} <= tables, (
+        json.dumps(panels)
+    )
     logged |= set(rows(path)[-1])
     assert {f"{name}/nrows" for name in tables} <= logged
 
 
-def test_the_charts_of_a_report_are_recorded_with_its_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = settings(
+def test_the_charts_of_a_report_are_recorded_with_its_figures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = group_runs(
         [
             made_up(tmp_path, "g1", {"a": (0.6, 0.5, 0.3)}),
             made_up(tmp_path, "g2", {"a": (0.6, 0.4, 0.3)}, defense="topk"),
@@ -249,15 +295,21 @@ def test_the_charts_of_a_report_are_recorded_with_its_figures(tmp_path: Path, mo
     )
     monkeypatch.setenv("WANDB_MODE", "offline")
     mode.cache_clear()
-    place = record(charts(found, "linear"), "stealing", tmp_path / "out", "team", about(found, "linear"))
+    place = record(
+        charts(found, "linear"), "stealing", tmp_path / "out", "team", about(found, "linear")
+    )
     wandb.teardown()  # wandb's own process writes the file, and has ended then
     [path] = place.glob("*.wandb")
     assert begun(path).entity == "team"
-    assert sorted(config_in(path)["cells"]) == sorted(run.folder.name for one in found for run in one.runs)
+    assert sorted(config_in(path)["cells"]) == sorted(
+        run.folder.name for one in found for run in one.runs
+    )
     [frontier] = place.glob("files/media/table/report/frontier*.json")
     shown = {row[0]: row[1:] for row in json.loads(frontier.read_text())["data"]}
     drawn, _ = defended(found, "linear")
-    assert shown == {point.name: pytest.approx([100 * point.loss, point.recovered]) for point in drawn}
+    assert shown == {
+        point.name: pytest.approx([100 * point.loss, point.recovered]) for point in drawn
+    }
     [curve] = place.glob("files/media/table/report/budgets*.json")
     rows_ = [(row[0], row[2]) for row in json.loads(curve.read_text())["data"]]
     assert rows_ == [(100, pytest.approx(2 / 3)), (100, pytest.approx(1 / 3))]

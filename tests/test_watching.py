@@ -1,4 +1,5 @@
-"""The guard against a computation of its own: its signals by plain loops, its score, each policy, its memory."""
+"""The guard against a computation of its own: its signals by plain loops, its score, each policy,
+its memory."""
 
 import hashlib
 import io
@@ -14,8 +15,8 @@ from safetensors.torch import save_file
 from test_defenses import asked, images
 from torch import Tensor
 
-from stealing.data.draws import generator
-from stealing.defenses.guard import Guard, Watch, Watched, standard
+from stealing.data.sampling import generator
+from stealing.defenses.guard import Guard, HonestTraffic, Watch, Watched
 from stealing.defenses.keyed import Secret
 from stealing.errors import ConfigError, Refused
 
@@ -56,7 +57,9 @@ def copies(rows: NDArray[np.float64], closeness: float) -> int:
     found = 0
     for place, point in enumerate(points):
         before = points[max(0, place - 128) : place]
-        cosines = [point @ other / np.linalg.norm(point) / np.linalg.norm(other) for other in before]
+        cosines = [
+            point @ other / np.linalg.norm(point) / np.linalg.norm(other) for other in before
+        ]
         found += any(cosine > closeness for cosine in cosines)
     return found
 
@@ -108,7 +111,9 @@ def test_near_copies_are_those_above_the_closeness_and_an_image_is_no_copy_of_it
     assert watch(closeness=-2.0).see("x", rows)[2] == 59 / 60, "the first image has none before it"
 
 
-def test_a_window_ends_with_the_request_after_its_last_image_and_everything_but_the_wait_begins_anew() -> None:
+def test_a_window_ends_with_the_request_after_its_last_image_and_all_but_the_wait_begins_anew() -> (
+    None
+):
     rows, seen = traffic(160), watch(window=60)
     seen.see("x", rows[:59])
     assert seen.see("x", rows[59:60]).tolist() == pytest.approx(by_hand(rows[:60]), rel=1e-4)
@@ -118,11 +123,19 @@ def test_a_window_ends_with_the_request_after_its_last_image_and_everything_but_
     assert seen.see("x", rows[100:160]).tolist() == pytest.approx(by_hand(rows[60:160]), rel=1e-4)
 
 
-def test_signals_are_judged_by_honest_ones_after_as_many_images_log_linearly_between_sizes() -> None:
-    above = standard(np.array(SIZES), np.array(CENTRE), np.array(SPREAD))
+def test_signals_are_judged_by_honest_ones_after_as_many_images_log_linearly_between_sizes() -> (
+    None
+):
+    above = HonestTraffic(np.array(SIZES), np.array(CENTRE), np.array(SPREAD)).deviations
     signals = np.array([0.05, 2.0, 0.7])
-    for images_, before, after, share in ((20, 0, 1, 0.5), (40, 1, 1, 0.0), (3, 0, 0, 0.0), (0, 0, 0, 0.0),
-                                          (200, 2, 2, 0.0), (60, 1, 2, np.log(1.5) / np.log(2))):  # fmt: skip
+    for images_, before, after, share in (
+        (20, 0, 1, 0.5),
+        (40, 1, 1, 0.0),
+        (3, 0, 0, 0.0),
+        (0, 0, 0, 0.0),
+        (200, 2, 2, 0.0),
+        (60, 1, 2, np.log(1.5) / np.log(2)),
+    ):
         centre = (1 - share) * np.array(CENTRE[before]) + share * np.array(CENTRE[after])
         spread = (1 - share) * np.array(SPREAD[before]) + share * np.array(SPREAD[after])
         np.testing.assert_allclose(above(images_, signals), (signals - centre) / spread, rtol=1e-12)
@@ -131,18 +144,29 @@ def test_signals_are_judged_by_honest_ones_after_as_many_images_log_linearly_bet
 @pytest.fixture
 def reference(tmp_path: Path) -> str:
     kept = {"mean": MEAN, "whiten": WHITEN, "sizes": torch.tensor(SIZES, dtype=torch.float64)}
-    kept |= {"centre": torch.tensor(CENTRE, dtype=torch.float64), "spread": torch.tensor(SPREAD, dtype=torch.float64)}
+    kept |= {
+        "centre": torch.tensor(CENTRE, dtype=torch.float64),
+        "spread": torch.tensor(SPREAD, dtype=torch.float64),
+    }
     save_file(kept, tmp_path / "honest.safetensors", {"encoder": "e"})
     return str(tmp_path / "honest.safetensors")
 
 
 def guard(reference: str, policy: str = "degrade", **settings: Any) -> Guard:
-    terms = {"threshold": 1e-9, "patience": 10, "rate": 4.0, "sigma": 0.3, "closeness": 0.95, "secret": None}
+    terms = {
+        "threshold": 1e-9,
+        "patience": 10,
+        "rate": 4.0,
+        "sigma": 0.3,
+        "closeness": 0.95,
+        "secret": None,
+    }
     return Guard(reference, policy=policy, **(terms | settings))
 
 
 def score(rows: Tensor) -> float:
-    """Of an account after these images, of which there are as many as in a size of the reference."""
+    """Of an account after these images, of which there are as many as in a size of the
+    reference."""
     row = SIZES.index(float(len(rows)))
     above = [(s - c) / d for s, c, d in zip(by_hand(rows), CENTRE[row], SPREAD[row], strict=True)]
     return max(above)
@@ -155,12 +179,18 @@ def test_the_score_is_the_greatest_of_the_three_and_suspicion_begins_at_the_thre
     kept = {"mean": MEAN, "whiten": WHITEN, "sizes": torch.tensor(SIZES, dtype=torch.float64)}
     spread = torch.full((3, 3), 1e3, dtype=torch.float64)
     spread[:, largest] = 1e-3
-    save_file(kept | {"centre": torch.zeros(3, 3, dtype=torch.float64), "spread": spread}, reference, {"encoder": "e"})
+    save_file(
+        kept | {"centre": torch.zeros(3, 3, dtype=torch.float64), "spread": spread},
+        reference,
+        {"encoder": "e"},
+    )
     rows, question = traffic(10), asked(images(10))
     expected = by_hand(rows)[largest] / 1e-3
     for threshold, suspected in ((0.999 * expected, True), (1.001 * expected, False)):
         chain = guard(reference, threshold=threshold)
-        assert torch.equal(chain.answer(rows, question), rows), "a request is judged by those before it"
+        assert torch.equal(chain.answer(rows, question), rows), (
+            "a request is judged by those before it"
+        )
         assert torch.equal(chain.answer(rows, question), rows) != suspected
     exact = guard(reference)
     exact.answer(rows, question)
@@ -187,11 +217,15 @@ def test_degraded_answers_carry_noise_of_sigma_by_content(reference: str) -> Non
         torch.testing.assert_close(chain.answer(rows, question), rows + sigma * noise)
 
 
-def test_a_slowed_account_waits_for_its_images_at_the_rate_and_a_new_window_does_not_free_it(reference: str) -> None:
+def test_a_slowed_account_waits_for_its_images_at_the_rate_and_a_new_window_does_not_free_it(
+    reference: str,
+) -> None:
     question = replace(asked(images(40)), seconds=100.0)
     chain = guard(reference, "slow")
     chain.answer(traffic(40), question)
-    assert torch.equal(chain.answer(traffic(40), question), traffic(40)), "80 images: the window is full"
+    assert torch.equal(chain.answer(traffic(40), question), traffic(40)), (
+        "80 images: the window is full"
+    )
     assert chain.watch.accounts["attacker/0"].free_at == 110.0
     with pytest.raises(Refused, match=r"gets 4 images a second: wait 2\.5 seconds") as waits:
         chain.answer(traffic(40), replace(question, seconds=107.5))
@@ -218,7 +252,9 @@ def test_until_a_new_window_has_some_patience_the_last_score_stands(reference: s
     assert chain._scores["attacker/0"] != before
 
 
-def test_a_memory_holds_every_number_of_an_account_and_loading_it_replaces_what_was_known(reference: str) -> None:
+def test_a_memory_holds_every_number_of_an_account_and_loading_it_replaces_what_was_known(
+    reference: str,
+) -> None:
     chain = guard(reference)
     chain.answer(traffic(33), asked(images(33)))
     recent = traffic(9)[:, :1].half().expand(9, 32).contiguous()
@@ -233,7 +269,9 @@ def test_a_memory_holds_every_number_of_an_account_and_loading_it_replaces_what_
         known = other.watch.accounts["attacker/0"]
         assert (known.images, known.distance, known.near, known.free_at) == (17, 3.25, 5, 11.5)
         assert torch.equal(known.recent_MR, recent) and known.recent_MR.dtype == torch.float16
-        assert other._scores["attacker/0"] == 2.75 and other.watch.coverage.dump("attacker/0") == seen
+        assert (
+            other._scores["attacker/0"] == 2.75 and other.watch.coverage.dump("attacker/0") == seen
+        )
         assert other.dump("attacker/0") == memory and other.dump("honest/x") == beside
         other.load("attacker/0", None)
         assert "attacker/0" not in other.watch.accounts and "attacker/0" not in other._scores
@@ -241,10 +279,14 @@ def test_a_memory_holds_every_number_of_an_account_and_loading_it_replaces_what_
         other.answer(traffic(3), asked(images(3)))
         other.load("attacker/0", other.dump("attacker/0"))
         assert other._scores["attacker/0"] == 0.0, "not judged yet"
-    assert set(np.load(io.BytesIO(memory))) == {"numbers", "recent", "coverage"}, "arrays alone, no pickle"
+    assert set(np.load(io.BytesIO(memory))) == {"numbers", "recent", "coverage"}, (
+        "arrays alone, no pickle"
+    )
 
 
-def test_secret_and_reference_are_in_the_fingerprint(reference: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_secret_and_reference_are_in_the_fingerprint(
+    reference: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("A_SECRET", "one")
     digest = hashlib.blake2b(Path(reference).read_bytes(), digest_size=8).hexdigest()
     assert guard(reference).private == Secret(None).hash + digest
@@ -253,12 +295,17 @@ def test_secret_and_reference_are_in_the_fingerprint(reference: str, monkeypatch
         guard(reference).check("f")
     privates = [guard(reference).private, guard(reference, secret="A_SECRET").private]
     kept = {"mean": MEAN + 1, "whiten": WHITEN, "sizes": torch.tensor(SIZES, dtype=torch.float64)}
-    kept |= {"centre": torch.tensor(CENTRE, dtype=torch.float64), "spread": torch.tensor(SPREAD, dtype=torch.float64)}
+    kept |= {
+        "centre": torch.tensor(CENTRE, dtype=torch.float64),
+        "spread": torch.tensor(SPREAD, dtype=torch.float64),
+    }
     save_file(kept, reference, {"encoder": "e"})
     assert len({*privates, guard(reference).private}) == 3
 
 
-@pytest.mark.parametrize("wrong", [{"threshold": 0.0}, {"rate": 0.0}, {"sigma": -0.1}, {"threshold": -1.0}])
+@pytest.mark.parametrize(
+    "wrong", [{"threshold": 0.0}, {"rate": 0.0}, {"sigma": -0.1}, {"threshold": -1.0}]
+)
 def test_a_threshold_a_rate_or_a_deviation_that_means_nothing_is_refused(
     wrong: dict[str, float], reference: str
 ) -> None:

@@ -1,207 +1,326 @@
-"""Audit an encoder: attacks at a few budgets, then each defense against the best of them; one page with a verdict."""
+"""Audit an encoder: attacks, then each defense against the best attack; one page with a verdict."""
 
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
-from types import NoneType
+from typing import Any
 
 from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig
-from rich.console import Console
 from rich.text import Text
 
-from stealing.config import composed, opened, sentence
+from stealing.config import compose_config, instantiate_node
+from stealing.console import TextConsole
 from stealing.defenses.chain import Chain
 from stealing.encoders import load_encoder
 from stealing.errors import ConfigError, StealingError
 from stealing.pipeline import run
-from stealing.plan import Scene, check_inputs, open_scene
+from stealing.preflight import RunData, check_inputs, measured, open_run_data
 from stealing.report.advice import advice
-from stealing.report.runs import Setting, settings
+from stealing.report.runs import RunGroup, group_runs
 from stealing.report.shares import share
-from stealing.report.write import write
+from stealing.report.wording import verdict_sections
+from stealing.report.write import write_groups
+from stealing.settings.constructors import check_constructors
+from stealing.settings.overrides import explain_hydra_error
+from stealing.text import printable
 
 HEAD = "linear"
-"""The classifier by which the verdict is found."""
+"""The head whose figures decide the verdict."""
 
-OWN = ("attack", "defense", "plan", "plan_only", "until", "seed", "budget.images", "budget.evaluation")
-"""What an audit sets in each of its runs."""
+OWN = (
+    "attack",
+    "defense",
+    "plan",
+    "plan_only",
+    "until",
+    "seed",
+    "budget.images",
+    "budget.evaluation",
+)
+"""Settings that an audit chooses for each of its runs."""
 
-INTRODUCED = 3
-"""Images that an unknown target is asked about before the first attack."""
+FIRST_CONTACT = 3
+"""Queries of the sanity check that comes before the first attack on a remote target."""
 
 
+@dataclass(frozen=True)
+class AuditQueries:
+    """What an audit asks at most.
+
+    Attributes:
+        attack: images that all attacks ask about.
+        evaluation: images that honest users ask about.
+        price: of one image.
+    """
+
+    attack: int
+    evaluation: int
+    price: float
+
+    @property
+    def total(self) -> int:
+        """Return the number of all images."""
+        return self.attack + self.evaluation
+
+    @property
+    def cost(self) -> float:
+        """Return the price of all images."""
+        return self.total * self.price
+
+    def __str__(self) -> str:
+        """Return one sentence."""
+        return (
+            f"at most {self.attack:,} images are asked about to attack and {self.evaluation:,} to "
+            f"measure, cost {self.cost:.2f}; what was bought before costs nothing, and defenses "
+            "are tried on the same answers."
+        )
+
+
+@dataclass
+class Attempts:
+    """What was tried so far.
+
+    Attributes:
+        folders: of all finished runs.
+        failures: how many runs ended in an error.
+    """
+
+    folders: list[Path] = field(default_factory=list)
+    failures: int = 0
+
+
+@dataclass(frozen=True)
 class Audit:
     """One audit.
 
-    Args:
+    Attributes:
         config: with the node `audit`.
-        overrides: as typed; those of `audit.` are the audit's own, all others are passed to each run.
+        overrides: as typed; those of `audit.` are the audit's own, all others go to each run.
     """
 
-    def __init__(self, config: DictConfig, overrides: Sequence[str]) -> None:
-        self.config, self.audit = config, config.audit
-        self.overrides = [word for word in overrides if not word.startswith("audit.")]
-        self.folders = list[Path]()
-        self.failures = self.measured = 0
-
-    def check(self) -> str:
-        """Return what the target will be asked, if that is allowed; check each attack, so that none fails hours later.
-
-        Raises:
-            StealingError: it is more than the limits, a choice is the audit's own, or an attack cannot be run. Nothing
-                has been asked then.
-        """
-        budgets, seeds, attacks, queries = (self.audit[name] for name in ("budgets", "seeds", "attacks", "queries"))
-        lists = all(isinstance(one, ListConfig) for one in (budgets, seeds, attacks, self.audit.defenses))
-        numbers = [*budgets, *seeds, queries] if lists and budgets and seeds and attacks else [None]
-        if not all(type(one) is int and one >= 0 for one in numbers) or not all(isinstance(a, str) for a in attacks):
-            raise ConfigError(
-                "audit.budgets, seeds, attacks, defenses and queries say what is tried with how many images: set them "
-                "to [250,1000], [0], [stolen_encoder], [topk] and 30000, for example."
-            )
-        enough, money, out = self.audit.enough, self.audit.money, self.audit.out
-        if type(enough) not in (int, float) or not 0 < enough <= 1 or type(money) not in (int, float, NoneType):
-            raise ConfigError("audit.enough is a share above 0, such as 0.5, and audit.money an amount, such as 50.")
-        if not isinstance(out, str | None) or Path(out or ".").is_file():
-            raise ConfigError(f"audit.out={out} is no folder: name one for the page, such as audit.out=my/audit.")
-        own = [word for word in self.overrides if word.split("=")[0].lstrip("+~") in OWN]
-        if own:
-            raise ConfigError(f"An audit chooses for itself: leave {' '.join(own)} out; see audit. in --cfg job.")
-        scene = open_scene(self.config)
-        self.measured = INTRODUCED + sum(len(set(digests)) for digests in scene.digests.values())
-        attacked = max(budgets) * len(set(seeds))  # each seed asks about images of its own
-        asked = attacked + self.measured
-        if asked > self.audit.queries:
-            raise ConfigError(
-                f"The audit asks about {attacked} images to attack and {self.measured} to measure: set "
-                f"audit.queries={asked} to allow that, or name smaller audit.budgets and tasks."
-            )
-        if self.audit.money is not None and not self.config.budget.price:
-            raise ConfigError("audit.money limits nothing while images cost nothing: set budget.price= too.")
-        cost = asked * self.config.budget.price
-        if self.audit.money is not None and cost > self.audit.money:
-            raise ConfigError(
-                f"{asked} images cost {cost:.2f} at budget.price={self.config.budget.price}: set "
-                f"audit.money={cost:.2f} to allow that, or name smaller audit.budgets and tasks."
-            )
-        self._check_thefts(scene)
-        return (
-            f"at most {attacked:,} images are asked about to attack and {self.measured:,} to measure, cost {cost:.2f}; "
-            "what was bought before costs nothing, and defenses are tried on the same answers."
-        )
-
-    def _check_thefts(self, scene: Scene) -> None:
-        """Make of each attack all that can be made without asking."""
-        defended = [] if self._is_remote else list(self._defenses())
-        thefts = [[f"budget.images={budget}"] for budget in self.audit.budgets]
-        thefts += [[f"budget.images={max(self.audit.budgets)}", *defense] for defense in defended]
-        path = self.config.target.path
-        encoder = load_encoder(Path(path))[0].fingerprint if path else None
-        for attack, choices in product(self.audit.attacks, thefts):
-            theft = [f"attack={attack}", *choices]
-            try:
-                config, _ = composed("audit", [*self.overrides, *theft, f"budget.evaluation={self.measured}"])
-                check_inputs(config, scene)
-                chain = Chain(opened(config.defense))
-                if encoder is not None:
-                    chain.check(encoder)
-            except HydraException as error:
-                raise ConfigError(f"{' '.join(theft)}: {sentence(error)}") from None
-            except StealingError as error:
-                raise type(error)(f"{' '.join(theft)}: {error}") from None
+    config: DictConfig
+    overrides: Sequence[str]
 
     @property
-    def _is_remote(self) -> bool:
-        """Whether the target's defenses are its own."""
+    def choices(self) -> Any:
+        """Return the node `audit`."""
+        return self.config.audit
+
+    @property
+    def run_overrides(self) -> list[str]:
+        """Return the overrides of each run."""
+        return [word for word in self.overrides if not word.startswith("audit.")]
+
+    @property
+    def is_remote(self) -> bool:
+        """Return True if the target's defense belongs to its service."""
         return self.config.target.remote is not None
 
-    def steal(self, *choices: str) -> None:
-        """Run one attack with each seed; if it cannot be tried, say why and go on."""
-        for seed in self.audit.seeds:
-            named = " ".join([*choices, f"seed={seed}"])
-            print(f"audit: {named}", file=sys.stderr, flush=True)
-            try:
-                limits = (f"seed={seed}", f"budget.evaluation={self.measured}")
-                folder = run(*composed("audit", [*self.overrides, *choices, *limits]))
-                assert folder is not None
-                if folder not in self.folders:  # an attack may be named twice
-                    self.folders.append(folder)
-            except StealingError as error:
-                print(f"{named}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
-                self.failures += 1
+    def check(self) -> AuditQueries:
+        """Check the limits and each attack, so that none fails hours later; send no query.
 
-    def thefts(self) -> None:
-        """Run all attacks: without a defense first, as that decides which attack meets the defenses."""
-        for budget in self.audit.budgets:
-            for attack in self.audit.attacks:
-                self.steal(f"attack={attack}", f"budget.images={budget}")
-        if self._is_remote or not self.folders:
-            return
-        found = [one for one in settings(self.folders) if share(one, HEAD) is not None]
-        if not found:
-            return
-        most = max(self.audit.budgets)  # at which the defenses are tried
-        strongest = max(found, key=lambda one: (one.budget == most, one.chosen_by(HEAD)))
-        for defense in self._defenses():
-            self.steal(f"attack={strongest.choices['attack']}", f"budget.images={most}", *defense)
-
-    def _defenses(self) -> Iterator[list[str]]:
-        """Of each defense at each strength, against each plan, the overrides."""
-        for named in self.audit.defenses:
-            defense = DictConfig({"name": named}) if isinstance(named, str) else named
-            given = {"strengths": [""], "plans": ["once"], **defense} if isinstance(defense, DictConfig) else {}
-            lists = [given.get(part) for part in ("strengths", "plans")]
-            fit = all(
-                isinstance(one, list | ListConfig) and one and all(isinstance(word, str) for word in one)
-                for one in lists
-            )
-            if not fit or given.keys() != {"name", "strengths", "plans"}:
-                raise ConfigError(
-                    f"audit.defenses holds {named}: write topk, or {{name:topk,strengths:['topk.k=16'],plans:[once]}}."
-                )
-            for strength, plan in product(given["strengths"], given["plans"]):
-                chosen = [f"defense.{part}" for part in strength.split()]
-                yield [f"defense={given['name']}", *chosen, f"plan={plan}"]
-
-    def results(self) -> list[Setting]:
-        """Return the settings of all attacks.
+        Returns:
+            What the target will be asked.
 
         Raises:
-            ConfigError: none could be tried.
+            StealingError: the audit exceeds a limit, sets what the audit chooses itself, or has an
+                attack that cannot be run.
         """
-        if not self.folders:
-            raise ConfigError("No attack could be tried: mend what is said above, and run the same command again.")
-        return settings(self.folders)
+        self._check_overrides()
+        data = open_run_data(self.config)
+        queries = AuditQueries(
+            # Each seed asks about images of its own. A smaller budget's images are among those of
+            # a larger one.
+            attack=max(self.choices.budgets) * len(set(self.choices.seeds)),
+            evaluation=FIRST_CONTACT + measured(self.config, data),
+            price=self.config.budget.price,
+        )
+        self._check_limits(queries)
+        self._check_attacks(data, queries)
+        return queries
 
-    def page_of(self, found: Sequence[Setting]) -> Path:
-        """Folder of the page; each encoder has one of its own."""
-        result = found[0].runs[0].result
-        own = Path(self.config.paths.work) / "audits" / f"{result['choices']['target']}-{result['target'][:8]}"
-        return Path(self.audit.out) if self.audit.out else own
+    def _check_overrides(self) -> None:
+        out = self.choices.out
+        if Path(out or ".").is_file():
+            raise ConfigError(
+                f"audit.out={out} is not a folder: name one for the page, such as "
+                "audit.out=my/audit."
+            )
+        own = [word for word in self.run_overrides if word.split("=")[0].lstrip("+~") in OWN]
+        if own:
+            raise ConfigError(
+                f"An audit chooses this itself: leave {' '.join(own)} out; see audit. in --cfg job."
+            )
+
+    def _check_limits(self, queries: AuditQueries) -> None:
+        if queries.total > self.choices.queries:
+            raise ConfigError(
+                f"The audit asks about {queries.attack} images to attack and {queries.evaluation} "
+                f"to measure: set audit.queries={queries.total} to allow that, or name smaller "
+                "audit.budgets and tasks."
+            )
+        money = self.choices.money
+        if money is None:
+            return
+        if not queries.price:
+            raise ConfigError(
+                "audit.money limits nothing if images cost nothing: set budget.price= too."
+            )
+        if queries.cost > money:
+            raise ConfigError(
+                f"{queries.total} images cost {queries.cost:.2f} at budget.price={queries.price}: "
+                f"set audit.money={queries.cost:.2f} to allow that, or name smaller audit.budgets "
+                "and tasks."
+            )
+
+    def _check_attacks(self, data: RunData, queries: AuditQueries) -> None:
+        """Open of each attack all that can be opened without a query."""
+        variants = [[f"budget.images={budget}"] for budget in self.choices.budgets]
+        if not self.is_remote:
+            largest = f"budget.images={max(self.choices.budgets)}"
+            variants += [[largest, *defense] for defense in self._defenses()]
+        path = self.config.target.path
+        encoder = load_encoder(path, self.config.trust)[0].fingerprint if path else None
+        for attack, variant in product(self.choices.attacks, variants):
+            overrides = [f"attack={attack}", *variant]
+            try:
+                config, _ = self._compose(overrides, queries)
+                check_constructors(config)
+                check_inputs(config, data)
+                defense = Chain(instantiate_node(config.defense))
+                if encoder is not None:
+                    defense.check(encoder)
+            except HydraException as error:
+                reason = explain_hydra_error(error, "audit")
+                raise ConfigError(f"{' '.join(overrides)}: {reason}") from None
+            except StealingError as error:
+                raise type(error)(f"{' '.join(overrides)}: {error}") from None
+
+    def _compose(
+        self, overrides: Sequence[str], queries: AuditQueries
+    ) -> tuple[DictConfig, dict[str, str]]:
+        """Return the configuration and the choices of one run."""
+        limit = f"budget.evaluation={queries.evaluation}"
+        return compose_config("audit", [*self.run_overrides, *overrides, limit])
+
+    def _defenses(self) -> Iterator[list[str]]:
+        """Give the overrides of each defense, at each strength and against each query plan."""
+        for entry in self.choices.defenses:
+            name, strengths, plans = _read_defense(entry)
+            for strength, plan in product(strengths, plans):
+                settings = [f"defense.{part}" for part in strength.split()]
+                yield [f"defense={name}", *settings, f"plan={plan}"]
+
+    def run_attacks(self, queries: AuditQueries) -> Attempts:
+        """Run all attacks. A run that fails is named on the standard error, and counted.
+
+        The attacks without a defense come first: they decide which attack meets the defenses.
+        """
+        attempts = Attempts()
+        for budget in self.choices.budgets:
+            for attack in self.choices.attacks:
+                self._attack(attempts, queries, [f"attack={attack}", f"budget.images={budget}"])
+        if self.is_remote or not attempts.folders:
+            return attempts
+        groups = group_runs(attempts.folders)
+        comparable = [group for group in groups if share(group, HEAD) is not None]
+        if not comparable:
+            return attempts
+        largest = max(self.choices.budgets)  # the budget at which the defenses are tried
+        strongest = max(
+            comparable, key=lambda group: (group.budget == largest, group.chosen_by(HEAD))
+        )
+        attack = [f"attack={strongest.choices['attack']}", f"budget.images={largest}"]
+        for defense in self._defenses():
+            self._attack(attempts, queries, [*attack, *defense])
+        return attempts
+
+    def _attack(self, attempts: Attempts, queries: AuditQueries, overrides: Sequence[str]) -> None:
+        """Run one attack with each seed, and add it to the attempts."""
+        for seed in self.choices.seeds:
+            seeded = [*overrides, f"seed={seed}"]
+            name = " ".join(seeded)
+            print(printable(f"audit: {name}"), file=sys.stderr, flush=True)
+            try:
+                folder = run(*self._compose(seeded, queries))
+            except StealingError as error:
+                reason = printable(f"{name}: {type(error).__name__}: {error}")
+                print(reason, file=sys.stderr, flush=True)
+                attempts.failures += 1
+                continue
+            assert folder is not None
+            if folder not in attempts.folders:  # an attack may be named twice
+                attempts.folders.append(folder)
+
+    def page_of(self, groups: Sequence[RunGroup]) -> Path:
+        """Return the folder of the page; each encoder has one of its own."""
+        if self.choices.out:
+            return Path(self.choices.out)
+        result = groups[0].runs[0].result
+        option = result["choices"]["target"].replace("/", ".")
+        return Path(self.config.paths.work) / "audits" / f"{option}-{result['target'][:8]}"
+
+
+def _read_defense(entry: Any) -> tuple[str, Sequence[str], Sequence[str]]:
+    """Return name, strengths and query plans of one entry of `audit.defenses`.
+
+    Raises:
+        ConfigError: the entry is neither a name nor such a mapping.
+    """
+    if isinstance(entry, str):
+        return entry, [""], ["once"]
+    if isinstance(entry, DictConfig):
+        parts = {"strengths": [""], "plans": ["once"], **entry}
+        lists = (parts["strengths"], parts["plans"])
+        if parts.keys() == {"name", "strengths", "plans"} and all(map(_is_words, lists)):
+            return parts["name"], *lists
+    raise ConfigError(
+        f"audit.defenses holds {entry}: write topk, or "
+        "{name:topk,strengths:['topk.k=16'],plans:[once]}."
+    )
+
+
+def _is_words(value: Any) -> bool:
+    """Return True for a list of texts that is not empty."""
+    if not isinstance(value, list | ListConfig) or not value:
+        return False
+    return all(isinstance(word, str) for word in value)
 
 
 def audit(config: DictConfig, overrides: Sequence[str]) -> Path:
-    """Run an audit, or finish one that was interrupted; the page's path.
+    """Run an audit, or finish one that was interrupted.
 
     Args:
         config: composed from `audit.yaml`.
         overrides: as typed.
 
+    Returns:
+        The path of its page.
+
     Raises:
-        StealingError: whatever a user can mend.
+        StealingError: the message says what to type.
     """
-    this = Audit(config, overrides)
-    print(f"audit: {this.check()}", file=sys.stderr, flush=True)
-    this.thefts()
-    found = this.results()
-    verdict = advice(found, HEAD, config.audit.enough, this.failures)
-    console = Console(width=max(100, Console().width))
-    for about, text in verdict:
-        console.print(Text.assemble((about, "bold"), f" {text}"))
+    plan = Audit(config, overrides)
+    queries = plan.check()
+    print(f"audit: {queries}", file=sys.stderr, flush=True)
+    attempts = plan.run_attacks(queries)
+    if not attempts.folders:
+        raise ConfigError(
+            "No attack could be run: correct what the lines above say, and run the same command "
+            "again."
+        )
+    groups = group_runs(attempts.folders)
+    verdict = advice(groups, HEAD, config.audit.enough, attempts.failures)
+    console = TextConsole(100)
+    for topic, text in verdict_sections(verdict).items():
+        console.print(Text.assemble((printable(topic), "bold"), f" {printable(text)}"))
     command = shlex.join(["python", "eval.py", "--config-name", "audit", *overrides])
-    page = write(this.folders, this.page_of(found), HEAD, "How stealable is this encoder?", verdict, command)
+    title = "How easy is this encoder to steal?"
+    folder = plan.page_of(groups)
+    page = write_groups(groups, attempts.folders, folder, HEAD, title, verdict, command)
     console.print(f"Written: {page}", soft_wrap=True)
     return page

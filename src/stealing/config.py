@@ -1,13 +1,11 @@
-"""The first of two checks: of the choices alone, before torch is imported and before anything is opened.
+"""Check a configuration and build its nodes: a configuration in; errors, plain values, objects out.
 
-Every message names the override to type. Keys that do not exist are Hydra's own to refuse: struct mode is on.
+This is the first of two checks: it looks at the settings alone, before torch is imported and before
+anything is opened. Each error names the override to type. `stealing.settings` has types and ranges.
 """
 
-import json
 import os
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,143 +15,148 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException
 from hydra.types import RunMode
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from stealing.errors import CheckpointError, ConfigError, StealingError
-
-PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
-"""Lightning has more; these keep weights and saved features in float32."""
-
-EVAL_ONLY = ("run", "surrogate", "tasks", "heads")
-"""Settings of `eval.py` that a run has not."""
-
-STARTS = ("own", "target")
-"""What the surrogate's weights begin with: numbers of its own, or those that the target began with."""
-
-STEPS = ("pretrain", "query", "steal", "evaluate")
+from stealing.errors import CheckpointError, ConfigError, StorageError
+from stealing.moved import MOVED, new_path
+from stealing.settings.checks import check_settings
+from stealing.settings.constructors import check_constructors
+from stealing.settings.overrides import check_overrides
+from stealing.trust import check_trust
 
 
-def cores_each(processes: int) -> int:
-    """Threads of one of so many processes of a run, where the launcher runs other cells of a sweep beside it.
+def cores_each(processes: Any) -> int:
+    """Return the number of threads of one process of a run.
 
-    A thread more than there are cores for slows all of them down, by far more than its share. Where a launcher says how
-    many cores a cell has, these count; submitit on one machine starts all cells at once, and Ray one a core.
+    More threads than cores slow all of them down by far more than their share, so cells of a sweep
+    that run at the same time share the cores.
+
+    Args:
+        processes: of the run. An invalid number gives 1; `check_settings` refuses it later.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    beside = 1
+    if not isinstance(processes, int) or processes < 1:
+        return 1
+    cores = _usable_cores()
+    cells = 1
     if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
         launcher = HydraConfig.get().launcher
-        at_once = "submitit_launcher.LocalLauncher" in launcher._target_ or "RayLauncher" in launcher._target_
-        given = launcher.get("cpus_per_task") or OmegaConf.select(launcher, "ray.remote.num_cpus")
-        cores = min(cores, int(given or (1 if at_once else cores)))
+        # submitit on one machine starts all cells at once, and Ray starts one for each core.
+        runs_all_at_once = (
+            "submitit_launcher.LocalLauncher" in launcher._target_
+            or "RayLauncher" in launcher._target_
+        )
+        # The cores of one cell, if the launcher reserves some.
+        reserved = launcher.get("cpus_per_task")
+        if not reserved:
+            reserved = OmegaConf.select(launcher, "ray.remote.num_cpus")
+        if reserved:
+            cores = min(cores, int(reserved))
+        elif runs_all_at_once:
+            cores = 1
         jobs = int(launcher.get("n_jobs") or 1)
-        beside = jobs if jobs > 0 else cores
-    return max(1, cores // (beside * processes))
+        # joblib starts one job for each core if n_jobs is negative.
+        cells = jobs if jobs > 0 else cores
+    return max(1, cores // (cells * processes))
+
+
+def _usable_cores() -> int:
+    # Linux: the cores that a container or a cluster grants.
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 OmegaConf.register_new_resolver("cores_each", cores_each, replace=True)
 
 
-def check_choices(config: DictConfig) -> None:
-    """Refuse choices that contradict each other.
+def check_values(config: DictConfig) -> None:
+    """Refuse settings that are absent, unknown, of a wrong type or range, and code without trust.
 
     Raises:
-        ConfigError: with the override that mends it.
-        CheckpointError: the target's file is absent.
+        ConfigError: with the override to type.
     """
+    use_new_paths(config)
     try:
         missing = sorted(OmegaConf.missing_keys(config))
-        OmegaConf.to_container(config, resolve=True, throw_on_missing=False)
+        values = OmegaConf.to_container(config, resolve=True, throw_on_missing=False)
     except OmegaConfBaseException as error:
-        raise ConfigError(f"The configuration does not resolve: {str(error).splitlines()[0]}.") from None
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"The configuration does not resolve: {reason}.") from None
     if missing:
         raise ConfigError(f"{missing[0]} has no value: add {missing[0]}=... to the command.")
-    if config.until not in STEPS:
-        raise ConfigError(f"until={config.until} is no step: choose one of {', '.join(STEPS)}.")
-    if config.trainer.precision not in PRECISIONS:
+    assert isinstance(values, dict)
+    settings = {str(name): value for name, value in values.items()}
+    check_trust(settings)
+    check_settings(settings)
+
+
+def use_new_paths(node: DictConfig | ListConfig) -> None:
+    """Replace, in place, import paths of earlier versions, and print one line for each."""
+    names = range(len(node)) if isinstance(node, ListConfig) else list(node)
+    for name in names:
+        if OmegaConf.is_interpolation(node, name) or OmegaConf.is_missing(node, name):
+            continue
+        value = node[name]
+        if isinstance(value, DictConfig | ListConfig):
+            use_new_paths(value)
+        elif name == "_target_" and value in MOVED:
+            node[name] = new_path(value)
+
+
+def check_choices(config: DictConfig) -> None:
+    """Refuse values as `check_values` does, and choices that contradict each other.
+
+    Raises:
+        ConfigError: with the override to type.
+        CheckpointError: the target's file is absent.
+    """
+    check_values(config)
+    target = config.target
+    if config.start == "target" and target.remote is not None:
         raise ConfigError(
-            f"trainer.precision={config.trainer.precision} is none of {', '.join(PRECISIONS)}: choose one."
+            "The initial weights of a service's encoder are unknown: leave start= out."
         )
-    if config.start not in STARTS:
-        raise ConfigError(f"start={config.start} is none of {', '.join(STARTS)}: choose one.")
-    if config.start == "target" and config.target.remote is not None:
-        raise ConfigError("Nobody knows what a service's encoder began with: leave start= out.")
-    if config.budget.images < 1:
-        raise ConfigError(f"budget.images={config.budget.images} buys nothing: set it to 1 or more.")
     attack = config.attack
     if (attack.steps is None) == (attack.epochs is None):
         raise ConfigError(
-            "An attack trains for steps or for epochs: set one of attack.steps and attack.epochs to null."
+            "An attack trains for steps or for epochs: "
+            "set one of attack.steps and attack.epochs to null."
         )
-    if attack.batch_size > config.budget.images:
+    images = config.budget.images
+    if attack.batch_size > images:
         raise ConfigError(
-            f"attack.batch_size={attack.batch_size} is more than the {config.budget.images} images of the budget: "
-            f"set attack.batch_size={config.budget.images} or a larger budget=."
+            f"attack.batch_size={attack.batch_size} is more than the {images} images of the "
+            f"budget: set attack.batch_size={images} or a larger budget=."
         )
-    if config.target.path is not None and not Path(config.target.path).exists():
+    is_absent = target.path is not None and not Path(target.path).exists()
+    # A plan lists everything that is missing, so it is not stopped here.
+    if is_absent and not config.plan_only:
         raise CheckpointError(
-            f"target.path={config.target.path} does not exist: run in the project's folder, or name an encoder."
+            f"target.path={target.path} does not exist: "
+            "run the command in the project's folder, or name an encoder."
         )
-    if config.target.remote is not None and config.defense:
+    if target.remote is not None and config.defense:
         raise ConfigError(
-            "A service has its own defense, and ours would not be applied: leave defense= out, or choose target=file."
+            "A service has its own defense, and this one would have no effect: "
+            "leave defense= out, or choose target=file."
         )
 
 
-def saved_choices(config: DictConfig, overrides: Sequence[str]) -> tuple[DictConfig, dict[str, str]]:
-    """The configuration and choices of the run that `eval.py` was given, under the protocol that it was given.
+def compose_config(name: str, overrides: Sequence[str]) -> tuple[DictConfig, dict[str, str]]:
+    """Return the checked configuration of a command with overrides, and the option of each group.
 
-    Raises:
-        ConfigError: `run` is not a run's folder, or an override is not of the protocol.
-    """
-    foreign = [word for word in overrides if not word.startswith(("run=", "probe"))]
-    if foreign:
-        raise ConfigError(f"A run keeps its own choices and only probe= can change: leave {' '.join(foreign)} out.")
-    folder = Path(str(config.run))
-    if not (folder / "config.yaml").exists():
-        raise ConfigError(f"run={folder} is not a run's folder: add run=<one of the folders in work/runs>.")
-    saved = OmegaConf.load(folder / "config.yaml")
-    assert isinstance(saved, DictConfig)
-    if absent := sorted(str(name) for name in config if name not in saved and name not in EVAL_ONLY):
-        raise ConfigError(f"run={folder} was made by an earlier version, without {absent[0]}: run its command again.")
-    if Path(saved.paths.work).resolve() != folder.resolve().parent.parent:
-        raise ConfigError(f"This run was made in {saved.paths.work} as seen from there: run eval.py from there.")
-    saved.probe, saved.until = config.probe, "evaluate"
-    choices: dict[str, str] = json.loads((folder / "choices.json").read_text())
-    return saved, choices
-
-
-def name_surrogate(config: DictConfig, overrides: Sequence[str]) -> None:
-    """Make the encoder that a run stole the target, on that run's data and by its protocol where no other is chosen.
-
-    Raises:
-        ConfigError: `surrogate` is not the folder of a run that stole something.
-    """
-    folder = Path(str(config.surrogate))
-    if not (folder / "result.json").exists():
-        raise ConfigError(f"surrogate={folder} is not a judged run's folder: name one of the folders in work/runs.")
-    told = json.loads((folder / "result.json").read_text())
-    path = folder.resolve().parent.parent / told["artefacts"]["surrogate"] / "encoder.safetensors"
-    config.target.path = str(path)
-    saved = OmegaConf.load(folder / "config.yaml")
-    assert isinstance(saved, DictConfig)
-    for group in ("data", "probe"):
-        if not any(word.startswith(f"{group}=") for word in overrides):
-            if own := [word for word in overrides if word.lstrip("+~").startswith(f"{group}.")]:
-                raise ConfigError(f"{own[0]} would change what the run was judged by: name all of it, {group}=, too.")
-            config[group] = saved[group]
-
-
-def composed(name: str, overrides: Sequence[str]) -> tuple[DictConfig, dict[str, str]]:
-    """What a command with these overrides would run, checked, and its choices; inside Hydra, wherever its files are.
+    Hydra has to be initialized; it may have any folder of configurations.
 
     Raises:
         StealingError: as `check_choices` does.
     """
-    config = compose(name, overrides=list(overrides), return_hydra_config=True)
+    check_overrides(overrides, name)
+    config = compose(name, overrides=[*search_path(), *overrides], return_hydra_config=True)
     HydraConfig.instance().set_config(config)
-    choices = {str(group): str(choice) for group, choice in config.hydra.runtime.choices.items()}
+    choices = {}
+    for group, choice in config.hydra.runtime.choices.items():
+        choices[str(group)] = str(choice)
     OmegaConf.set_struct(config, False)
     del config["hydra"]
     OmegaConf.set_struct(config, True)
@@ -161,56 +164,58 @@ def composed(name: str, overrides: Sequence[str]) -> tuple[DictConfig, dict[str,
     return config, choices
 
 
+def search_path() -> list[str]:
+    """Return this command's overrides that add folders of options, for another composition."""
+    if not HydraConfig.initialized():
+        return []
+    words = [str(word) for word in HydraConfig.get().overrides.hydra]
+    return [word for word in words if word.startswith("hydra.searchpath=")]
+
+
 def preset(group: str, choice: str) -> DictConfig | None:
-    """Return an option as its file has it, without any override; None outside Hydra, or if there is no such file."""
+    """Return an option as its file has it, without overrides; None without such a file or Hydra."""
     if not GlobalHydra.instance().is_initialized():
         return None
     try:
-        found: DictConfig = compose(f"{group}/{choice}")[group]
+        composed = compose("base", overrides=[*search_path(), f"{group}={choice}"])
     except HydraException:
         return None
-    return found
+    option: DictConfig = composed[group]
+    return option
 
 
-@contextmanager
-def refusals() -> Iterator[None]:
-    """Around a command: what Hydra refuses, and what a sweep's launcher raises again, is one sentence, exit code 1."""
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # lets the error through, where Hydra would print a page about it
-    try:
-        yield
-    except HydraException as error:
-        sys.exit(f"ConfigError: {sentence(error)}")
-    except StealingError as error:
-        sys.exit(f"{type(error).__name__}: {error}")
-
-
-def sentence(error: HydraException) -> str:
-    """What Hydra refused, without its page about it."""
-    said = " ".join(str(error).split("Config search path")[0].split("To append")[0].split()).rstrip(".")
-    return f"{said}: see --help for the groups and --cfg job for every setting."
-
-
-def plain(node: DictConfig) -> dict[str, Any]:
-    """A node as resolved JSON values: what keys are hashed from, and what fits use."""
+def to_dict(node: DictConfig) -> dict[str, Any]:
+    """Return a node as resolved JSON values, from which keys are hashed."""
     container = OmegaConf.to_container(node, resolve=True)
     assert isinstance(container, dict)
     return {str(name): value for name, value in container.items()}
 
 
-def opened(node: DictConfig) -> Any:
-    """Instantiate a node whose constructor opens something, with our own errors as they are.
+def instantiate_node(node: DictConfig) -> Any:
+    """Build the object of a node; an exception of its constructor is raised unchanged.
 
     Raises:
-        StealingError: what the constructor raised.
-        ConfigError: the node has settings that its constructor does not take.
+        ConfigError: the node has an argument that its constructor does not take, or lacks one.
+        StorageError: an error of the disk, of a lock or of permissions.
+        Exception: any other exception of the constructor.
     """
+    check_constructors(node)
     try:
         return instantiate(node, _convert_="all")
     except InstantiationException as error:
-        cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, StealingError):
-            cause = cause.__cause__
-        if cause is not None:
-            raise cause from None
-        why = str(error).replace("\n", " ")
-        raise ConfigError(f"A setting does not fit what it builds: {why}; mend or drop that setting.") from None
+        cause = unwrap(error)
+        if isinstance(cause, InstantiationException):
+            reason = " ".join(str(cause).split())
+            raise ConfigError(f"{reason}: correct or drop that setting.") from None
+        if isinstance(cause, OSError):
+            storage_error = StorageError.of(cause)
+            if storage_error is not None:
+                raise storage_error from cause
+        raise cause from None
+
+
+def unwrap(error: Exception) -> Exception:
+    """Return the exception of a constructor, without Hydra's exceptions around it."""
+    while isinstance(error, InstantiationException) and isinstance(error.__cause__, Exception):
+        error = error.__cause__
+    return error

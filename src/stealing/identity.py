@@ -1,6 +1,6 @@
-"""What makes two runs the same: a configuration in, the key of its run and the hash of its code out.
+"""What makes two runs the same: a configuration in; key, name and hash of the code out.
 
-Nothing is opened here but the defenses, whose files and secrets are part of the key.
+Only the defenses are opened here: their files and secrets are part of the key.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,31 +11,64 @@ from omegaconf import DictConfig
 from stealing.artefacts import key
 from stealing.attacks.steal import VERSION as STEAL_VERSION
 from stealing.code import code_of
-from stealing.config import opened, plain
+from stealing.config import instantiate_node, to_dict
 from stealing.defenses.chain import Chain
 from stealing.encoders import Encoder
 from stealing.pretraining.pretrain import VERSION as PRETRAIN_VERSION
-from stealing.queries.buying import Target
+from stealing.pretraining.recipe import recipe_in_key
+from stealing.queries.target import Target
+from stealing.saved.files import NAMING_GROUPS
 from stealing.targets.local import fingerprint
-from stealing.training.fit import Settings
+from stealing.training.fit import settings_of
 
-VERSIONS = {"pretrain": PRETRAIN_VERSION, "query": 1, "steal": STEAL_VERSION, "evaluate": 5}
+VERSIONS = {
+    "pretrain": PRETRAIN_VERSION,
+    "query": 1,
+    "steal": STEAL_VERSION,
+    "evaluate": 5,
+}
 """Raised when a step of the same name means something else; part of every run's key."""
 
-IN_KEY = ("arch", "target_arch", "pretrain", "budget", "plan", "attack", "control", "probe")
-"""Parts of a configuration that are in the key as they are, but for the places of classes."""
+IN_KEY = (
+    "arch",
+    "target_arch",
+    "pretrain",
+    "budget",
+    "plan",
+    "attack",
+    "control",
+    "probe",
+)
+"""Parts of a configuration that are in the key with all values; classes count by their names."""
 
-IN_CODE = ("arch", "target_arch", "pretrain", "budget", "plan", "attack", "control", "probe", "defense", "target")
-"""Parts whose classes make the result. Those of `data` are known by the images that they make."""
+IN_CODE = (*IN_KEY, "defense", "target", "callbacks")
+"""Parts whose classes make the result. The parts of `data` count by the images that they make."""
 
 
 def name_of(target: Encoder | Target) -> str:
-    """Return what tells a loaded or remote target from others: its fingerprint, and how images reach it.
+    """Return the name of a loaded or remote target: its fingerprint, and how images reach it.
 
     A service that gets JPEG files sees other images than one that gets every pixel.
     """
     codec = "" if isinstance(target, Encoder) else target.codec
     return f"{target.fingerprint}/{codec}" if codec else target.fingerprint
+
+
+def run_choices(config: DictConfig, choices: Mapping[str, str]) -> dict[str, str]:
+    """Return the choices that a result and its tables show.
+
+    Args:
+        config: resolved and checked.
+        choices: the option chosen from each group, as Hydra has them.
+    """
+    selected = dict[str, str]()
+    for group, choice in choices.items():
+        if not group.startswith("hydra/"):
+            selected[group] = choice
+    # Hydra has no name for a chain of defenses.
+    selected["defense"] = "+".join(map(str, config.defense)) or "none"
+    selected["start"] = str(config.start)
+    return selected
 
 
 def run_key(config: DictConfig, given: str | None, images: Mapping[str, str]) -> str:
@@ -44,29 +77,54 @@ def run_key(config: DictConfig, given: str | None, images: Mapping[str, str]) ->
     Args:
         config: resolved and checked.
         given: `name_of` a loaded or remote target, wherever it lies; None if the run trains it.
-        images: checksums of the decoded images, by place; see `stealing.plan.Scene.checksums`.
+        images: checksums of the decoded images, by what they are for; see `RunData.checksums`.
     """
-    settings: Settings = opened(config.trainer)
-    defense = fingerprint(Chain(opened(config.defense)), plain(config.defense))
-    roles = {str(name): task.role for name, task in config.data.tasks.items()}
+    settings = settings_of(config)
+    defense = Chain(instantiate_node(config.defense))
+    # A given target counts by its fingerprint. One that the run trains counts by its seed, and by
+    # its architecture and recipe among the parts.
+    target = given or config.target.seed
+    parts = {name: _in_key(name, to_dict(config[name])) for name in IN_KEY}
+    roles = dict[str, str]()
+    if config.until == "evaluate":
+        for name, task in config.data.tasks.items():
+            roles[str(name)] = task.role
     return key(
         versions=VERSIONS,
         numerics=settings.numerics,
         until=config.until,
         start=config.start,
-        defense=defense,
-        target=given or config.target.seed,
+        defense=fingerprint(defense, to_dict(config.defense)),
+        target=target,
         images=dict(images),
-        roles=roles if config.until == "evaluate" else {},
-        **{name: plain(config[name]) for name in IN_KEY},
+        roles=roles,
+        **parts,
     )
 
 
-def run_code(config: DictConfig, steps: Callable[..., Any]) -> str:
-    """Return the hash of the code of all steps of a run, and of the classes that it names.
+def _in_key(name: str, part: dict[str, Any]) -> dict[str, Any]:
+    return recipe_in_key(part) if name in ("pretrain", "control") else part
+
+
+def run_name(config: DictConfig, choices: Mapping[str, str], group: str) -> str:
+    """Return the name of a run's folder: some choices, the budget, the seed and the key.
 
     Args:
         config: resolved and checked.
-        steps: the function that does the steps.
+        choices: the option chosen from each group; the slash of one in a subfolder becomes a dot.
+        group: `run_key`.
     """
-    return code_of(steps, *(plain(config[name]) for name in IN_CODE))
+    options = "-".join(str(choices[name]) for name in NAMING_GROUPS)
+    budget = config.budget.images
+    return f"{options.replace('/', '.')}-b{budget}-s{config.seed}-{group}"
+
+
+def run_code(config: DictConfig, *roots: Callable[..., Any]) -> str:
+    """Return the hash of the code of a run, and of the classes that it names.
+
+    Args:
+        config: resolved and checked.
+        roots: the functions that open the run and run its steps.
+    """
+    parts = [to_dict(config[name]) for name in IN_CODE]
+    return code_of(*roots, *parts)

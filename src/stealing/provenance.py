@@ -1,4 +1,4 @@
-"""Where a number comes from: code, versions and hardware, for result.json and cards."""
+"""Describe where a number comes from: code, versions and hardware, for results and cards."""
 
 import math
 import os
@@ -14,47 +14,59 @@ import torch
 
 
 def provenance(threads: int, processes: int) -> dict[str, Any]:
-    """The day, the commit of this clone (null elsewhere), library versions, and what it ran on."""
+    """Return the date, the commit, the library versions and the hardware of this process.
+
+    Args:
+        threads: of each process.
+        processes: of the run.
+    """
+    versions = {"python": platform.python_version()}
+    for name in ("stealing", "torch", "lightning"):
+        versions[name] = version(name)
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
         "date": datetime.now(UTC).date().isoformat(),
         "commit": commit(),
-        "versions": {"python": platform.python_version()} | {n: version(n) for n in ("stealing", "torch", "lightning")},
+        "versions": versions,
         "hardware": {
             "machine": platform.machine(),
             "cpu": processor(),
             "cores": os.cpu_count(),
             "processes": processes,
             "threads": threads,
-            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+            "gpu": gpu,
         },
     }
 
 
 def commit() -> str | None:
-    """The clone's commit, marked where tracked files differ from it."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    """Return the commit of this clone, with `-dirty` if a file differs; None outside a clone."""
+    folder = str(Path(__file__).parent)
+    # `--exclude=*` ignores tags, so that the answer is always a commit.
+    command = ["git", "-C", folder, "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return None
+    return done.stdout.strip()
 
 
 def peak_memory() -> float:
-    """Most memory that this process held so far, in GiB; not a number where the system does not tell (Windows)."""
+    """Return the most memory that this process has used so far, in GiB; NaN on Windows."""
     try:
         import resource
     except ImportError:
         return math.nan
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # macOS counts bytes, Linux counts KiB.
     return float(peak) / (2**30 if sys.platform == "darwin" else 2**20)
 
 
 def processor() -> str:
-    """Return the name of this machine's processor, or an empty text if the system does not tell."""
+    """Return the name of this machine's processor, or an empty string if it is unknown."""
     info = Path("/proc/cpuinfo")
-    names = (
-        [row.split(":")[1].strip() for row in info.read_text().splitlines() if "model name" in row]
-        if info.exists()
-        else []
-    )
-    return names[0] if names else platform.processor()
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if "model name" in line:
+                return line.split(":")[1].strip()
+    return platform.processor()

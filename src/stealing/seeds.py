@@ -1,28 +1,30 @@
-"""Seeds of their own for every purpose: a seed and a purpose in, another seed out.
+"""Derive independent seeds: a seed and a purpose in, another seed out.
 
-An attacker cannot know the numbers that a target began with. So the weights, batches and views of
-target, surrogate and control come from different seeds, even if a user gives all of them seed 0.
+An attacker cannot know the initial weights of a target. Target, surrogate and control therefore
+take weights, batches and views from different seeds, even if a user gives seed 0 to all of them.
 """
 
 import hashlib
 from typing import Literal
 
 Owner = Literal["target", "surrogate", "control"]
-"""What is trained. Each owner has a seed of its own, from which all its randomness derives."""
+"""An encoder that is trained. All its randomness derives from a seed of its own."""
 
 Part = Literal["encoder", "head", "adapter"]
-"""What has initial weights: the encoder, SimCLR's projection head, the map between two widths."""
+"""A part with initial weights: the encoder, SimCLR's projection head, or the adapter."""
 
 
 def derive_seed(*key: int | str) -> int:
-    """Return 63 bits that are a pure function of the key; different keys give unrelated numbers."""
+    """Return 63 bits that depend on the key alone; different keys give unrelated numbers."""
+    # The type is part of the text, so that 1 and "1" are different keys.
     text = "/".join(f"{type(part).__name__}:{part}" for part in key)
     digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+    # torch takes seeds below 2**63.
     return int.from_bytes(digest, "little") >> 1
 
 
 def owner_seed(seed: int, owner: Owner) -> int:
-    """Return the seed of one owner: of its batches and views, and of its weights by `weights_seed`."""
+    """Return the seed of an owner's batches and views; `weights_seed` derives others from it."""
     return derive_seed(seed, "owner", owner)
 
 

@@ -1,39 +1,45 @@
-"""Steal: query images and their banked answers in, a surrogate encoder with its adapter out, as an artefact."""
+"""Steal: query images and their banked answers in, a surrogate with its adapter out."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hydra.utils import instantiate
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.callbacks.weight_averaging import EMAWeightAveraging
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from stealing.artefacts import key, write_done, write_whole
+from stealing.artefacts import key, write_atomically, write_done
 from stealing.attacks.surrogate import SurrogateModule, build_adapter
 from stealing.code import code_of
-from stealing.data.draws import TrainingImages
 from stealing.data.images import Images
+from stealing.data.sampling import TrainingImages
 from stealing.encoders import Encoder, build_encoder, load_encoder, save_encoder
+from stealing.encoders.architectures import foreign_modules
+from stealing.evaluation.degenerate import check_answers
 from stealing.provenance import provenance
 from stealing.seeds import owner_seed, weights_seed
+from stealing.training.conditions import made_with, making
+from stealing.training.distributed import rank, world_size
 from stealing.training.fit import Recorder, Settings, fit
-from stealing.training.making import made_with, making
-from stealing.training.ranks import rank, world
 
 VERSION = 2
-"""Raised when the code changes what comes out."""
+"""Raised if the code changes what comes out."""
+
+FILES = ("encoder.safetensors", "encoder.json", "curves.csv", "adapter.safetensors")
+"""Files whose checksums stand in `done.json`."""
 
 
 @dataclass(frozen=True)
-class Answers:
-    """What was bought.
+class BoughtAnswers:
+    """Images and the target's answers to them.
 
     Attributes:
-        images: that were asked about.
-        features: the target's, (N, D), for them.
-        source: which target, defense and plan they came from.
-        code: hash of the code that chose the images and put the answers together.
+        images: the images with an answer.
+        features: their answers, (N, D).
+        source: names the target, the defense and the query plan; part of the surrogate's key.
+        code: hash of the code that chose the images and combined the answers.
     """
 
     images: Images
@@ -43,18 +49,26 @@ class Answers:
 
 
 def steps_of(attack: dict[str, Any], images: int, settings: Settings) -> int:
-    """Steps that this attack trains for: its own number, or its epochs over this many images."""
+    """Return an attack's training steps: its own number, or its epochs over this many images."""
     steps: int | None = attack["steps"]
-    return steps if steps is not None else settings.steps(int(attack["epochs"]), images // int(attack["batch_size"]))
+    if steps is not None:
+        return steps
+    batches = images // int(attack["batch_size"])
+    return settings.steps(int(attack["epochs"]), batches)
 
 
-def surrogate_code(arch: dict[str, Any], attack: dict[str, Any], answers: str) -> str:
-    """Return the hash of all code that makes a surrogate, that of its answers included."""
-    return key(code=code_of(stolen, arch, attack), answers=answers)
+def surrogate_code(
+    arch: dict[str, Any],
+    attack: dict[str, Any],
+    answers: str,
+    callbacks: dict[str, Any] | None = None,
+) -> str:
+    """Return the hash of all code that makes a surrogate, with that of its answers."""
+    return key(code=code_of(steal_encoder, arch, attack, callbacks), answers=answers)
 
 
-def stolen(
-    answers: Answers,
+def steal_encoder(
+    answers: BoughtAnswers,
     arch: dict[str, Any],
     attack: dict[str, Any],
     *,
@@ -64,73 +78,128 @@ def stolen(
     settings: Settings,
     recorder: Recorder,
 ) -> tuple[Encoder, nn.Module, Path, dict[str, Any]]:
-    """Train a surrogate on these answers, resume its training, or load it where it is finished.
+    """Train a surrogate on these answers, resume its training, or load it if it is finished.
 
     Args:
-        answers: the only thing that an attack sees of a target.
+        answers: all that an attack knows of a target.
         arch: how to build the surrogate.
-        attack: loss, pairing, optimiser, schedule, batch size, average, and steps or epochs (`conf/attack`).
-        seed: of the adapter's weights, and of order and views.
-        start: seed of the surrogate's initial weights; see `stealing.plan.surrogate_start`.
+        attack: loss, pairing, optimizer, schedule, batch size, average, and steps or epochs
+            (`conf/attack`).
+        seed: of the adapter's weights, of the order and of the views.
+        start: seed of the surrogate's initial weights; see `stealing.preflight.surrogate_start`.
         root: folder of surrogates.
+        settings: of the fit.
+        recorder: of the curves.
 
     Returns:
         The surrogate and its adapter in eval mode, their folder, and the facts in its `done.json`.
+
+    Raises:
+        TargetError: answers that are not finite, or the same for all images.
+        TrainingError: the fit diverged.
     """
-    inputs = {"answers": answers.source, "images": answers.images.checksum, "arch": arch, "attack": attack}
+    check_answers(answers.features)
+    inputs = {
+        "answers": answers.source,
+        "images": answers.images.checksum,
+        "arch": arch,
+        "attack": attack,
+    }
     folder = root / key(version=VERSION, seed=seed, start=start, **settings.numerics, **inputs)
-    width = answers.features.shape[1]
-    own_seed = owner_seed(seed, "surrogate")
-    adapter_seed = weights_seed(seed, "surrogate", "adapter")
-    code = surrogate_code(arch, attack, answers.code)
-    made = made_with(settings)
+    code = surrogate_code(arch, attack, answers.code, settings.callbacks)
     with making(folder, code, settings) as done:
         if done is None:
-            encoder = build_encoder(arch, start)
-            adapter = build_adapter(encoder.feature_dim, width, adapter_seed)
-            steps = steps_of(attack, len(answers.images), settings)
-            module = SurrogateModule(
-                encoder,
-                adapter,
-                answers.features,
-                loss=instantiate(attack["loss"]),
-                pairing=instantiate(attack["pairing"], _convert_="all"),
-                optimizer=instantiate(attack["optimizer"]),
-                schedule=instantiate(attack["schedule"]),
-                total_steps=steps,
-                seed=own_seed,
-            )
-            batches = TrainingImages(answers.images, attack["batch_size"], own_seed)
-            spent = fit(
-                module,
-                batches,
-                folder,
-                name="steal",
-                total_steps=steps,
-                seed=own_seed,
-                settings=settings,
-                recorder=recorder,
-                monitors=(EMAWeightAveraging(decay=attack["ema"]),) if attack["ema"] is not None else (),
-            )
-            origin = {
-                "answers": answers.source,
-                "images": answers.images.checksum,
-                "attack": attack,
-                "seed": seed,
-                "weights_seed": start,
-                **settings.numerics,
-                **spent,
-                **provenance(settings.threads, world()),
-                "made": made,
-            }
+            module = _module(answers, arch, attack, seed, start, settings)
+            spent = _train(module, answers, attack, folder, settings, recorder)
             if rank() == 0:
-                weights = {name: tensor.cpu().contiguous() for name, tensor in adapter.state_dict().items()}
-                write_whole(folder / "adapter.safetensors", save(weights))
-                size = answers.images.size
-                save_encoder(encoder, folder / "encoder.safetensors", arch=arch, size=size, provenance=origin)
-                write_done(folder, **spent, code=code, made=made)
+                origin = {"seed": seed, "weights_seed": start, "attack": attack, **spent}
+                _save(module, answers, arch, folder, origin, settings)
+                write_done(folder, files=FILES, **spent, code=code, made=made_with(settings))
             done = dict(spent)
-    encoder, _ = load_encoder(folder / "encoder.safetensors")
-    adapter = build_adapter(encoder.feature_dim, width, adapter_seed)
+    # loaded again in any case: what a run uses is what the files hold
+    encoder, _ = load_encoder(folder / "encoder.safetensors", foreign_modules(arch))
+    adapter = _adapter(encoder, answers, seed)
     adapter.load_state_dict(load_file(folder / "adapter.safetensors"))
     return encoder, adapter.eval(), folder, done
+
+
+def _adapter(encoder: Encoder, answers: BoughtAnswers, seed: int) -> nn.Module:
+    width = answers.features.shape[1]
+    return build_adapter(encoder.feature_dim, width, weights_seed(seed, "surrogate", "adapter"))
+
+
+def _module(
+    answers: BoughtAnswers,
+    arch: dict[str, Any],
+    attack: dict[str, Any],
+    seed: int,
+    start: int,
+    settings: Settings,
+) -> SurrogateModule:
+    encoder = build_encoder(arch, start)
+    return SurrogateModule(
+        encoder,
+        _adapter(encoder, answers, seed),
+        answers.features,
+        loss=instantiate(attack["loss"]),
+        pairing=instantiate(attack["pairing"], _convert_="all"),
+        optimizer=instantiate(attack["optimizer"]),
+        schedule=instantiate(attack["schedule"]),
+        total_steps=steps_of(attack, len(answers.images), settings),
+        seed=owner_seed(seed, "surrogate"),
+    )
+
+
+def _train(
+    module: SurrogateModule,
+    answers: BoughtAnswers,
+    attack: dict[str, Any],
+    folder: Path,
+    settings: Settings,
+    recorder: Recorder,
+) -> dict[str, float]:
+    """Train encoder and adapter in place; return the seconds."""
+    averaging: tuple[Callback, ...] = ()
+    if attack["ema"] is not None:
+        averaging = (EMAWeightAveraging(decay=attack["ema"]),)
+    return fit(
+        module,
+        TrainingImages(answers.images, attack["batch_size"], module.seed),
+        folder,
+        name="steal",
+        total_steps=module.total_steps,
+        seed=module.seed,
+        settings=settings,
+        recorder=recorder,
+        monitors=averaging,
+    )
+
+
+def _save(
+    module: SurrogateModule,
+    answers: BoughtAnswers,
+    arch: dict[str, Any],
+    folder: Path,
+    origin: dict[str, Any],
+    settings: Settings,
+) -> None:
+    """Write the adapter, and the encoder with its card; `origin` is what it depends on."""
+    # contiguous: safetensors refuses tensors in channels-last order
+    state = module.adapter.state_dict()
+    weights = {name: tensor.cpu().contiguous() for name, tensor in state.items()}
+    write_atomically(folder / "adapter.safetensors", save(weights))
+    facts = {
+        **origin,
+        "answers": answers.source,
+        "images": answers.images.checksum,
+        **settings.numerics,
+        **provenance(settings.threads, world_size()),
+        "made": made_with(settings),
+    }
+    save_encoder(
+        module.encoder,
+        folder / "encoder.safetensors",
+        arch=arch,
+        size=answers.images.size,
+        provenance=facts,
+    )

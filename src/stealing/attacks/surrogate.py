@@ -1,4 +1,6 @@
-"""The thief's training: banked answers and their images in, a surrogate encoder out. It never touches the target.
+"""The surrogate's training: images and banked answers in, a trained surrogate out.
+
+It never reaches the target.
 
 Shape letters: B images, D feature width.
 """
@@ -6,31 +8,36 @@ Shape letters: B images, D feature width.
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-import lightning as L
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from stealing.attacks.pairing import Pair
-from stealing.data.draws import Batch, Dice
+from stealing.data.sampling import RandomNumbers
 from stealing.encoders import Encoder
-from stealing.training.ranks import gathered
+from stealing.training.distributed import all_gather_with_grad
+from stealing.training.step import StepModule
 
-Pairing = Callable[[Tensor, Tensor, Dice], Iterator[Pair]]
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""Surrogate features (B, D) and answers (B, D) to a scalar with gradient."""
+
+Pairing = Callable[[Tensor, Tensor, RandomNumbers], Iterator[Pair]]
+"""Images (B, 3, H, W), their bank rows (B,) and random numbers to the pairs of one step."""
 
 
-class SurrogateModule(L.LightningModule):
-    """Pulls the surrogate's features of each image, and of views of it, towards the target's one answer.
+class SurrogateModule(StepModule):
+    """Trains a surrogate to give the target's answer to each image, and to views of the image.
 
     Args:
         encoder: the surrogate, trained in place.
-        adapter: maps surrogate features to the target's width, trained with it; the identity where the widths agree.
+        adapter: maps surrogate features to the target's width; trained, too. The identity if the
+            widths agree.
         answers: banked answers, (N, D), row i to image i of the training list.
         loss: pure function of features and answers.
-        pairing: which images are held against which answers.
-        optimizer: takes parameters, returns the optimiser.
-        schedule: takes the optimiser and the number of steps, returns the schedule.
+        pairing: which images are compared with which answers.
+        optimizer: takes parameters, returns the optimizer.
+        schedule: takes the optimizer and the number of steps, returns the schedule.
         total_steps: horizon of the schedule.
         seed: of all views.
     """
@@ -43,38 +50,51 @@ class SurrogateModule(L.LightningModule):
         adapter: nn.Module,
         answers: Tensor,
         *,
-        loss: Callable[[Tensor, Tensor], Tensor],
+        loss: Loss,
         pairing: Pairing,
         optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
         schedule: Callable[[Optimizer, int], LRScheduler],
         total_steps: int,
         seed: int,
     ) -> None:
-        super().__init__()
-        self.encoder, self.adapter = encoder, adapter
-        self.register_buffer("answers", answers, persistent=False)  # they are in the bank: not in every checkpoint
-        self.loss, self.pairing, self.optimizer, self.schedule = loss, pairing, optimizer, schedule
-        self.total_steps, self.seed = total_steps, seed
+        super().__init__(seed, "steal/loss")
+        self.encoder = encoder
+        self.adapter = adapter
+        # not persistent: the bank has the answers, and every checkpoint would copy them
+        self.register_buffer("answers", answers, persistent=False)
+        self.loss = loss
+        self.pairing = pairing
+        self.optimizer = optimizer
+        self.schedule = schedule
+        self.total_steps = total_steps
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The weighted sum of the loss over the pairs of this step, of the whole batch in each process."""
-        images = batch.images.float() / 255
+    def step_loss(self, images_uint8: Tensor, places_B: Tensor, random: RandomNumbers) -> Tensor:
+        """Return the weighted sum of the loss over the pairs of this step.
+
+        Each process returns the loss of the whole batch, over the rows of all processes.
+        """
+        images = images_uint8.float() / 255
         total = images.new_zeros(())
-        for weight, views, rows in self.pairing(images, batch.draw.indices, batch.draw.dice(self.seed)):
-            features = gathered(self.adapter(self.encoder(views)).float())
-            total = total + weight * self.loss(features, gathered(self.answers[rows]))
-        self.log("steal/loss", total)
+        for weight, views, rows in self.pairing(images, places_B, random):
+            features = all_gather_with_grad(self.adapter(self.encoder(views)).float())
+            total = total + weight * self.loss(features, all_gather_with_grad(self.answers[rows]))
         return total
 
     def configure_optimizers(self) -> Any:
-        """The given optimiser and schedule, stepped each batch."""
+        """Return optimizer and schedule; the schedule moves at each step, not at each epoch."""
         optimizer = self.optimizer([*self.encoder.parameters(), *self.adapter.parameters()])
         scheduler = self.schedule(optimizer, self.total_steps)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
 
 
 def build_adapter(surrogate_dim: int, target_dim: int, seed: int) -> nn.Module:
-    """Return a linear map between two widths, or the identity if they agree; a function of the seed."""
+    """Return a linear map between two widths, or the identity if they agree.
+
+    Its weights depend on the seed alone.
+    """
     if surrogate_dim == target_dim:
         return nn.Identity()
     with torch.random.fork_rng(devices=[]):

@@ -1,1 +1,1 @@
-"""Images: sources, the decoded cache, batches that resume exactly, and views."""
+"""Images: sources, the cache of decoded images, batches that resume exactly, and views."""

@@ -1,4 +1,4 @@
-"""One encoded or opened image in, uint8 pixels of the asked size out; what does not fit is refused with its place."""
+"""One encoded image in, uint8 pixels of a given size out; an image that does not fit is refused."""
 
 import io
 from collections.abc import Callable, Sequence
@@ -13,8 +13,14 @@ BLOCK = 1000
 """Images decoded between two steps of the progress bar."""
 
 
-def decode(encoded: bytes | None, at: str, size: int, resize: str, grey: str) -> NDArray[np.uint8]:
-    """One encoded image as uint8 (3, size, size).
+def decode(
+    encoded: bytes | None,
+    at: str,
+    size: int,
+    resize: str,
+    grey: str,
+) -> NDArray[np.uint8]:
+    """Return one encoded image as uint8 (3, size, size).
 
     Args:
         encoded: a file in any format that Pillow reads.
@@ -22,48 +28,72 @@ def decode(encoded: bytes | None, at: str, size: int, resize: str, grey: str) ->
         size, resize, grey: as for `fit`.
 
     Raises:
-        DataError: it cannot be decoded, or `fit` refuses it.
+        DataError: It cannot be decoded, or `fit` refuses it.
     """
     try:
         image = Image.open(io.BytesIO(encoded or b""))
-        image.load()
-    except Exception:  # Pillow raises as many kinds as there are formats
-        raise DataError(f"{at}: the image cannot be decoded; fetch it again or leave it out.") from None
+        image.load()  # `open` alone reads no more than the header
+    except Exception:  # each format has its own kinds of errors in Pillow
+        raise DataError(
+            f"{at}: the image cannot be decoded; fetch it again or leave it out."
+        ) from None
     return fit(image, at, size, resize, grey)
 
 
-def fit(image: Image.Image, at: str, size: int, resize: str, grey: str) -> NDArray[np.uint8]:
-    """One decoded image as uint8 (3, size, size), changed only in the ways that are allowed.
+def fit(
+    image: Image.Image,
+    at: str,
+    size: int,
+    resize: str,
+    grey: str,
+) -> NDArray[np.uint8]:
+    """Return one decoded image as uint8 (3, size, size), changed only in the ways that are allowed.
 
     Args:
         image: as it was decoded.
         at: where it is from, for messages.
-        size: height and width of what comes out.
-        resize: `none` (another size is an error), `pad` (centre on black), `crop` (the centre square, then as
-            bilinear) or `bilinear` (antialiased; both sides are scaled to `size`, which changes the aspect ratio).
-        grey: `refuse` or `repeat` (a grey image becomes three equal channels).
+        size: height and width of the result in pixels.
+        resize: `none` (another size is an error), `pad` (centred on black), `bilinear`
+            (antialiased; both sides are scaled to `size`, which changes the aspect ratio), or
+            `crop` (the centre square, then as bilinear).
+        grey: `refuse`, or `repeat` (a grey image becomes three equal channels).
 
     Raises:
-        DataError: another size or mode than is allowed.
+        DataError: Another size or mode than is allowed.
     """
     if image.mode != "RGB":
-        if not (image.mode in ("L", "1") and grey == "repeat"):
-            raise DataError(f"{at}: the image is {image.mode}, not RGB; convert it (grey images: set grey=repeat).")
+        is_grey = image.mode in ("L", "1")
+        if not is_grey or grey != "repeat":
+            raise DataError(
+                f"{at}: the image is {image.mode}, not RGB; "
+                "convert it (grey images: set grey=repeat)."
+            )
         image = image.convert("RGB")
     if image.size != (size, size):
-        image = _resized(image, at, size, resize)
+        image = _resize(image, at, size, resize)
     return np.ascontiguousarray(np.asarray(image, np.uint8).transpose(2, 0, 1))
 
 
-def checked(labels: Sequence[int | None], classes: int, places: list[str]) -> NDArray[np.int64]:
-    """Labels as int64 (B,), each in [0, classes), or only >= 0 where `classes` is 0 for not known.
+def check_labels(
+    labels: Sequence[int | None], classes: int, places: Sequence[str]
+) -> NDArray[np.int64]:
+    """Return labels as int64 (B,), each in [0, classes).
+
+    Args:
+        labels: as the source has them.
+        classes: number of classes; 0 if it is not known, so that a label need only be >= 0.
+        places: where each image is from, for messages.
 
     Raises:
-        DataError: with the place of the first that is not.
+        DataError: A label is not a class; with the place of the first.
     """
     for label, at in zip(labels, places, strict=True):
-        if label is None or label < 0 or (classes and label >= classes):
-            raise DataError(f"{at}: the label {label} is not in 0 to {classes - 1}; mend the label or the class names.")
+        is_class = label is not None and label >= 0 and (classes == 0 or label < classes)
+        if not is_class:
+            raise DataError(
+                f"{at}: the label {label} is not in 0 to {classes - 1}; "
+                "mend the label or the class names."
+            )
     return np.array(labels, np.int64)
 
 
@@ -74,7 +104,7 @@ def _pad(image: Image.Image, size: int) -> Image.Image:
 
 
 def _bilinear(image: Image.Image, size: int) -> Image.Image:
-    # Pillow widens the filter by the factor of a reduction, so this is antialiased without an option.
+    # Pillow widens the filter by the factor of a reduction: this is antialiased without an option.
     return image.resize((size, size), Image.Resampling.BILINEAR)
 
 
@@ -93,11 +123,16 @@ _RESIZE: dict[str, Callable[[Image.Image, int], Image.Image]] = {
 }
 
 
-def _resized(image: Image.Image, at: str, size: int, resize: str) -> Image.Image:
-    fits = resize != "pad" or max(image.size) <= size
-    if resize not in _RESIZE or not fits:
-        shape = f"{image.width}x{image.height}"
+def _resize(
+    image: Image.Image,
+    at: str,
+    size: int,
+    resize: str,
+) -> Image.Image:
+    is_too_large = resize == "pad" and max(image.size) > size
+    if resize not in _RESIZE or is_too_large:
         raise DataError(
-            f"{at}: the image is {shape}, not {size}x{size}; set resize to pad (if smaller), crop or bilinear."
+            f"{at}: the image is {image.width}x{image.height}, not {size}x{size}; "
+            "set resize to pad (if smaller), crop or bilinear."
         )
     return _RESIZE[resize](image, size)

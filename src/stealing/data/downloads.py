@@ -1,10 +1,12 @@
-"""torchvision's data sets: downloaded whole or not at all on first use, then opened as `Images`."""
+"""torchvision's data sets: downloaded at first use, whole or not at all, and opened as `Images`."""
 
+import hashlib
 import inspect
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,16 +16,22 @@ import torchvision
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from stealing.data.cache import Block, decoded
-from stealing.data.decoding import BLOCK, checked, fit
+from stealing.artefacts import unfinished
+from stealing.data.cache import Block, load_or_decode, may_write
+from stealing.data.decoding import BLOCK, check_labels, fit
 from stealing.data.images import Images
 from stealing.errors import DataError
+from stealing.numbers import SIDE, check_integer
 
 CLASSES = {"STL10": 10, "SVHN": 10, "GTSRB": 43}
-"""Of the sets whose torchvision class does not tell."""
+"""Number of classes of those sets whose torchvision class has no attribute `classes`."""
+
+LABELS = ("targets", "labels", "_labels")
+"""Attributes of torchvision's sets that may hold all labels."""
 
 UNDIVIDED = {"EuroSAT": 0.2}
-"""Sets that come in one piece, and the share that a seeded permutation sets apart as `test`: ours, they have none."""
+"""Sets that come in one piece, with the share that becomes `test`, by a seeded permutation. The
+split is this project's own."""
 
 
 def from_torchvision(
@@ -37,89 +45,190 @@ def from_torchvision(
     grey: str = "refuse",
     limit: int | None = None,
 ) -> Images:
-    """One of torchvision's own image classification data sets, downloaded when absent.
+    """Open one of torchvision's image classification data sets; download it if it is absent.
 
-    Tested: CIFAR10, CIFAR100, MNIST, FashionMNIST, STL10, SVHN, GTSRB, Food101, EuroSAT, DTD, Flowers102, ImageNet.
-    Most of those with image files are opened by torchvision in RGB, so that a grey file among them is repeated.
+    Tested: CIFAR10, CIFAR100, MNIST, FashionMNIST, STL10, SVHN, GTSRB, Food101, EuroSAT, DTD,
+    Flowers102, ImageNet. torchvision opens most sets of image files in RGB, so that a grey file
+    among them has three equal channels.
 
     Args:
         dataset: torchvision's name.
         root: folder of torchvision's files.
         split: as torchvision names it: `train`, `test`, `val`, `unlabeled`, `train+unlabeled`.
-        size, cache, resize, grey: as for `stealing.data.sources.parquet`.
-        limit: decode only the first of a seeded permutation, at most as many; None decodes all.
+        size: height and width of the opened images in pixels.
+        cache: folder for the decoded images.
+        resize: `none` (another size is an error), `pad`, `crop` or `bilinear`.
+        grey: `refuse`, or `repeat` (a grey image becomes three equal channels).
+        limit: decode only the first of a seeded permutation, at most this many; None decodes all.
 
     Raises:
-        DataError: the files are absent and cannot be fetched; an image is damaged or of another size.
+        DataError: The files are absent and cannot be downloaded, or an image is damaged or of
+            another size.
     """
+    check_integer("size", size, 1, SIDE)
+    if limit is not None:
+        check_integer("limit", limit, 1)
     kind = getattr(torchvision.datasets, dataset)
-    opened = _opened(kind, dataset, Path(root), split)
-    rows = _part(dataset, split, len(opened), limit)
+    opened = _open(kind, dataset, Path(root), split)
     names = tuple(str(name) for name in getattr(opened, "classes", ()))
     classes = len(names) or CLASSES[dataset]
-    labelled = "unlabeled" not in split
-
-    def blocks() -> Iterator[Block]:
-        for start in range(0, len(rows), BLOCK):
-            some = rows[start : start + BLOCK].tolist()
-            places = [f"{dataset} {split} in {root}, row {row}" for row in some]
-            pairs = [_item(opened, row, at) for row, at in zip(some, places, strict=True)]
-            pixels = [fit(image, at, size, resize, grey) for (image, _), at in zip(pairs, places, strict=True)]
-            labels = checked([label for _, label in pairs], classes, places) if labelled else np.full(len(some), -1)
-            yield np.stack(pixels), labels
-
+    if "unlabeled" in split:  # torchvision gives -1 for a label
+        classes = 0
+        names = ()
+    rows = _select_rows(dataset, split, len(opened), limit)
+    part = _Part(opened, rows, classes, f"{dataset} {split} in {root}")
     name = f"{dataset.lower()}-{split}"
-    source = {"root": str(Path(root).resolve()), "resize": resize, "grey": grey}
-    whole = decoded(cache, name, source, len(rows), size, blocks)
+    source: dict[str, object] = {"root": str(Path(root).resolve()), "resize": resize, "grey": grey}
+    if limit is not None:
+        # A limit above the number of images takes all of them, but in another order.
+        source["rows"] = hashlib.blake2b(rows.astype("<i8").tobytes(), digest_size=8).hexdigest()
+    decoded = load_or_decode(
+        cache,
+        name,
+        source,
+        len(rows),
+        size,
+        lambda: part.blocks(size, resize, grey),
+        part.labels if part.has_labels else None,
+    )
+    labels = decoded.labels if classes else None
     order = np.arange(len(rows))
-    if not labelled:
-        return Images(name, whole.pixels, None, 0, order, whole.checksum)
-    return Images(name, whole.pixels, whole.labels, classes, order, whole.checksum, names)
+    return Images(name, decoded.pixels, labels, classes, order, decoded.checksum, names)
 
 
-def _opened(kind: Any, dataset: str, root: Path, split: str) -> Any:
-    """The data set as torchvision opens it; what has to be fetched is fetched beside and moved in once it is whole."""
-    options = inspect.signature(kind).parameters
-    where: dict[str, Any] = {"train": split == "train"} if "train" in options else {}
-    where |= {"split": split} if "split" in options else {}
-    if "train" in options and split not in ("train", "test"):
-        raise DataError(f"{dataset} has the splits train and test, not {split!r}: choose one of them.")
-    open_in = partial(kind, **where)
+@dataclass(frozen=True)
+class _Part:
+    """Some rows of one of torchvision's data sets.
+
+    Attributes:
+        opened: torchvision's data set.
+        rows: int64 (N,).
+        classes: number of classes, 0 without labels.
+        place: of the data set, for messages.
+    """
+
+    opened: Any
+    rows: NDArray[np.int64]
+    classes: int
+    place: str
+
+    @property
+    def has_labels(self) -> bool:
+        """True if all labels are known without decoding an image."""
+        return self.classes > 0 and _all_labels(self.opened) is not None
+
+    def labels(self) -> NDArray[np.int64]:
+        """Return the labels of the rows, int64 (N,), without decoding an image."""
+        return np.asarray(_all_labels(self.opened), np.int64)[self.rows]
+
+    def blocks(self, size: int, resize: str, grey: str) -> Iterator[Block]:
+        """Yield decoded images with their labels, as for `load_or_decode`."""
+        for start in range(0, len(self.rows), BLOCK):
+            pixels = []
+            labels = []
+            places = []
+            for row in self.rows[start : start + BLOCK].tolist():
+                at = f"{self.place}, row {row}"
+                image, label = self._item(row, at)
+                pixels.append(fit(image, at, size, resize, grey))
+                labels.append(label)
+                places.append(at)
+            if self.classes:
+                yield np.stack(pixels), check_labels(labels, self.classes, places)
+            else:
+                yield np.stack(pixels), np.full(len(places), -1)
+
+    def _item(self, row: int, at: str) -> Any:
+        """Return the image and the label of one row."""
+        try:
+            return self.opened[row]
+        except Exception:  # each format has its own kinds of errors in Pillow
+            raise DataError(
+                f"{at}: the image cannot be decoded; fetch it again or leave it out."
+            ) from None
+
+
+def _open(kind: Any, dataset: str, root: Path, split: str) -> Any:
+    """Return torchvision's data set, downloaded if it is absent.
+
+    Args:
+        kind: torchvision's class.
+        dataset: its name.
+        root: folder of its files.
+        split: as torchvision names it.
+    """
+    parameters = inspect.signature(kind).parameters
+    options: dict[str, Any] = {}
+    if "train" in parameters:
+        if split not in ("train", "test"):
+            raise DataError(
+                f"{dataset} has the splits train and test, not {split!r}: choose one of them."
+            )
+        options["train"] = split == "train"
+    if "split" in parameters:
+        options["split"] = split
+    open_in = partial(kind, **options)
+    if dataset == "ImageNet" and not may_write():
+        _check_unpacked(root, split)
     try:
         return open_in(root)
     except ImportError as error:
-        raise DataError(f"{dataset} cannot be opened: {str(error).splitlines()[0]}; install what is missing.") from None
-    except Exception as error:  # torchvision raises what pickle, tarfile and scipy raise
-        why = " ".join(str(error).split())
+        raise DataError(
+            f"{dataset} cannot be opened: {str(error).splitlines()[0]}; install what is missing."
+        ) from None
+    except Exception as error:  # pickle, tarfile and scipy raise errors of any kind
+        reason = " ".join(str(error).split())
+    absent = f"{dataset} {split} is not whole in {root}"
+    if "download" not in parameters:
+        raise DataError(
+            f"{absent} and cannot be downloaded without an account ({reason}): put its files there."
+        )
+    if not may_write():
+        raise DataError(f"{absent}: a run downloads it, or put its files there.")
     try:
-        if "download" in options:
-            _download(open_in, root, dataset)
-            return open_in(root)
-    except Exception as error:  # as above, and what urllib and a full disk raise
-        why = " ".join(str(error).split()) or type(error).__name__
-    tried = "could not be downloaded" if "download" in options else "is not to be had without an account"
-    raise DataError(f"{dataset} {split} is not whole in {root} and {tried} ({why}): put its files there.")
+        _download(open_in, root, dataset)
+        return open_in(root)
+    except Exception as error:  # as above, and those of urllib and of a full disk
+        reason = " ".join(str(error).split()) or type(error).__name__
+    raise DataError(f"{absent} and could not be downloaded ({reason}): put its files there.")
 
 
-def _download(open_in: Callable[..., Any], root: Path, dataset: str) -> None:
-    """Fetch and unpack in a folder beside, then move in: what was cut short is never taken for the whole."""
+def _check_unpacked(root: Path, split: str) -> None:
+    """Raise unless ImageNet is unpacked: torchvision would unpack its archives as it opens them."""
+    if not (root / "meta.bin").exists() or not (root / split).is_dir():
+        raise DataError(
+            f"ImageNet {split} is not unpacked in {root}: a run unpacks its archives from there."
+        )
+
+
+def _download(
+    open_in: Callable[..., Any],
+    root: Path,
+    dataset: str,
+) -> None:
+    """Download and unpack into a folder inside `root`, then move the files to their places.
+
+    A download that is cut short leaves nothing that could be taken for a whole data set.
+    """
     root.mkdir(parents=True, exist_ok=True)
-    beside = root / f".{dataset}"
-    with FileLock(root / f".{dataset}.lock"):  # of several that want it, the first fetches it
+    partial_folder = unfinished(root / dataset)
+    with FileLock(root / f".{dataset}.lock"):
         with suppress(Exception):
-            open_in(root)
+            open_in(root)  # another process downloaded it while this one waited
             return
-        shutil.rmtree(beside, ignore_errors=True)
+        # Of a process that was killed: while we hold the lock, nobody else downloads.
+        for leftover in root.glob(f".{dataset}.*.tmp"):
+            shutil.rmtree(leftover, ignore_errors=True)
         try:
-            beside.mkdir()
-            open_in(beside, download=True)
-            _move_into(beside, root)
+            partial_folder.mkdir()
+            open_in(partial_folder, download=True)
+            _move_into(partial_folder, root)
         finally:
-            shutil.rmtree(beside, ignore_errors=True)
+            shutil.rmtree(partial_folder, ignore_errors=True)
 
 
 def _move_into(source: Path, target: Path) -> None:
-    """Rename what is new as a whole, and replace what is there file by file."""
+    """Move what is in one folder into another: merge folders, replace files."""
     for path in source.iterdir():
         if path.is_dir() and (target / path.name).is_dir():
             _move_into(path, target / path.name)
@@ -127,20 +236,31 @@ def _move_into(source: Path, target: Path) -> None:
             os.replace(path, target / path.name)
 
 
-def _part(dataset: str, split: str, count: int, limit: int | None) -> NDArray[np.int64]:
-    """Which rows of the whole are read, in their order."""
+def _select_rows(
+    dataset: str,
+    split: str,
+    count: int,
+    limit: int | None,
+) -> NDArray[np.int64]:
+    """Return the rows of torchvision's set that are read, in their order."""
     rows = np.arange(count)
     if dataset in UNDIVIDED:
         if split not in ("train", "test"):
-            raise DataError(f"{dataset} is split into train and test here, not {split!r}: choose one of them.")
+            raise DataError(
+                f"{dataset} is split into train and test here, not {split!r}: choose one of them."
+            )
         cut = round(UNDIVIDED[dataset] * count)
+        # Shuffled, because the sets are sorted by class.
         shuffled = np.random.default_rng(0).permutation(count)
         rows = np.sort(shuffled[:cut] if split == "test" else shuffled[cut:])
-    return rows if limit is None else rows[np.random.default_rng(0).permutation(len(rows))[:limit]]
+    if limit is None:
+        return rows
+    return rows[np.random.default_rng(0).permutation(len(rows))[:limit]]
 
 
-def _item(opened: Any, row: int, at: str) -> Any:
-    try:
-        return opened[row]
-    except Exception:  # Pillow raises as many kinds as there are formats
-        raise DataError(f"{at}: the image cannot be decoded; fetch it again or leave it out.") from None
+def _all_labels(opened: Any) -> Any:
+    """Return the labels of a set without decoding an image, or None if it has no list of them."""
+    for name in LABELS:
+        if hasattr(opened, name):
+            return getattr(opened, name)
+    return None

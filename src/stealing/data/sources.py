@@ -1,122 +1,177 @@
-"""Where images come from: Parquet files in the hub's schema, folders of image files, the package's own `shapes`.
+"""Sources of images: Parquet files in the hub's schema, folders of image files, drawn `shapes`.
 
-Each function opens one split as `Images`. Nothing is resized or recoloured unless its argument says so.
+Each function opens one split as `Images`. Nothing is resized or recoloured unless an argument says
+so.
 """
 
-import json
-from collections.abc import Iterable, Iterator
+import stat
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from stealing.data import shapes as drawing
-from stealing.data.cache import Block, decoded
-from stealing.data.decoding import BLOCK, checked, decode
+from stealing.data.cache import Block, load_or_decode
+from stealing.data.decoding import BLOCK, decode
+from stealing.data.folders import list_images
 from stealing.data.images import Images
+from stealing.data.shards import open_shards
 from stealing.errors import DataError
+from stealing.numbers import SIDE, check_integer
 
-SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".webp"}
-"""Of the files that `folder` reads; others beside them are left alone."""
+MOST_DRAWN = 10**7
+"""Most images that `shapes` draws: 30 GB of them at 32 pixels."""
 
 
-def parquet(path: str, split: str, *, size: int, cache: str, resize: str = "none", grey: str = "refuse") -> Images:
-    """Encoded images in the schema of the Hugging Face hub: a struct `image` with `bytes`, and an integer `label`.
+def parquet(
+    path: str,
+    split: str,
+    *,
+    size: int,
+    cache: str,
+    resize: str = "none",
+    grey: str = "refuse",
+) -> Images:
+    """Open Parquet files of encoded images, in the schema of the Hugging Face hub.
+
+    The columns are `image`, a struct with `bytes` or plain bytes, and `label`. Labels are numbers
+    from 0, or text, which becomes classes in sorted order. A source without labels, or with a label
+    of -1 or null, can be asked about and is not a downstream task.
 
     Args:
-        path: a `.parquet` file, or a folder that holds `<split>.parquet` or shards named `<split>-*.parquet`.
+        path: a `.parquet` file, or a folder that holds `<split>.parquet` or shards named
+            `<split>-*.parquet`.
         split: ignored for a single file.
-        size: height and width of the images that come out.
+        size: height and width of the opened images in pixels.
         cache: folder for the decoded images.
-        resize: `none` (another size is an error), `pad`, `crop` or `bilinear`, as `stealing.data.decoding.fit` says.
-        grey: `refuse` or `repeat` (a grey image becomes three equal channels).
+        resize: `none` (another size is an error), `pad`, `crop` or `bilinear`; see
+            `stealing.data.decoding.fit`.
+        grey: `refuse`, or `repeat` (a grey image becomes three equal channels).
 
     Raises:
-        DataError: absent files, another schema, an undecodable image, a label out of range; with file and row.
+        DataError: Files are absent or damaged; shards are missing, doubled or contradict each
+            other; the schema is another; there are no rows; an image cannot be decoded; or a label
+            is not a class. The message has file and row.
     """
-    files = _shards(Path(path), split)
-    opened = [pq.ParquetFile(file) for file in files]
-    for file, table in zip(files, opened, strict=True):
-        kind = table.schema_arrow.field("image").type if "image" in table.schema_arrow.names else None
-        if kind is None or not hasattr(kind, "get_field_index") or kind.get_field_index("bytes") < 0:
-            raise DataError(f"{file} has no column 'image' with a field 'bytes': save it in the hub's image schema.")
-    names = _class_names(opened[0])
-    labelled = all("label" in table.schema_arrow.names for table in opened)
-    count = sum(table.metadata.num_rows for table in opened)
+    check_integer("size", size, 1, SIDE)
+    shards = open_shards(Path(path), split)
+    count = len(shards.labels)
 
     def blocks() -> Iterator[Block]:
-        for file, table in zip(files, opened, strict=True):
-            row = 0
-            for rows in table.iter_batches(BLOCK, columns=["image", "label"] if labelled else ["image"]):
-                encoded = [image and image["bytes"] for image in rows.column("image").to_pylist()]
-                places = [f"{file}, row {row + i}" for i in range(len(encoded))]
-                pixels = np.stack([decode(b, at, size, resize, grey) for b, at in zip(encoded, places, strict=True)])
-                labels = rows.column("label").to_pylist() if labelled else [-1] * len(encoded)
-                yield pixels, checked(labels, len(names), places) if labelled else np.array(labels, np.int64)
-                row += len(encoded)
+        row = 0
+        for encoded, places in shards.images(BLOCK):
+            pixels = []
+            for content, at in zip(encoded, places, strict=True):
+                pixels.append(decode(content, at, size, resize, grey))
+            yield np.stack(pixels), shards.labels[row : row + len(encoded)]
+            row += len(encoded)
 
-    source = {"files": [(str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for f in files]}
+    # Size and time of change stand for a file's content, which would take long to read.
+    states = [(str(file.resolve()), *_state(file)) for file in shards.files]
+    source = {"files": states, "resize": resize, "grey": grey}
     name = f"{Path(path).stem}-{split}"
-    whole = decoded(cache, name, {**source, "resize": resize, "grey": grey}, count, size, blocks)
-    classes = (len(names) or int(whole.labels.max()) + 1) if labelled else 0
+    decoded = load_or_decode(cache, name, source, count, size, blocks, lambda: shards.labels)
     return Images(
-        name, whole.pixels, whole.labels if labelled else None, classes, np.arange(count), whole.checksum, names
+        name,
+        decoded.pixels,
+        None if shards.unlabelled else decoded.labels,
+        shards.classes,
+        np.arange(count),
+        decoded.checksum,
+        shards.class_names,
+        shards.unlabelled,
     )
 
 
 def folder(
-    path: str, *, size: int, cache: str, resize: str = "none", grey: str = "refuse", limit: int | None = None
+    path: str,
+    *,
+    size: int,
+    cache: str,
+    resize: str = "none",
+    grey: str = "refuse",
+    limit: int | None = None,
 ) -> Images:
-    """A folder of image files: one folder a class, named as the class is, or all files in one without labels.
+    """Open a folder of image files: one folder a class, or all files in one folder without labels.
 
     Args:
-        path: the folder of one split.
-        size, cache, resize, grey: as for `parquet`.
-        limit: decode only the first of a seeded permutation, at most as many; None decodes all.
+        path: the folder of one split. The names of the folders in it are the class names.
+        size: height and width of the opened images in pixels.
+        cache: folder for the decoded images.
+        resize: `none` (another size is an error), `pad`, `crop` or `bilinear`.
+        grey: `refuse`, or `repeat` (a grey image becomes three equal channels).
+        limit: decode only the first of a seeded permutation, at most this many; None decodes all.
 
     Raises:
-        DataError: no folder, no images, both files and class folders, or a file that cannot be decoded.
+        DataError: There is no folder or no image; a class has no images; there are both files and
+            class folders; a folder stands around the class folders; or a file cannot be read.
     """
-    top = Path(path)
-    if not top.is_dir():
-        raise DataError(f"{top} is no folder: point at the one that holds the images or the class folders.")
-    names = sorted(inner.name for inner in top.iterdir() if inner.is_dir() and not inner.name.startswith("."))
-    flat = _image_files(top.iterdir())
-    if names and flat:
-        raise DataError(f"{top} holds both images and class folders: move {flat[0].name} and its like into a class.")
-    found = [(file, label) for label, name in enumerate(names) for file in _image_files((top / name).rglob("*"))]
-    found = found or [(file, -1) for file in flat]
-    if not found:
-        raise DataError(f"There are no images in {top}: put files that end in {', '.join(sorted(SUFFIXES))} there.")
+    check_integer("size", size, 1, SIDE)
     if limit is not None:
-        found = [found[place] for place in np.random.default_rng(0).permutation(len(found))[:limit]]
+        check_integer("limit", limit, 1)
+    top = Path(path)
+    listing = list_images(top)
+    files = listing.files
+    labels = np.array(listing.labels, np.int64)
+    if limit is not None:
+        order = np.random.default_rng(0).permutation(len(files))[:limit]
+        files = [files[place] for place in order]
+        labels = labels[order]
 
     def blocks() -> Iterator[Block]:
-        for start in range(0, len(found), BLOCK):
-            some = found[start : start + BLOCK]
-            pixels = [decode(file.read_bytes(), str(file), size, resize, grey) for file, _ in some]
-            yield np.stack(pixels), np.array([label for _, label in some], np.int64)
+        for start in range(0, len(files), BLOCK):
+            pixels = []
+            for file in files[start : start + BLOCK]:
+                pixels.append(decode(_read(file), str(file), size, resize, grey))
+            yield np.stack(pixels), labels[start : start + BLOCK]
 
-    stats = [(str(f.relative_to(top)), f.stat().st_size, f.stat().st_mtime_ns) for f, _ in found]
-    source = {"folder": str(top.resolve()), "files": stats, "resize": resize, "grey": grey}
-    whole = decoded(cache, top.name, source, len(found), size, blocks)
-    labels = whole.labels if names else None
-    return Images(top.name, whole.pixels, labels, len(names), np.arange(len(found)), whole.checksum, tuple(names))
+    states = [(str(file.relative_to(top)), *_state(file)) for file in files]
+    names = listing.names
+    # The class names too: a renamed folder gives the same files other labels.
+    source = {"folder": str(top.resolve()), "files": states, "classes": list(names)}
+    source |= {"resize": resize, "grey": grey}
+    decoded = load_or_decode(cache, top.name, source, len(files), size, blocks, lambda: labels)
+    return Images(
+        top.name,
+        decoded.pixels,
+        decoded.labels if names else None,
+        len(names),
+        np.arange(len(files)),
+        decoded.checksum,
+        names,
+        "" if names else f"the files in {top} are in no class folders",
+    )
 
 
-def shapes(split: str, *, domain: str, task: str, count: int, size: int, cache: str, seed: int = 0) -> Images:
-    """Images that the package draws itself, so that everything can be tried without any data.
+def shapes(
+    split: str,
+    *,
+    domain: str,
+    task: str,
+    count: int,
+    size: int,
+    cache: str,
+    seed: int = 0,
+) -> Images:
+    """Draw images, so that everything can be tried without any data.
 
     Args:
         split: `train` or `test`.
-        domain: which of the two visual domains of `stealing.data.shapes`.
+        domain: one of the two visual domains of `stealing.data.shapes`.
         task: what the labels are, `kind` or `texture`.
-        count: number of images; a smaller count is a prefix of a larger one.
-        size: height and width.
+        count: number of images, 1 to 10 million; a smaller count is a prefix of a larger one.
+        size: height and width in pixels.
         cache: folder for the drawn images.
-        seed: another seed, other images.
+        seed: another seed gives other images.
+
+    Raises:
+        DataError: There is no such task, split or domain.
+        ConfigError: A number is out of range.
     """
+    check_integer("count", count, 1, MOST_DRAWN)
+    check_integer("size", size, drawing.LEAST_SIDE, SIDE)
+    check_integer("seed", seed, high=2**63 - 1)
     names = {"kind": drawing.KINDS, "texture": drawing.TEXTURES}
     if task not in names:
         raise DataError(f"shapes has the tasks kind and texture, not {task!r}: choose one of them.")
@@ -127,29 +182,45 @@ def shapes(split: str, *, domain: str, task: str, count: int, size: int, cache: 
             drawn = drawing.draw(indices, seed=seed, split=split, domain=domain, size=size)
             yield drawn.pixels, drawn.kind if task == "kind" else drawn.texture
 
-    source = {"split": split, "domain": domain, "task": task, "seed": seed, "version": drawing.VERSION}
+    def labels() -> NDArray[np.int64]:
+        return np.concatenate([labels for _, labels in blocks()])
+
+    source = {
+        "split": split,
+        "domain": domain,
+        "task": task,
+        "seed": seed,
+        "version": drawing.VERSION,
+    }
     name = f"shapes-{domain}-{task}-{split}"
-    whole = decoded(cache, name, source, count, size, blocks)
-    return Images(name, whole.pixels, whole.labels, len(names[task]), np.arange(count), whole.checksum)
+    decoded = load_or_decode(cache, name, source, count, size, blocks, labels)
+    order = np.arange(count)
+    return Images(name, decoded.pixels, decoded.labels, len(names[task]), order, decoded.checksum)
 
 
-def _image_files(paths: Iterable[Path]) -> list[Path]:
-    return sorted(path for path in paths if path.suffix.lower() in SUFFIXES and not path.name.startswith("."))
+def _state(file: Path) -> tuple[int, int]:
+    """Return the size of a file in bytes and its time of change in nanoseconds.
+
+    Raises:
+        DataError: It is not a file, such as a link to one that is gone.
+    """
+    try:
+        status = file.stat()
+    except OSError as error:
+        raise _unreadable(file, error) from None
+    if not stat.S_ISREG(status.st_mode):
+        raise DataError(f"{file} is not a file: rename it, or leave it out.")
+    return status.st_size, status.st_mtime_ns
 
 
-def _shards(path: Path, split: str) -> list[Path]:
-    if path.is_file():
-        return [path]
-    found = sorted([*path.glob(f"{split}.parquet"), *path.glob(f"{split}-*.parquet")])
-    if not found:
-        raise DataError(
-            f"There is no {split}.parquet (or {split}-*.parquet) in {path}: put the data there, or point "
-            "STEALING_DATA or data.root at the folder that holds it (sources are named in README.md, 'Images')."
-        )
-    return found
+def _read(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise _unreadable(file, error) from None
 
 
-def _class_names(table: pq.ParquetFile) -> tuple[str, ...]:
-    text = (table.schema_arrow.metadata or {}).get(b"huggingface", b"{}")
-    label: dict[str, Any] = json.loads(text).get("info", {}).get("features", {}).get("label", {})
-    return tuple(label.get("names", ()))
+def _unreadable(file: Path, error: OSError) -> DataError:
+    return DataError(
+        f"{file} cannot be read ({error.strerror}): make it readable, or leave it out."
+    )

@@ -1,4 +1,6 @@
-"""Bucks for Buckets: who sees much of the feature space gets noisy answers, and each account its own representation.
+"""Bucks for Buckets (B4B): features and account in, noisy features in the account's own space out.
+
+The noise grows with the share of the feature space that the account has seen.
 
 Shape letters: B images, D feature width.
 """
@@ -9,77 +11,119 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stealing.defenses.chain import Asked
+from stealing.defenses.chain import QueryBatch, StatefulDefense
 from stealing.defenses.coverage import Coverage
-from stealing.defenses.keyed import Secret
+from stealing.defenses.keyed import Purpose, Secret
 from stealing.errors import ConfigError
+from stealing.numbers import LEAST, check_integer, check_number
 
-LOUD = 1e6
-"""Greatest deviation of the noise: the cost has no bound, and numbers have."""
+MAX_SIGMA = 1e6
+"""Greatest deviation of the noise: the formula has no bound, and float32 has one."""
+
+LEAST_LAMBDA = 1e-100
+"""Smallest lambda: alpha / lambda has to be a finite number."""
+
+MOST_PLANES = 20
+MOST_TABLES = 1000
+"""Each account has a bit for each of 2^planes buckets in each table: 125 MB of these."""
 
 KINDS = ("affine", "pad", "shuffle", "binary")
 
 
 def sigma(coverage: float, *, lambda_: float, alpha: float, beta: float) -> float:
-    """Deviation of the noise at a coverage: lambda (exp(ln(alpha / lambda) coverage / beta) - 1).
+    """Return the deviation of the noise at a coverage.
 
-    Almost nothing for long, then alpha - lambda at `beta`, and without bound beyond.
+    It is lambda (exp(ln(alpha / lambda) coverage / beta) - 1). It stays near zero for long, reaches
+    alpha - lambda at `beta`, and then grows without bound.
 
     Args:
         coverage: in [0, 1].
         lambda_: how flat the beginning is; below alpha.
-        alpha: the deviation at which answers are to be useless, in the features' own unit.
-        beta: the coverage from which on they are.
+        alpha: the deviation at which answers are useless, in the features' own unit.
+        beta: the coverage at which that is reached.
 
     Source: B4B (arXiv:2310.08571), equation 1; 1e-6, 1 and 0.8 for SimSiam.
     """
-    return lambda_ * math.expm1(min(math.log(alpha / lambda_) * coverage / beta, 200.0))
+    exponent = math.log(alpha / lambda_) * coverage / beta
+    return lambda_ * math.expm1(min(exponent, 200.0))  # exp overflows a float beyond 709
 
 
-class B4B:
+class B4B(StatefulDefense):
     """Noise that grows with what the account has seen.
 
-    Coverage is taken after each image, in the order of asking, so it does not matter how images were cut into requests.
-    An image that is asked about again at once meets the same noise; once the account has seen more, independent noise,
-    as two answers with one noise at two strengths would give the true one away.
+    Coverage is measured after each image, in the order of asking, so that it does not depend on
+    how images were cut into requests. An image that is asked about again at once gets the same
+    noise. Once the account has seen more, it gets independent noise, because two answers with one
+    noise at two strengths would reveal the true answer.
 
     Args:
-        lambda_, alpha, beta: see `sigma`.
-        planes, tables: see `Coverage`.
+        lambda_: how flat the noise begins; above 0 and at most alpha.
+        alpha: deviation of the noise at the coverage `beta`, in the features' own unit.
+        beta: coverage at which the noise reaches alpha, above 0.
+        planes: random hyperplanes that cut the space into buckets, for each table.
+        tables: ways to cut the space; coverage is their mean.
         secret: environment variable with the key of planes and noise, or None for a public key.
 
+    Raises:
+        ConfigError: a setting is out of range.
+
     Source: B4B (arXiv:2310.08571), section 3; stapaw/b4b-active-encoder-defense at 6e29f88.
-    Departure: coverage online, where the released code computes it beforehand and replays it each epoch; noise by
-    content and coverage, where it draws anew for each answer.
+    Departure: coverage is measured online, while the released code computes it beforehand and
+    replays it each epoch; noise depends on content and coverage, while that code draws anew for
+    each answer.
     """
 
-    remembers = True
-
-    def __init__(self, lambda_: float, alpha: float, beta: float, planes: int, tables: int, secret: str | None) -> None:
-        if not (0 < lambda_ <= alpha and beta > 0 and planes > 0 and tables > 0):
-            raise ConfigError("defense.b4b needs 0 < lambda_ <= alpha and beta, planes, tables > 0: set them so.")
+    def __init__(
+        self,
+        lambda_: float,
+        alpha: float,
+        beta: float,
+        planes: int,
+        tables: int,
+        secret: str | None,
+    ) -> None:
+        check_number("defense.b4b.alpha", alpha, LEAST_LAMBDA)
+        check_number("defense.b4b.lambda_", lambda_, LEAST_LAMBDA, alpha)
+        check_number("defense.b4b.beta", beta, LEAST)
+        check_integer("defense.b4b.planes", planes, 1, MOST_PLANES)
+        check_integer("defense.b4b.tables", tables, 1, MOST_TABLES)
         self.settings = {"lambda_": lambda_, "alpha": alpha, "beta": beta}
         self._secret = Secret(secret)
-        self.private, self.coverage = self._secret.hash, Coverage(planes, tables, self._secret)
-        self.load, self.dump = self.coverage.load, self.coverage.dump
+        self.private = self._secret.hash
+        self.coverage = Coverage(planes, tables, self._secret)
 
-    def answer(self, features_BD: Tensor, asked: Asked) -> Tensor:
-        """(B, D)."""
-        seen = self.coverage.after(asked.account, features_BD)
-        loud = np.minimum([sigma(float(share), **self.settings) for share in seen], LOUD)
-        names = [("noise", digest, str(share)) for digest, share in zip(asked.digests, seen.tolist(), strict=True)]
-        noise = self._secret.normal(names, features_BD.shape[1])
-        return features_BD + torch.from_numpy(loud)[:, None].float() * noise
+    def answer(self, features_BD: Tensor, asked: QueryBatch) -> Tensor:
+        """Return the features with noise, (B, D)."""
+        coverage_B = self.coverage.after(asked.account, features_BD).tolist()
+        sigmas = list[float]()
+        purposes = list[Purpose]()
+        for digest, share in zip(asked.digests, coverage_B, strict=True):
+            sigmas.append(min(sigma(share, **self.settings), MAX_SIGMA))
+            purposes.append(("noise", digest, str(share)))
+        sigma_B1 = torch.tensor(sigmas, dtype=torch.float64).float()[:, None]
+        noise_BD = self._secret.normal(purposes, features_BD.shape[1])
+        return features_BD + sigma_B1 * noise_BD
+
+    def load(self, account: str, memory: bytes | None) -> None:
+        """Replace the coverage of one account."""
+        self.coverage.load(account, memory)
+
+    def dump(self, account: str) -> bytes:
+        """Return the coverage of one account."""
+        return self.coverage.dump(account)
 
 
 class Transform:
-    """A representation of each account's own, so that what several accounts were told does not fit together.
+    """A space of each account's own, so that answers to several accounts cannot be combined.
 
     Args:
-        kinds: in their order, of `affine` (each number by a factor and plus a shift of its own, both uniform in
-            [-1, 1]), `pad` (as many fixed numbers behind), `shuffle`, and `binary` (the sides of twice as many random
-            hyperplanes).
+        kinds: in their order, of `affine` (each number times a factor plus a shift, both uniform
+            in [-1, 1]), `pad` (as many fixed numbers appended), `shuffle`, and `binary` (on which
+            side of twice as many random hyperplanes the answer lies).
         secret: environment variable with the key of the transforms, or None for a public key.
+
+    Raises:
+        ConfigError: a kind is unknown.
 
     Source: B4B (arXiv:2310.08571), section 3.3; kinds as in its code at 6e29f88.
     """
@@ -87,26 +131,35 @@ class Transform:
     def __init__(self, kinds: list[str], secret: str | None) -> None:
         for kind in kinds:
             if kind not in KINDS:
-                raise ConfigError(f"A transform of kind {kind} is none of {', '.join(KINDS)}: choose of them.")
-        self.kinds, self._secret = kinds, Secret(secret)
+                raise ConfigError(
+                    f"A transform of kind {kind} is not one of {', '.join(KINDS)}: choose of them."
+                )
+        self.kinds = kinds
+        self._secret = Secret(secret)
         self.private = self._secret.hash
 
-    def answer(self, features_BD: Tensor, asked: Asked) -> Tensor:
-        """(B, D), or (B, 2 D) after each `pad` and each `binary`."""
+    def answer(self, features_BD: Tensor, asked: QueryBatch) -> Tensor:
+        """Return the transformed features, (B, D); `pad` and `binary` double the width."""
         for place, kind in enumerate(self.kinds):
-            features_BD = self._applied(kind, features_BD, self._secret.generator("transform", asked.account, place))
+            draws = self._secret.generator("transform", asked.account, place)
+            features_BD = _transform(kind, features_BD, draws)
         return features_BD
 
-    def _applied(self, kind: str, features_BD: Tensor, drawn: np.random.Generator) -> Tensor:
-        width = features_BD.shape[1]
-        if kind == "affine":
-            factors_2D = torch.from_numpy(drawn.uniform(-1, 1, (2, width)).astype(np.float32))
-            return features_BD * factors_2D[0] + factors_2D[1]
-        if kind == "pad":
-            fixed = torch.from_numpy(drawn.standard_normal(width, np.float32))
-            return torch.cat([features_BD, fixed.expand(len(features_BD), -1)], 1)
-        if kind == "shuffle":
-            return features_BD[:, torch.from_numpy(drawn.permutation(width))]
-        planes = torch.from_numpy(drawn.standard_normal((width, 2 * width)))
-        sides: Tensor = features_BD.double() @ planes > 0
-        return sides.float()
+
+def _transform(kind: str, features_BD: Tensor, draws: np.random.Generator) -> Tensor:
+    """Apply one transform whose parameters come from a generator."""
+    width = features_BD.shape[1]
+    if kind == "affine":
+        drawn_2D = draws.uniform(-1, 1, (2, width)).astype(np.float32)
+        factors_2D = torch.from_numpy(drawn_2D)
+        return features_BD * factors_2D[0] + factors_2D[1]
+    if kind == "pad":
+        padding_D = torch.from_numpy(draws.standard_normal(width, np.float32))
+        padding_BD = padding_D.expand(len(features_BD), -1)
+        return torch.cat([features_BD, padding_BD], 1)
+    if kind == "shuffle":
+        order_D = torch.from_numpy(draws.permutation(width))
+        return features_BD[:, order_D]
+    planes = torch.from_numpy(draws.standard_normal((width, 2 * width)))
+    sides: Tensor = features_BD.double() @ planes > 0
+    return sides.float()

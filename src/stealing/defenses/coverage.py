@@ -1,4 +1,4 @@
-"""How much of the feature space an account has seen: features in, the share of occupied buckets after each image out.
+"""Coverage of the feature space: features in, the share that an account has seen out.
 
 Shape letters: B images, D feature width, T tables, P planes.
 """
@@ -12,51 +12,71 @@ from stealing.defenses.keyed import Secret
 
 
 class Coverage:
-    """Locality-sensitive hashing by random hyperplanes through the origin: 2^P buckets, averaged over T tables.
+    """Buckets of locality-sensitive hashing that each account has seen.
+
+    Random hyperplanes through the origin cut the space into 2^P buckets, in each of T tables.
 
     Args:
         planes: P; 2^8 buckets fill too soon and 2^14 never do (B4B, appendix F.6).
-        tables: T, which makes the figure less a matter of luck.
-        secret: of the planes: who knows them can stay in few buckets.
+        tables: T; an average over several tables depends less on chance.
+        secret: of the planes. An attacker who knows the planes can stay in few buckets.
 
     Source: B4B (arXiv:2310.08571), section 3; 12 planes, and 20 tables in its code at 6e29f88.
     """
 
     def __init__(self, planes: int, tables: int, secret: Secret) -> None:
-        self.planes, self.tables, self._secret = planes, tables, secret
-        self._normals: dict[int, Tensor] = {}
-        self._seen: dict[str, NDArray[np.bool_]] = {}
+        self.planes = planes
+        self.tables = tables
+        self._secret = secret
+        self._normals: dict[int, Tensor] = {}  # of the planes, by feature width
+        self._seen: dict[str, NDArray[np.bool_]] = {}  # (T, 2^P) by account
 
     def after(self, account: str, features_BD: Tensor) -> NDArray[np.float64]:
-        """The account's coverage in [0, 1] after each of B images, float64 (B,); they are seen from now on."""
-        seen = self._seen.setdefault(account, np.zeros((self.tables, 2**self.planes), np.bool_))
-        places = self._buckets(features_BD) + np.arange(self.tables) * 2**self.planes
-        _, first = np.unique(places, return_index=True)  # the first image of this request in each bucket
-        new = np.zeros(places.size, np.bool_)
-        new[first] = ~seen.ravel()[places.ravel()[first]]
+        """Add images to what the account has seen.
+
+        Returns:
+            Its coverage after each image, the share of occupied buckets, float64 (B,) in [0, 1].
+        """
+        if account not in self._seen:
+            self._seen[account] = np.zeros((self.tables, 2**self.planes), np.bool_)
+        seen = self._seen[account].ravel()
+        # places in the flattened tables, so that one index covers all of them
+        starts_T = np.arange(self.tables) * 2**self.planes
+        places_BT = self._buckets(features_BD) + starts_T
+        # only the first image of this request in a bucket can be the one that discovers it
+        _, first = np.unique(places_BT, return_index=True)
+        is_new = np.zeros(places_BT.size, np.bool_)
+        is_new[first] = ~seen[places_BT.ravel()[first]]
         before = seen.sum()
-        seen.ravel()[places.ravel()] = True
-        counts: NDArray[np.int64] = before + new.reshape(places.shape).sum(1).cumsum()
-        return counts / seen.size
+        seen[places_BT.ravel()] = True  # a view: the account's tables change with it
+        new_B = is_new.reshape(places_BT.shape).sum(1)
+        counts_B: NDArray[np.int64] = before + new_B.cumsum()
+        return counts_B / seen.size
 
     def load(self, account: str, memory: bytes | None) -> None:
-        """See `stealing.defenses.chain.Remembering`."""
+        """Replace what one account has seen; see `stealing.defenses.chain.StatefulDefense`."""
         self._seen.pop(account, None)
         if memory:
-            bits = np.unpackbits(np.frombuffer(memory, np.uint8)).astype(np.bool_)
-            self._seen[account] = bits.reshape(self.tables, 2**self.planes)
+            bits = np.unpackbits(np.frombuffer(memory, np.uint8))
+            shape = (self.tables, 2**self.planes)
+            self._seen[account] = bits.astype(np.bool_).reshape(shape)
 
     def dump(self, account: str) -> bytes:
-        """See `stealing.defenses.chain.Remembering`; a bit a bucket."""
-        return np.packbits(self._seen[account]).tobytes() if account in self._seen else b""
+        """Return what one account has seen, one bit a bucket; empty if it never asked."""
+        if account not in self._seen:
+            return b""
+        return np.packbits(self._seen[account]).tobytes()
 
     def _buckets(self, features_BD: Tensor) -> NDArray[np.int64]:
-        """Bucket (B, T) of each image in each table: on which side of the planes it lies."""
+        """Return each image's bucket in each table, (B, T): its side of each plane as a bit."""
         width = features_BD.shape[1]
         if width not in self._normals:
-            drawn = self._secret.generator("planes", width).standard_normal((width, self.tables * self.planes))
-            self._normals[width] = torch.from_numpy(drawn)
+            draws = self._secret.generator("planes", width)
+            normals = draws.standard_normal((width, self.tables * self.planes))
+            self._normals[width] = torch.from_numpy(normals)
         sides = features_BD.double() @ self._normals[width] > 0
-        powers = 2 ** torch.arange(self.planes)
-        buckets: NDArray[np.int64] = (sides.view(-1, self.tables, self.planes) * powers).sum(2).numpy()
-        return buckets
+        sides_BTP = sides.view(-1, self.tables, self.planes)
+        powers_P = 2 ** torch.arange(self.planes)
+        buckets_BT = (sides_BTP * powers_P).sum(2)
+        numbers: NDArray[np.int64] = buckets_BT.numpy()
+        return numbers

@@ -1,14 +1,14 @@
-"""Tell a thief's account from a customer's by what it asks, and slow, degrade or stop it.
+"""The guard: features and account in; worse answers or none out if it asks like an attacker.
 
-Three signals of an account, each held against what honest accounts show after as many images: how much of the feature
-space it has seen, how far its images lie from honest ones, and how many are near copies of each other.
+Three signals of an account are compared with those of honest accounts after as many images: how
+much of the feature space it has seen, how far its images lie from honest ones, and how many are
+near copies of each other. A suspected account is slowed, degraded or stopped.
 
-Shape letters: B images, D feature width, K sizes of the reference, R projections, M images kept.
+Shape letters: B images, D feature width, K sizes of the reference, R projections, M recent images.
 """
 
 import hashlib
 import io
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,25 +19,40 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from stealing.defenses.chain import Asked
+from stealing.defenses.chain import QueryBatch, StatefulDefense
 from stealing.defenses.coverage import Coverage
-from stealing.defenses.keyed import Secret
+from stealing.defenses.keyed import Purpose, Secret
 from stealing.errors import CheckpointError, ConfigError, Refused
+from stealing.numbers import LEAST, check_integer, check_number
 
 POLICIES = ("slow", "degrade", "stop")
 SIGNALS = ("coverage", "distance", "near")
-PROJECTIONS, KEPT = 32, 128
-"""R numbers an image are kept of the last M images of an account, to find near copies: 8 KB."""
+
+PROJECTIONS = 32
+"""R, numbers that are stored of each image to find near copies."""
+
+RECENT = 128
+"""M, the last images of an account that are stored; with R float16 numbers each, 8 KB."""
 
 
 @dataclass
 class Watched:
-    """An account: images asked, their summed distance, near copies, the last images, when it may ask again."""
+    """State of one account.
+
+    Attributes:
+        images: number asked in this window.
+        distance: sum of their squared distances from honest images, a dimension.
+        near: number of near copies among them.
+        recent_MR: projected features of the last images, float16.
+        free_at: moment from which a slowed account may ask again.
+    """
 
     images: int = 0
     distance: float = 0.0
     near: int = 0
-    recent_MR: Tensor = field(default_factory=lambda: torch.zeros(0, PROJECTIONS, dtype=torch.float16))
+    recent_MR: Tensor = field(
+        default_factory=lambda: torch.zeros(0, PROJECTIONS, dtype=torch.float16)
+    )
     free_at: float = 0.0
 
 
@@ -46,44 +61,99 @@ class Watch:
 
     Args:
         mean_D, whiten_DD: of honest features: (x - mean) @ whiten has unit covariance.
-        closeness: cosine of two images' projected features, from which on they are near copies.
-        window: images after which an account is looked at anew, as nobody knows what honest ones show after more.
+        closeness: cosine of two images' projected features from which on they are near copies.
+        window: images after which an account is watched anew, because the reference does not show
+            how honest accounts look after more.
         secret: of planes and projections.
     """
 
-    def __init__(self, mean_D: Tensor, whiten_DD: Tensor, closeness: float, window: int, secret: Secret) -> None:
-        self.mean_D, self.whiten_DD, self.closeness, self.window = mean_D, whiten_DD, closeness, window
-        self.coverage = Coverage(12, 20, secret)
-        drawn = secret.generator("projections", len(mean_D)).standard_normal((len(mean_D), PROJECTIONS), np.float32)
-        self._projection_DR = torch.from_numpy(drawn)
+    def __init__(
+        self, mean_D: Tensor, whiten_DD: Tensor, closeness: float, window: int, secret: Secret
+    ) -> None:
+        self.mean_D = mean_D
+        self.whiten_DD = whiten_DD
+        self.closeness = closeness
+        self.window = window
+        self.coverage = Coverage(planes=12, tables=20, secret=secret)
+        draws = secret.generator("projections", len(mean_D))
+        projection = draws.standard_normal((len(mean_D), PROJECTIONS), np.float32)
+        self._projection_DR = torch.from_numpy(projection)
         self.accounts: dict[str, Watched] = {}
 
     def see(self, account: str, features_BD: Tensor) -> NDArray[np.float64]:
-        """Coverage, mean squared distance a dimension and share of near copies (3,), after these images too."""
-        known = self.accounts.setdefault(account, Watched())
-        if known.images >= self.window:
+        """Add images to an account.
+
+        Returns:
+            Coverage, mean squared distance a dimension and share of near copies after them, (3,).
+        """
+        state = self.accounts.setdefault(account, Watched())
+        if state.images >= self.window:
             self.coverage.load(account, None)
-            self.accounts[account] = known = Watched(free_at=known.free_at)
-        white = (features_BD - self.mean_D).clamp(-1e6, 1e6) @ self.whiten_DD
-        known.distance += float(white.double().square().mean(1).sum())
-        known.images += len(features_BD)
-        points = F.normalize((features_BD - self.mean_D).clamp(-1e6, 1e6) @ self._projection_DR, dim=1).half()
-        both = torch.cat([known.recent_MR, points])
-        alike = points.float() @ both.float().T > self.closeness
-        earlier = torch.ones_like(alike).tril(len(known.recent_MR) - 1).triu(len(known.recent_MR) - KEPT)
-        known.near += int((alike & earlier).any(1).sum())
-        known.recent_MR = both[-KEPT:]
+            state = Watched(free_at=state.free_at)
+            self.accounts[account] = state
+        # beyond the clamp, float32 overflows in the products below
+        centred_BD = (features_BD - self.mean_D).clamp(-1e6, 1e6)
+        white_BD = centred_BD @ self.whiten_DD
+        state.images += len(features_BD)
+        state.distance += float(white_BD.double().square().mean(1).sum())
+        state.near += self._count_near_copies(state, centred_BD)
         covered = float(self.coverage.after(account, features_BD)[-1])
-        return np.array([covered, known.distance / known.images, known.near / known.images])
+        return np.array([covered, state.distance / state.images, state.near / state.images])
+
+    def _count_near_copies(self, state: Watched, centred_BD: Tensor) -> int:
+        """Return how many new images are near copies of an earlier one; store the last."""
+        before = len(state.recent_MR)
+        points_BR = F.normalize(centred_BD @ self._projection_DR, dim=1).half()
+        both = torch.cat([state.recent_MR, points_BR])
+        is_near = points_BR.float() @ both.float().T > self.closeness
+        # image i of this request is compared with the M images before it, and not with itself
+        is_earlier = torch.ones_like(is_near).tril(before - 1).triu(before - RECENT)
+        state.recent_MR = both[-RECENT:]
+        return int((is_near & is_earlier).any(1).sum())
 
 
-class Guard:
-    """Suspects an account whose signals are stranger than those of honest ones, and treats it by a policy.
+class HonestTraffic:
+    """The signals of honest accounts after some numbers of images.
 
-    A request is judged by those before it. The score is the greatest of the three signals' distances from the honest
-    mean after as many images, in honest deviations. Whoever spreads a theft over so many accounts that none of them has
-    patience's images is never judged. An account is looked at in windows, as long as the reference; until
-    a new one has some patience's images, the last one's score stands.
+    Args:
+        sizes_K: numbers of images at which honest accounts were measured.
+        centre_K3: mean of the signals over honest accounts.
+        spread_K3: their deviation.
+    """
+
+    def __init__(
+        self,
+        sizes_K: NDArray[np.float64],
+        centre_K3: NDArray[np.float64],
+        spread_K3: NDArray[np.float64],
+    ) -> None:
+        self._log_sizes_K = np.log(sizes_K)
+        self._centre_K3 = centre_K3
+        self._spread_K3 = spread_K3
+
+    def deviations(self, images: int, signals_3: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the distance of signals (3,) from the honest mean, in honest deviations, (3,)."""
+        centre_3 = self._at(images, self._centre_K3)
+        spread_3 = self._at(images, self._spread_K3)
+        above_3: NDArray[np.float64] = (signals_3 - centre_3) / spread_3
+        return above_3
+
+    def _at(self, images: int, table_K3: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Interpolate each column between the sizes, log-linearly."""
+        size = np.log(max(images, 1))
+        return np.array([np.interp(size, self._log_sizes_K, column_K) for column_K in table_K3.T])
+
+
+class Guard(StatefulDefense):
+    """Slows, degrades or stops an account whose signals differ from those of honest accounts.
+
+    The score of an account is the greatest of its three signals' distances from the honest mean
+    after as many images, in honest deviations. A request is judged by the requests before it. An
+    account is watched in windows as long as the reference; until a new window has `patience`
+    images, the score of the last one holds.
+
+    Limit: an attacker who spreads the queries over so many accounts that none of them reaches
+    `patience` images is never judged.
 
     Args:
         reference: safetensors file of honest traffic, which `benchmarks/detection.py` writes.
@@ -92,131 +162,147 @@ class Guard:
         policy: `slow`, `degrade` or `stop`.
         rate: images a second that a suspected account gets, for `slow`.
         sigma: deviation of the noise on its answers, for `degrade`.
-        closeness: see `Watch`.
+        closeness: cosine from which on two images of an account count as near copies.
         secret: environment variable with the key of planes and noise, or None for a public key.
 
     Raises:
-        ConfigError, CheckpointError: with what to change.
+        ConfigError, CheckpointError: a setting or the reference cannot be used.
     """
 
-    remembers = True
-
     def __init__(
-        self, reference: str, threshold: float, patience: int, policy: str, rate: float, sigma: float,
-        closeness: float, secret: str | None,
-    ) -> None:  # fmt: skip
+        self,
+        reference: str,
+        threshold: float,
+        patience: int,
+        policy: str,
+        rate: float,
+        sigma: float,
+        closeness: float,
+        secret: str | None,
+    ) -> None:
         if policy not in POLICIES:
-            raise ConfigError(f"defense.guard.policy={policy} is none of {', '.join(POLICIES)}: choose one.")
-        if threshold <= 0 or rate <= 0 or sigma < 0:
-            raise ConfigError("defense.guard needs threshold > 0, rate > 0 and sigma >= 0: set them so.")
+            raise ConfigError(
+                f"defense.guard.policy={policy} is not one of {', '.join(POLICIES)}: choose one."
+            )
+        check_number("defense.guard.threshold", threshold, LEAST)
+        check_integer("defense.guard.patience", patience)
+        check_number("defense.guard.rate", rate, LEAST)
+        check_number("defense.guard.sigma", sigma)
+        check_number("defense.guard.closeness", closeness, high=1)
         if not Path(reference).is_file():
             raise CheckpointError(
-                f"defense.guard.reference={reference} does not exist: write it by benchmarks/detection.py."
+                f"defense.guard.reference={reference} does not exist: "
+                "write it by benchmarks/detection.py."
             )
-        self.threshold, self.patience, self.policy, self.rate, self.sigma = threshold, patience, policy, rate, sigma
-        self._secret, (kept, self._encoder) = Secret(secret), _read(reference)
-        self.private = self._secret.hash + hashlib.blake2b(Path(reference).read_bytes(), digest_size=8).hexdigest()
-        window = int(kept["sizes"].max())
-        self.watch = Watch(kept["mean"], kept["whiten"], closeness, window, self._secret)
-        self._honest = standard(kept["sizes"].numpy(), kept["centre"].numpy(), kept["spread"].numpy())
+        self.threshold = threshold
+        self.patience = patience
+        self.policy = policy
+        self.rate = rate
+        self.sigma = sigma
+        self._secret = Secret(secret)
+        content = Path(reference).read_bytes()
+        self.private = self._secret.hash + hashlib.blake2b(content, digest_size=8).hexdigest()
+        tensors, self._encoder = _read_reference(reference)
+        window = int(tensors["sizes"].max())
+        self.watch = Watch(tensors["mean"], tensors["whiten"], closeness, window, self._secret)
+        self._honest = HonestTraffic(
+            tensors["sizes"].numpy(), tensors["centre"].numpy(), tensors["spread"].numpy()
+        )
         self._scores: dict[str, float] = {}
 
     def check(self, encoder: str) -> None:
-        """See `stealing.defenses.chain.Fitted`."""
+        """Refuse an encoder that the reference was not made for; see `Fitted`."""
         if encoder != self._encoder:
             raise ConfigError(
-                f"defense.guard.reference is of encoder {self._encoder[:8]}, and this one is {encoder[:8]}: write one "
-                "by benchmarks/detection.py --encoder."
+                f"defense.guard.reference is of encoder {self._encoder[:8]}, and this one is "
+                f"{encoder[:8]}: write one by benchmarks/detection.py --encoder."
             )
 
-    def answer(self, features_BD: Tensor, asked: Asked) -> Tensor:
-        """(B, D), as they are for an account that is not suspected.
+    def answer(self, features_BD: Tensor, asked: QueryBatch) -> Tensor:
+        """Return the features (B, D), unchanged for an account that is not suspected.
 
         Raises:
             Refused: the account is stopped, or has to wait.
-            ConfigError: they are not of the reference's width.
+            ConfigError: the features are not of the reference's width.
         """
-        if features_BD.shape[1] != len(self.watch.mean_D):
+        width = features_BD.shape[1]
+        if width != len(self.watch.mean_D):
             raise ConfigError(
-                f"defense.guard.reference is of features of width {len(self.watch.mean_D)}, and these are of width "
-                f"{features_BD.shape[1]}: put guard first."
+                f"defense.guard.reference is of features of width {len(self.watch.mean_D)}, "
+                f"and these are of width {width}: put guard first."
             )
-        known = self.watch.accounts.setdefault(asked.account, Watched())
-        suspected = self._scores.get(asked.account, 0.0) >= self.threshold
-        if suspected and self.policy == "stop":
-            raise Refused("This account's questions look like the copying of the model: it gets no more answers.")
-        if suspected and self.policy == "slow":
-            if asked.seconds < known.free_at:
-                wait = known.free_at - asked.seconds
-                raise Refused(f"This account gets {self.rate:g} images a second: wait {wait:.1f} seconds.", wait)
-            known.free_at = asked.seconds + len(features_BD) / self.rate
-        signals, images = self.watch.see(asked.account, features_BD), self.watch.accounts[asked.account].images
-        if images >= self.patience:
-            self._scores[asked.account] = float(self._honest(images, signals).max())
-        if suspected and self.policy == "degrade":
-            rows: list[tuple[str | bytes | int, ...]] = [("guard", digest) for digest in asked.digests]
-            return features_BD + self.sigma * self._secret.normal(rows, features_BD.shape[1])
+        # the score before these images: they are judged at the next request
+        is_suspected = self._scores.get(asked.account, 0.0) >= self.threshold
+        if is_suspected:
+            self._refuse(asked, len(features_BD))
+        self._judge(asked.account, features_BD)
+        if is_suspected and self.policy == "degrade":
+            purposes: list[Purpose] = [("guard", digest) for digest in asked.digests]
+            return features_BD + self.sigma * self._secret.normal(purposes, width)
         return features_BD
 
+    def _refuse(self, asked: QueryBatch, images: int) -> None:
+        """Raise `Refused` if a suspected account is stopped or asks too soon."""
+        if self.policy == "stop":
+            raise Refused("This account's queries look like an extraction attack. It is stopped.")
+        if self.policy == "slow":
+            state = self.watch.accounts.setdefault(asked.account, Watched())
+            if asked.seconds < state.free_at:
+                wait = state.free_at - asked.seconds
+                raise Refused(
+                    f"This account gets {self.rate:g} images a second: wait {wait:.1f} seconds.",
+                    wait,
+                )
+            state.free_at = asked.seconds + images / self.rate
+
+    def _judge(self, account: str, features_BD: Tensor) -> None:
+        """Add images to an account, and score it anew once the window has enough of them."""
+        signals_3 = self.watch.see(account, features_BD)
+        images = self.watch.accounts[account].images
+        if images >= self.patience:
+            self._scores[account] = float(self._honest.deviations(images, signals_3).max())
+
     def load(self, account: str, memory: bytes | None) -> None:
-        """See `stealing.defenses.chain.Remembering`."""
+        """Replace signals, score and coverage of one account."""
         self.watch.accounts.pop(account, None)
         self.watch.coverage.load(account, None)
         self._scores.pop(account, None)
-        if memory:
-            kept = np.load(io.BytesIO(memory))
-            numbers = kept["numbers"]
-            recent = torch.from_numpy(kept["recent"])
-            self.watch.accounts[account] = Watched(int(numbers[0]), numbers[1], int(numbers[2]), recent, numbers[3])
-            self._scores[account] = float(numbers[4])
-            self.watch.coverage.load(account, kept["coverage"].tobytes())
+        if not memory:
+            return
+        arrays = np.load(io.BytesIO(memory))
+        images, distance, near, free_at, score = arrays["numbers"].tolist()
+        recent_MR = torch.from_numpy(arrays["recent"])
+        self.watch.accounts[account] = Watched(int(images), distance, int(near), recent_MR, free_at)
+        self._scores[account] = score
+        self.watch.coverage.load(account, arrays["coverage"].tobytes())
 
     def dump(self, account: str) -> bytes:
-        """See `stealing.defenses.chain.Remembering`."""
-        known, stream = self.watch.accounts[account], io.BytesIO()
+        """Return signals, score and coverage of one account, as NumPy arrays."""
+        state = self.watch.accounts[account]
         score = self._scores.get(account, 0.0)
-        numbers = np.array([known.images, known.distance, known.near, known.free_at, score])
-        seen = np.frombuffer(self.watch.coverage.dump(account), np.uint8)
-        np.savez(stream, numbers=numbers, recent=known.recent_MR.numpy(), coverage=seen)
+        numbers = np.array([state.images, state.distance, state.near, state.free_at, score])
+        coverage = np.frombuffer(self.watch.coverage.dump(account), np.uint8)
+        stream = io.BytesIO()
+        np.savez(stream, numbers=numbers, recent=state.recent_MR.numpy(), coverage=coverage)
         return stream.getvalue()
 
 
-def _read(path: str) -> tuple[dict[str, Tensor], str]:
-    """A reference's tensors, and the fingerprint of its encoder."""
+def _read_reference(path: str) -> tuple[dict[str, Tensor], str]:
+    """Return the tensors of a reference, and the fingerprint of its encoder."""
+    tensors = dict[str, Tensor]()
     try:
         with safe_open(path, "pt") as file:
-            kept = {name: file.get_tensor(name) for name in ("mean", "whiten", "sizes", "centre", "spread")}
+            for name in ("mean", "whiten", "sizes", "centre", "spread"):
+                tensors[name] = file.get_tensor(name)
             encoder = (file.metadata() or {}).get("encoder")
     except SafetensorError as error:
         raise CheckpointError(
-            f"defense.guard.reference={path} is no reference ({error}): write one by benchmarks/detection.py."
+            f"defense.guard.reference={path} is not a reference ({error}): "
+            "write one by benchmarks/detection.py."
         ) from None
     if encoder is None:
         raise CheckpointError(
-            f"defense.guard.reference={path} does not say of which encoder it is: write it again by "
-            "benchmarks/detection.py."
+            f"defense.guard.reference={path} does not say of which encoder it is: "
+            "write it again by benchmarks/detection.py."
         )
-    return kept, encoder
-
-
-def standard(
-    sizes_K: NDArray[np.float64], centre_K3: NDArray[np.float64], spread_K3: NDArray[np.float64]
-) -> Callable[[int, NDArray[np.float64]], NDArray[np.float64]]:
-    """How many honest deviations the signals (3,) after so many images lie above the honest mean.
-
-    Args:
-        sizes_K: numbers of images at which honest accounts were looked at; between them, log-linear.
-        centre_K3: mean of the signals over honest accounts.
-        spread_K3: their deviation.
-    """
-
-    def above(images: int, signals_3: NDArray[np.float64]) -> NDArray[np.float64]:
-        size = np.log(max(images, 1))
-        centre, spread = (
-            np.array([np.interp(size, np.log(sizes_K), column) for column in table.T])
-            for table in (centre_K3, spread_K3)
-        )
-        score: NDArray[np.float64] = (signals_3 - centre) / spread
-        return score
-
-    return above
+    return tensors, encoder

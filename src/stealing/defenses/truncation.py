@@ -1,4 +1,4 @@
-"""Answers that say less: the largest numbers alone, or fewer decimals, or directions without lengths.
+"""Shortened answers: features in; their largest numbers, fewer decimals or directions out.
 
 Shape letters: B images, D feature width.
 """
@@ -7,64 +7,81 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stealing.defenses.chain import Asked
+from stealing.defenses.chain import QueryBatch
 from stealing.errors import ConfigError
+from stealing.numbers import check_integer
 
 ORDERS = ("value", "magnitude")
+
+MOST_DECIMALS = 30
+"""Beyond, in either direction, rounding changes nothing or everything."""
 
 
 class TopK:
     """Keeps the k largest numbers of each answer and sets the others to zero.
 
     Args:
-        k: from D on, nothing is lost.
+        k: numbers to keep; with k >= D, nothing is lost.
         by: `value`, or `magnitude`, which keeps large negative numbers too.
 
-    Source: top-k features of StolenEncoder (arXiv:2201.05889); its parameters could not be read. RDA's code keeps 5 of
-    an L2-normalised answer (ShuchiWu/RDA at 85e285b): here `defense=[unit,topk]`.
+    Raises:
+        ConfigError: a setting is out of range.
+
+    Source: top-k features of StolenEncoder (arXiv:2201.05889); its parameters could not be read.
+    RDA's code keeps 5 of an L2-normalised answer (ShuchiWu/RDA at 85e285b): here
+    `defense=[unit,topk]`.
     """
 
     def __init__(self, k: int, by: str) -> None:
-        if k < 1:
-            raise ConfigError(f"defense.topk.k={k} keeps nothing: set it to 1 or more.")
+        check_integer("defense.topk.k", k, 1)
         if by not in ORDERS:
-            raise ConfigError(f"defense.topk.by={by} is none of {', '.join(ORDERS)}: choose one.")
-        self.k, self.by = k, by
+            raise ConfigError(
+                f"defense.topk.by={by} is not one of {', '.join(ORDERS)}: choose one."
+            )
+        self.k = k
+        self.by = by
 
-    def answer(self, features_BD: Tensor, asked: Asked) -> Tensor:
-        """(B, D) with at most k numbers a row that are not zero."""
-        size = features_BD if self.by == "value" else features_BD.abs()
-        kept = size.topk(min(self.k, features_BD.shape[1]), dim=1).indices
-        return torch.zeros_like(features_BD).scatter(1, kept, features_BD.gather(1, kept))
+    def answer(self, features_BD: Tensor, asked: QueryBatch) -> Tensor:
+        """Return the features with at most k numbers a row that are not zero, (B, D)."""
+        size_BD = features_BD if self.by == "value" else features_BD.abs()
+        places_BK = size_BD.topk(min(self.k, features_BD.shape[1]), dim=1).indices
+        values_BK = features_BD.gather(1, places_BK)
+        return torch.zeros_like(features_BD).scatter(1, places_BK, values_BK)
 
 
 class Rounding:
-    """Rounds each number to so many decimals.
+    """Rounds each number to a number of decimals.
 
     Args:
-        decimals: negative ones round to tens and hundreds; None leaves the answer as it is, as does what float32 cannot
-            tell apart.
+        decimals: negative ones round to tens and hundreds. None leaves the answer as it is, and so
+            does a number beyond the precision of float32.
 
-    Source: feature rounding of StolenEncoder (arXiv:2201.05889); its parameters could not be read. RDA's code rounds an
-    L2-normalised answer to 1 decimal (ShuchiWu/RDA at 85e285b): here `defense=[unit,rounding]`.
+    Raises:
+        ConfigError: a setting is out of range.
+
+    Source: feature rounding of StolenEncoder (arXiv:2201.05889); its parameters could not be read.
+    RDA's code rounds an L2-normalised answer to 1 decimal (ShuchiWu/RDA at 85e285b): here
+    `defense=[unit,rounding]`.
     """
 
     def __init__(self, decimals: int | None) -> None:
-        if decimals is not None and abs(decimals) > 30:
-            raise ConfigError(f"defense.rounding.decimals={decimals} rounds nothing or all: set it between -30 and 30.")
+        if decimals is not None:
+            check_integer("defense.rounding.decimals", decimals, -MOST_DECIMALS, MOST_DECIMALS)
         self.decimals = decimals
 
-    def answer(self, features_BD: Tensor, asked: Asked) -> Tensor:
-        """(B, D), each number at most half a step away from what it was."""
+    def answer(self, features_BD: Tensor, asked: QueryBatch) -> Tensor:
+        """Return the rounded features, (B, D); each number moves by at most half a step."""
         if self.decimals is None:
             return features_BD
         scale = 10.0**self.decimals
-        return ((features_BD.double() * scale).round() / scale).to(features_BD.dtype)
+        # in float64, as the scaled number would lose its last digits in float32
+        rounded_BD = (features_BD.double() * scale).round() / scale
+        return rounded_BD.to(features_BD.dtype)
 
 
 class Unit:
-    """Scales each answer to length 1: before another defense in the chain, or after it, as the order says."""
+    """Scales each answer to length 1; its place in `defense=[...]` decides before which defense."""
 
-    def answer(self, features_BD: Tensor, asked: Asked) -> Tensor:
-        """(B, D) of length 1, or 0 where the answer is zero."""
+    def answer(self, features_BD: Tensor, asked: QueryBatch) -> Tensor:
+        """Return features of length 1, (B, D); an answer of zeros stays zero."""
         return F.normalize(features_BD.double(), dim=1).to(features_BD.dtype)

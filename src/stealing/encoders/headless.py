@@ -1,4 +1,7 @@
-"""torchvision's classifiers without their last layers: normalised images (B, 3, H, W) in, features (B, D) out."""
+"""torchvision's classifiers without their last layers: normalised images in, features out.
+
+Shape letters: B images, C = 3 channels, H and W pixels, D feature width.
+"""
 
 from typing import Any
 
@@ -9,23 +12,25 @@ from torch import Tensor, nn
 from stealing.errors import ConfigError
 
 STEM_PADDING = {"cifar": 1, "cont_steal": 2}
-"""Of the 3x3, stride-1 stems without max-pool: SimCLR's (arXiv:2002.05709, appendix B.9) and Cont-Steal's."""
+"""Padding of the 3x3 stems of stride 1 without max-pool: SimCLR's (arXiv:2002.05709, appendix B.9)
+and Cont-Steal's."""
 
 
 class Headless(nn.Module):
-    """One of torchvision's classifiers, freshly initialised, up to its global average pool.
+    """One of torchvision's classifiers, with initial weights, up to its global average pool.
 
-    Sources: StolenEncoder's released code (liu00222/StolenEncoder at a9447c4) for the CIFAR stem and the choice of
-    networks; Cont-Steal's (zeyangsha/Cont-Steal at 49233dd) for the stem with padding 2. A replaced stem starts
-    from the default of `nn.Conv2d` (standard deviation 0.111), because the released code puts it in after torchvision
-    has initialised the network (surrogate_model.py); torchvision's own initialisation would give 0.059.
+    Sources: StolenEncoder's released code (liu00222/StolenEncoder at a9447c4) for the CIFAR stem
+    and the choice of networks; Cont-Steal's (zeyangsha/Cont-Steal at 49233dd) for the stem with
+    padding 2. A replaced stem has the default initialisation of `nn.Conv2d` (standard deviation
+    0.111), because the released code puts it in after torchvision has initialised the network
+    (surrogate_model.py). torchvision's own initialisation would give 0.059.
 
     Args:
         name: torchvision's name, such as `resnet50`, `vgg19_bn`, `densenet121` or `mobilenet_v2`.
-        stem: `imagenet` (as torchvision has it), or `cifar` or `cont_steal`, which only a ResNet takes.
+        stem: `imagenet` (as in torchvision), or `cifar` or `cont_steal`, for a ResNet alone.
 
     Raises:
-        ConfigError: a stem that this network does not take.
+        ConfigError: This network does not take the stem.
     """
 
     def __init__(self, name: str, stem: str = "imagenet") -> None:
@@ -33,24 +38,31 @@ class Headless(nn.Module):
         network: Any = torchvision.models.get_model(name, weights=None)
         if stem in STEM_PADDING and isinstance(network, torchvision.models.ResNet):
             width = network.conv1.out_channels
-            network.conv1 = nn.Conv2d(3, width, 3, stride=1, padding=STEM_PADDING[stem], bias=False)
+            padding = STEM_PADDING[stem]
+            network.conv1 = nn.Conv2d(3, width, 3, stride=1, padding=padding, bias=False)
             network.maxpool = nn.Identity()
         elif stem != "imagenet":
-            raise ConfigError(f"{name} does not take the stem {stem!r}: set stem=imagenet, or choose a ResNet.")
+            raise ConfigError(
+                f"{name} does not take the stem {stem!r}: set stem=imagenet, or choose a ResNet."
+            )
         if isinstance(network, torchvision.models.VGG):
-            network.avgpool = nn.AdaptiveAvgPool2d(1)  # its own keeps 7x7 places for the classifier
-        setattr(network, "fc" if hasattr(network, "fc") else "classifier", nn.Identity())
+            # VGG's own pool keeps 7x7 places for its classifier.
+            network.avgpool = nn.AdaptiveAvgPool2d(1)
+        head = "fc" if hasattr(network, "fc") else "classifier"
+        setattr(network, head, nn.Identity())
         self.network = network
+        # Weights alone do not tell this stem from `cifar`: only the padding differs.
+        self.variant = stem if stem == "cont_steal" else ""
         self.feature_dim = self._width()
 
     @torch.no_grad()
     def _width(self) -> int:
-        """D, measured: no two families name the input of their last layer alike."""
+        """Measure D: each family has its own name for the width before its last layer."""
         self.eval()
         width = self(torch.zeros(1, 3, 32, 32)).shape[1]
         self.train()
         return int(width)
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
-        """Features (B, D) of normalised images; the deepest networks need 32 pixels."""
+        """Return features (B, D) of normalised images; the deepest networks need 32 pixels."""
         return torch.flatten(self.network(images_BCHW), 1)

@@ -1,50 +1,69 @@
-"""How alike two encoders see, without labels: features of the same images in, four figures out.
+"""How similar two encoders are without labels: features of the same images in, four figures out.
 
 Shape letters: N images, D target width, E surrogate width.
 """
+
+import math
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics.functional.regression import cosine_similarity
 
-from stealing.data.draws import generator
+from stealing.data.sampling import generator
 
 
-def fidelity(target_ND: Tensor, mapped_ND: Tensor, surrogate_NE: Tensor) -> dict[str, float]:
+def fidelity(
+    target_ND: Tensor,
+    mapped_ND: Tensor,
+    surrogate_NE: Tensor,
+) -> dict[str, float]:
     """Compare features of the same N images.
 
     Args:
-        target_ND: the target's.
-        mapped_ND: the surrogate's in the target's space, through the adapter where the widths differ.
-        surrogate_NE: the surrogate's own.
+        target_ND: the target's features.
+        mapped_ND: the surrogate's features in the target's space, through the adapter.
+        surrogate_NE: the surrogate's own features.
 
     Returns:
-        `cosine`, the mean over images; `cosine_shuffled`, the same between different images, without which a cosine
-        means nothing (features of rectified networks all point one way); `cosine_centred`, after each encoder's mean is
-        taken off; `cka`, linear centred kernel alignment of the surrogate's own features. The cosines are left out
-        where a defense changed the width of the answers, so that there is nothing to compare.
+        `cosine`: mean over images of the cosine similarity of target and mapped surrogate.
+        `cosine_centred`: the same after the mean feature of each encoder is subtracted.
+        `cosine_shuffled`: the same between different images. A high cosine means little if this
+        is high too: features of rectified networks all point into the same orthant.
+        `cka`: linear centred kernel alignment of target and surrogate, without the adapter.
+        A cosine is left out if a defense changed the width of the answers, and any figure if it is
+        not defined, as for vectors that are zero.
     """
-    alike = {"cka": cka(target_ND, surrogate_NE)}
-    if mapped_ND.shape != target_ND.shape:
-        return alike
-    shuffled = mapped_ND[torch.randperm(len(mapped_ND), generator=generator("fidelity shuffle"))]
-    return {
-        "cosine": _mean_cosine(target_ND, mapped_ND),
-        "cosine_centred": _mean_cosine(target_ND - target_ND.mean(0), mapped_ND - mapped_ND.mean(0)),
-        "cosine_shuffled": _mean_cosine(target_ND, shuffled),
-        **alike,
-    }
+    figures: dict[str, float] = {}
+    if mapped_ND.shape == target_ND.shape:
+        order = torch.randperm(len(mapped_ND), generator=generator("fidelity shuffle"))
+        target_centred = target_ND - target_ND.mean(0)
+        mapped_centred = mapped_ND - mapped_ND.mean(0)
+        figures["cosine"] = _mean_cosine(target_ND, mapped_ND)
+        figures["cosine_centred"] = _mean_cosine(target_centred, mapped_centred)
+        figures["cosine_shuffled"] = _mean_cosine(target_ND, mapped_ND[order])
+    figures["cka"] = cka(target_ND, surrogate_NE)
+    return {name: value for name, value in figures.items() if math.isfinite(value)}
 
 
 def cka(first_ND: Tensor, second_NE: Tensor) -> float:
-    """Linear CKA in [0, 1]: 1 for features equal up to rotation and scale. Computed in float32 on feature products.
+    """Return linear CKA, in [0, 1]; 1 for features that are equal up to rotation and scale.
 
     Source: Kornblith et al. 2019 (arXiv:1905.00414), equation 3 and section 3.
     """
-    first, second = (F.normalize((x - x.mean(0)).float().flatten(), dim=0).view_as(x) for x in (first_ND, second_NE))
+    first = _centred(first_ND)
+    second = _centred(second_NE)
     shared = torch.linalg.matrix_norm(second.T @ first).square()
-    return float(shared / (torch.linalg.matrix_norm(first.T @ first) * torch.linalg.matrix_norm(second.T @ second)))
+    first_norm = torch.linalg.matrix_norm(first.T @ first)
+    second_norm = torch.linalg.matrix_norm(second.T @ second)
+    return float(shared / (first_norm * second_norm))
+
+
+def _centred(features_ND: Tensor) -> Tensor:
+    """Subtract the mean and divide by the norm of the whole matrix, in float32."""
+    centred = (features_ND - features_ND.mean(0)).float()
+    # CKA does not depend on the scale. At norm 1, products of large features do not overflow.
+    return F.normalize(centred.flatten(), dim=0).view_as(features_ND)
 
 
 def _mean_cosine(first_ND: Tensor, second_ND: Tensor) -> float:

@@ -1,7 +1,7 @@
-"""StolenEncoder's own downstream head: features of several encoders in, predictions of one head for each out.
+"""StolenEncoder's own downstream head: features of several encoders in, predictions for each out.
 
-Shape letters: E encoders whose features have one width, N training rows, M test rows, B rows of a batch, D feature
-width, K classes.
+Shape letters: E encoders whose features have one width, N training rows, M test rows, B rows of a
+batch, D feature width, H units of the first hidden layer, K classes.
 """
 
 from dataclasses import dataclass
@@ -15,8 +15,9 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from stealing.data.draws import generator
-from stealing.evaluation.rows import Whole
+from stealing.data.sampling import generator
+from stealing.evaluation.features import send
+from stealing.evaluation.rows import Labelled
 
 Rows = tuple[Tensor, Tensor]
 """Features (E, B, D) and labels (E, B)."""
@@ -30,10 +31,10 @@ class MLPSettings:
 
     Attributes:
         hidden: widths of the hidden layers.
-        dropout: probability, after the first of them.
-        lr: of Adam.
-        epochs: all of them; the last is judged.
-        batch_size: rows a step, in the order of the training split: they are not shuffled.
+        dropout: probability, after the first hidden layer.
+        lr: learning rate of Adam.
+        epochs: number of epochs; the head of the last one is judged.
+        batch_size: rows of a step, in the order of the training split: they are not shuffled.
     """
 
     hidden: list[int]
@@ -44,10 +45,10 @@ class MLPSettings:
 
 
 class MLPHeads(L.LightningModule):
-    """One multilayer perceptron for each encoder, trained side by side: they share no parameter and no gradient.
+    """One multilayer perceptron for each encoder, trained side by side.
 
-    All start from the same weights and drop the same units, so that none is luckier than another, and an encoder's head
-    does not depend on which ones are trained beside it.
+    The heads share no parameter and no gradient. All start from the same weights and drop the same
+    units. So the head of an encoder does not depend on which others are trained beside it.
 
     Args:
         encoders: E.
@@ -56,61 +57,93 @@ class MLPHeads(L.LightningModule):
         settings: the protocol.
     """
 
-    def __init__(self, encoders: int, width: int, classes: int, settings: MLPSettings) -> None:
+    def __init__(
+        self,
+        encoders: int,
+        width: int,
+        classes: int,
+        settings: MLPSettings,
+    ) -> None:
         super().__init__()
         self.settings = settings
+        self.weights = nn.ParameterList()
+        self.biases = nn.ParameterList()
         sizes = [width, *settings.hidden, classes]
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            layers = [nn.Linear(*pair) for pair in pairwise(sizes)]
-        self.weights = nn.ParameterList(layer.weight.T.detach().repeat(encoders, 1, 1) for layer in layers)
-        self.biases = nn.ParameterList(layer.bias.detach().repeat(encoders, 1, 1) for layer in layers)
+            torch.manual_seed(0)  # no head starts from better weights than another
+            for inputs, outputs in pairwise(sizes):
+                layer = nn.Linear(inputs, outputs)
+                self.weights.append(layer.weight.T.detach().repeat(encoders, 1, 1))
+                self.biases.append(layer.bias.detach().repeat(encoders, 1, 1))
 
-    def forward(self, features_EBD: Tensor, kept_BH: Tensor | None = None) -> Tensor:
-        """Logits (E, B, K); `kept_BH` scales the units of the first hidden layer: 0 where they are dropped."""
+    def forward(self, features_EBD: Tensor, dropout_BH: Tensor | None = None) -> Tensor:
+        """Return logits (E, B, K).
+
+        Args:
+            features_EBD: L2-normalised features.
+            dropout_BH: factors of the units of the first hidden layer, 0 for a dropped unit.
+        """
         rows = features_EBD
+        last = len(self.weights) - 1
         for place, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             rows = torch.baddbmm(bias, rows, weight)
-            rows = rows.relu() if place < len(self.weights) - 1 else rows
-            rows = rows * kept_BH if place == 0 and kept_BH is not None else rows
+            if place < last:
+                rows = rows.relu()
+            if place == 0 and dropout_BH is not None:
+                rows = rows * dropout_BH
         return rows
 
     def training_step(self, batch: Rows, batch_idx: int) -> Tensor:
-        """The sum over the encoders of each one's mean cross-entropy."""
+        """Return the sum over encoders of each one's mean cross-entropy."""
         features, labels = batch
-        dice = generator("mlp dropout", self.global_step)
-        kept = torch.rand(features.shape[1], self.settings.hidden[0], generator=dice) >= self.settings.dropout
-        logits = self(features, kept.to(features.device) / (1 - self.settings.dropout))
-        return F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum") / features.shape[1]
+        count = features.shape[1]
+        rate = self.settings.dropout
+        # One mask for all encoders, so that no head gets an easier mask than another.
+        rng = generator("mlp dropout", self.global_step)
+        is_kept = torch.rand(count, self.settings.hidden[0], generator=rng) >= rate
+        logits = self(features, send(is_kept, features.device) / (1 - rate))
+        total = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum")
+        return total / count
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Adam treats each parameter by itself."""
+        """Return Adam, which treats each parameter by itself: heads do not influence each other."""
         return torch.optim.Adam(self.parameters(), lr=self.settings.lr)
 
 
-def mlp_predict(trains: list[Whole], tests_EMD: list[Tensor], classes: int, settings: MLPSettings) -> list[Tensor]:
-    """Train a head on each encoder's features, and predict its test rows once.
+def mlp_predict(
+    trains: list[Labelled],
+    tests_EMD: list[Tensor],
+    classes: int,
+    settings: MLPSettings,
+) -> list[Tensor]:
+    """Train a head on the features of each encoder, on their device; predict its test rows once.
 
     Args:
-        trains: of each of E encoders, features (N, D) and labels in [0, classes), of one shape; features
-            are L2-normalised here, as the released code has them.
+        trains: for each of E encoders, features (N, D) and labels in [0, classes); the shapes are
+            equal. Features are L2-normalised here, as in the released code.
         tests_EMD: E test sets of one shape; L2-normalised here.
         classes: K.
         settings: the protocol.
 
     Returns:
-        Predictions, int64 (M,), of each.
+        Predictions of each, int64 (M,).
     """
-    features = F.normalize(torch.stack([features for features, _ in trains]), dim=2)
-    labels = torch.stack([labels for _, labels in trains])
+    train_features, train_labels = zip(*trains, strict=True)
+    features = F.normalize(torch.stack(train_features), dim=2)
+    labels = torch.stack(train_labels)
     heads = MLPHeads(len(features), features.shape[2], classes, settings)
-    size = settings.batch_size
-    batches = [(features[:, at : at + size], labels[:, at : at + size]) for at in range(0, features.shape[1], size)]
+    batches: list[Rows] = []
+    for start in range(0, features.shape[1], settings.batch_size):
+        rows = slice(start, start + settings.batch_size)
+        batches.append((features[:, rows], labels[:, rows]))
     loader: DataLoader[Any] = DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
+    device = features.device
+    is_on_gpu = device.type == "cuda"
     trainer = L.Trainer(
-        accelerator="cpu",
-        devices=1,
-        plugins=[LightningEnvironment()],  # a fit of this process alone, whoever started it
+        accelerator="gpu" if is_on_gpu else "cpu",
+        devices=[device.index] if is_on_gpu else 1,
+        # One process alone, also if a cluster or a launcher started it as one of several.
+        plugins=[LightningEnvironment()],
         max_epochs=settings.epochs,
         logger=False,
         enable_checkpointing=False,
@@ -118,5 +151,7 @@ def mlp_predict(trains: list[Whole], tests_EMD: list[Tensor], classes: int, sett
         enable_model_summary=False,
     )
     trainer.fit(heads, loader)
+    heads.eval().to(device)  # Lightning leaves a network on the CPU
     with torch.inference_mode():
-        return list(heads.eval()(F.normalize(torch.stack(tests_EMD), dim=2)).argmax(2))
+        logits_EMK = heads(F.normalize(torch.stack(tests_EMD), dim=2))
+        return list(logits_EMK.argmax(2))

@@ -1,9 +1,12 @@
-"""The linear probe: features and labels of a task in, predictions out; the same protocol for every encoder.
+"""The linear probe: features and labels of a task in, predictions out.
+
+The protocol is the same for every encoder.
 
 Shape letters: N training rows, M test rows, V held rows, D feature width, K classes.
 """
 
 import warnings
+from copy import deepcopy
 from dataclasses import dataclass
 
 import lightning as L
@@ -11,10 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stealing.evaluation.rows import Rows, Whole
+from stealing.evaluation.rows import Labelled, Rows
 
 HISTORY = 20
-"""Steps that L-BFGS remembers; more converge in fewer passes over the data."""
+"""Steps that L-BFGS remembers. With more it converges in fewer passes over the data."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,7 @@ class ProbeSettings:
     Attributes:
         penalties: the grid of L2 penalties, the same for every encoder.
         tolerance: a fit has converged if no entry of the gradient of its mean loss exceeds this.
-        iterations: most iterations of L-BFGS for one penalty; a fit that needs more is warned about.
+        iterations: most iterations of L-BFGS for one penalty; a warning says if a fit needs more.
     """
 
     penalties: list[float]
@@ -33,7 +36,9 @@ class ProbeSettings:
 
 
 class LinearProbe(L.LightningModule):
-    """Multinomial logistic regression by L-BFGS on the whole training set. It is convex, so it needs no seed.
+    """Multinomial logistic regression by L-BFGS on the whole training set.
+
+    The loss is convex, so the fit needs no seed.
 
     Args:
         width: D.
@@ -52,52 +57,48 @@ class LinearProbe(L.LightningModule):
         """Return logits (N, K)."""
         return F.linear(features_ND, self.weight, self.bias)
 
-    def training_step(self, batch: Whole, batch_idx: int) -> Tensor:
+    def training_step(self, batch: Labelled, batch_idx: int) -> Tensor:
         """Return the mean cross-entropy plus penalty * |W|^2 / 2; the bias is not penalised."""
         features, labels = batch
-        return F.cross_entropy(self(features), labels) + self.penalty * self.weight.square().sum() / 2
+        loss = F.cross_entropy(self(features), labels)
+        return loss + self.penalty * self.weight.square().sum() / 2
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """One step of the optimiser is the whole fit."""
+        """Return L-BFGS; one step of it is the whole fit."""
         return torch.optim.LBFGS(
             self.parameters(),
             max_iter=self.settings.iterations,
-            max_eval=4 * self.settings.iterations,
+            max_eval=4 * self.settings.iterations,  # a line search evaluates several points
             history_size=HISTORY,
             line_search_fn="strong_wolfe",
             tolerance_grad=self.settings.tolerance,
-            tolerance_change=0.0,  # a small step is not yet a small gradient
+            tolerance_change=0.0,  # a small step does not mean a small gradient
         )
 
-    def fit(self, train: Whole, penalty: float) -> None:
+    def fit(self, train: Labelled, penalty: float) -> None:
         """Minimise the loss under this penalty, from the weights that the probe has.
 
-        Near the minimum the loss changes by less than float32 can tell, and the line search of L-BFGS
-        may end early. If the gradient is still above the tolerance then, float64 takes over.
+        Near the minimum the loss changes by less than float32 resolves, and the line search of
+        L-BFGS may end early. If the gradient is above the tolerance then, float64 takes over.
 
         Warns:
-            UserWarning: the gradient is above the tolerance after all iterations.
+            UserWarning: The gradient is above the tolerance after all iterations.
         """
         self.penalty = penalty
         features, labels = train
         for dtype in (torch.float32, torch.float64):
-            batch = features.to(dtype), labels
+            batch = (features.to(dtype), labels)
             self.to(features.device, dtype)
             self._minimise(batch)
-            left = self.gradient(batch)
-            if left <= self.settings.tolerance:
+            gradient = self.gradient(batch)
+            if gradient <= self.settings.tolerance:
                 break
         else:
-            warnings.warn(
-                f"A linear probe of {len(labels)} rows stopped at a gradient of {left:.1e} under the "
-                f"penalty {penalty:g}, above probe.linear.tolerance={self.settings.tolerance:g}: raise "
-                "probe.linear.iterations.",
-                stacklevel=2,
-            )
+            warn_of_gradient(len(labels), gradient, penalty, self.settings)
         self.float()
 
-    def _minimise(self, batch: Whole) -> None:
-        """Take the one step; a Trainer around it would cost more than it does."""
+    def _minimise(self, batch: Labelled) -> None:
+        """Take the one step, without a Trainer: that would cost more than the step itself."""
         optimizer = self.configure_optimizers()
 
         def closure() -> float:
@@ -109,12 +110,41 @@ class LinearProbe(L.LightningModule):
         with torch.enable_grad():
             optimizer.step(closure)
 
-    def gradient(self, train: Whole) -> float:
-        """Return the largest entry of the loss's gradient, by size; 0 at the minimum."""
+    def gradient(self, train: Labelled) -> float:
+        """Return the largest absolute entry of the gradient of the loss; 0 at the minimum."""
         with torch.enable_grad():
             loss = self.training_step(train, 0)
         parts = torch.autograd.grad(loss, [self.weight, self.bias])
         return max(float(part.abs().max()) for part in parts)
+
+
+def warn_of_gradient(
+    rows: int,
+    gradient: float,
+    penalty: float,
+    settings: ProbeSettings,
+) -> None:
+    """Warn that a fit has not converged.
+
+    Args:
+        rows: number of training rows.
+        gradient: largest absolute entry that is left.
+        penalty: of the fit.
+        settings: what it was allowed.
+    """
+    warnings.warn(
+        f"A linear probe of {rows} rows stopped at a gradient of {gradient:.1e} "
+        f"under the penalty {penalty:g}, above probe.linear.tolerance={settings.tolerance:g}: "
+        "raise probe.linear.iterations.",
+        stacklevel=3,
+    )
+
+
+def standardised(rows: Rows, test_MD: Tensor) -> tuple[Rows, Tensor]:
+    """Return training rows and test features, scaled by the mean and deviation of train."""
+    mean_D = rows.features.mean(0)
+    deviation_D = rows.features.std(0).clamp(min=1e-6)  # a feature may be constant
+    return rows.scaled(mean_D, deviation_D), (test_MD - mean_D) / deviation_D
 
 
 @torch.inference_mode()
@@ -123,37 +153,38 @@ def _predict(probe: LinearProbe, features_ND: Tensor) -> Tensor:
     return predictions
 
 
-def probe_predict(rows: Rows, test_MD: Tensor, classes: int, settings: ProbeSettings) -> tuple[Tensor, Tensor]:
-    """Choose the penalty on the held rows of train, refit on all of train, predict the test rows once.
+def probe_predict(
+    rows: Rows, test_MD: Tensor, classes: int, settings: ProbeSettings
+) -> tuple[Tensor, Tensor]:
+    """Choose the penalty on the held rows, refit on all of train, and predict the test rows once.
 
-    Each penalty of the grid is solved by itself, from the strongest to the weakest: the solution of
-    one is where the next begins, which changes how long it takes and not where it ends.
+    The grid is solved from the strongest penalty to the weakest. Each fit starts at the solution of
+    the one before. This changes how long a fit takes, and not where it ends: the loss is convex.
 
     Args:
-        rows: of train, as the encoder gives their features.
-        test_MD: test features.
+        rows: training rows, with features as the encoder gives them; standardised here by the mean
+            and deviation of train.
+        test_MD: test features; standardised likewise.
         classes: K.
         settings: the protocol.
 
     Returns:
-        Predictions of the held rows under the chosen penalty, before the refit, int64 (V,); and of
-        the test rows, int64 (M,); on the device of the features.
+        Predictions of the held rows under the chosen penalty before the refit, int64 (V,), and of
+        the test rows after it, int64 (M,); on the device of the features.
     """
-    mean = rows.features.mean(0)
-    deviation = rows.features.std(0).clamp(min=1e-6)
-    scaled = rows.scaled(mean, deviation)
+    scaled, test = standardised(rows, test_MD)
     held_VD, labels_V = scaled.held
     trial = LinearProbe(scaled.features.shape[1], classes, settings)
-    best_right = -1.0
+    best_accuracy = -1.0
     for penalty in sorted(settings.penalties, reverse=True):
         trial.fit(scaled.fit, penalty)
         predicted_V = _predict(trial, held_VD)
-        right = float((predicted_V == labels_V).float().mean())
-        if right > best_right:  # of equally good ones the strongest penalty
-            best_right = right
-            best = penalty
-            chosen_V = predicted_V
-            weights = {name: part.clone() for name, part in trial.state_dict().items()}
+        accuracy = float((predicted_V == labels_V).float().mean())
+        if accuracy > best_accuracy:  # of equally good penalties, the strongest stays
+            best_accuracy = accuracy
+            best_penalty = penalty
+            best_V = predicted_V
+            weights = deepcopy(trial.state_dict())
     trial.load_state_dict(weights)
-    trial.fit(scaled.all, best)
-    return chosen_V, _predict(trial, (test_MD - mean) / deviation)
+    trial.fit(scaled.all, best_penalty)
+    return best_V, _predict(trial, test)

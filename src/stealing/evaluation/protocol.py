@@ -1,46 +1,52 @@
-"""One protocol for every encoder: features of a task's two splits in, predictions of each head out; cached by content.
+"""The protocol of evaluation: features of a task's two splits in, predictions of each head out.
 
-Shape letters: N training rows, M test rows, D feature width.
+The protocol is the same for every encoder. Features and predictions are cached by their content.
+
+Shape letters: N training rows, M test rows, V held rows, D feature width.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.numpy import load_file, save
 from torch import Tensor
 
-from stealing.artefacts import key, write_whole
+from stealing.artefacts import key
 from stealing.code import code_of
 from stealing.data.images import Images
+from stealing.evaluation.cache import Arrays, compute_once
+from stealing.evaluation.degenerate import check_features
 from stealing.evaluation.knn import knn_predict
 from stealing.evaluation.mlp import MLPSettings, mlp_predict
 from stealing.evaluation.probe import ProbeSettings, probe_predict
+from stealing.evaluation.probes import probes_predict
 from stealing.evaluation.rows import Rows
 
 CONTROLS = ("untrained", "untrained_calibrated", "pixels", "ssl_on_queries")
-"""What reaches an accuracy without asking the target anything; the strongest on a slice of train is C."""
+"""What an attacker has without a query. The strongest of them on the held rows is C."""
 
 RECOVERABLE = 0.05
-"""Least TA_clean - C on a slice of train for which `recovered` is given: the share of a smaller gap is noise."""
+"""Least TA_clean - C on the held rows for which `recovered` is given; a share of less is noise."""
 
 INFORMATIVE = 0.10
-"""Least TA_clean - C on a slice of train for which a task says anything about an attack."""
+"""Least TA_clean - C on the held rows of an informative task."""
 
 PREDICTIONS = 2
-"""Raised when the code of a head changes what it predicts."""
+"""Version of the heads: raised if their code predicts something else than before."""
 
 
 @dataclass(frozen=True)
 class Predicted:
-    """What one head predicts.
+    """Predictions of one head.
 
     Attributes:
-        test: of the test split, int64 (M,), after a fit to all of train.
-        held: of the held rows of train, int64 (V,), after a fit to the others; choices are made by these.
+        test: predictions of the test split, int64 (M,), after a fit to all of train.
+        held: predictions of the held rows, int64 (V,), after a fit to the other rows of train.
+            Choices are made by these.
     """
 
     test: NDArray[np.int64]
@@ -48,10 +54,19 @@ class Predicted:
 
 
 Predictions = dict[str, Predicted]
-"""By head."""
+"""Predictions by head."""
 
 HEADS = {"linear": probe_predict, "knn": knn_predict, "mlp": mlp_predict}
-"""The function of each head."""
+"""The function of each head on a CPU."""
+
+GPU_HEADS = {**HEADS, "linear": probes_predict}
+"""The function of each head on a GPU."""
+
+SIDE_BY_SIDE = 8
+"""Heads that a GPU trains at once: of a target, a surrogate, three controls, and resampled ones."""
+
+STACKED = 256 * 2**20
+"""Bytes of training features that a GPU holds for heads side by side. More keep it busy alone."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +77,7 @@ class Task:
         name: in tables and results.
         role: `own` (the target's pre-training data), `query_domain` (like the queries) or `unseen`.
         train: labelled images for the heads.
-        test: touched once.
+        test: labelled images that are predicted once.
     """
 
     name: str
@@ -72,15 +87,16 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Job:
+class HeadInput:
     """What heads are trained and tested on.
 
     Attributes:
-        identity: of the encoder, for the memory of predictions.
+        identity: of the encoder, for the cache of predictions.
         train_ND: features of the training split.
         test_MD: features of the test split.
-        sample: number of the bootstrap sample of train that the heads see, the same for every encoder; None for train
-            itself. Two heads on one encoder, each on a sample of its own, agree as much as two encoders can.
+        sample: number of the bootstrap sample of train that the heads see, the same rows for every
+            encoder; None for train itself. Two heads on one encoder, each on its own sample, give
+            the greatest agreement that two encoders can have.
     """
 
     identity: str
@@ -96,11 +112,11 @@ class Protocol:
     Attributes:
         holdout: share of train that is held back, the same rows for every encoder: penalties, the
             strongest control and informative tasks are chosen there.
-        linear: of the linear probe.
-        neighbours: of the kNN head.
+        linear: settings of the linear probe.
+        neighbours: number of neighbours of the kNN head.
         temperature: of the kNN head.
-        mlp: of StolenEncoder's own head, or None to leave it out.
-        resamples: of the bootstrap.
+        mlp: settings of StolenEncoder's own head, or None to leave it out.
+        resamples: number of bootstrap resamples.
     """
 
     holdout: float
@@ -112,74 +128,113 @@ class Protocol:
 
     @property
     def hash(self) -> str:
-        """Results of different protocols are never put into one table; a head that is left out is no part of it."""
-        return key(version=2, **{name: part for name, part in asdict(self).items() if part is not None})
+        """Hash of the settings; results of different protocols are never put into one table."""
+        settings = asdict(self)
+        if self.mlp is None:  # results from before there was this head keep their hash
+            del settings["mlp"]
+        return key(version=2, **settings)
 
 
-class Judge:
-    """Turns features into predictions, and remembers them.
+class Evaluator:
+    """Trains heads on features, predicts with them, and caches features and predictions.
 
     Args:
         protocol: the settings.
-        cache: folder of remembered features and predictions.
-        device: where the linear probe and kNN compute. Predictions are remembered for the kind of
-            device, as a table never mixes processors with GPUs.
+        cache: folder of the cache.
+        device: where all heads compute. Predictions are cached by kind of device: a table never
+            mixes CPUs with GPUs.
     """
 
-    def __init__(self, protocol: Protocol, cache: Path, device: str = "cpu") -> None:
+    def __init__(
+        self,
+        protocol: Protocol,
+        cache: Path,
+        device: str = "cpu",
+    ) -> None:
         self.protocol = protocol
         self.cache = cache
         self.device = device
+        self.heads = HEADS if device == "cpu" else GPU_HEADS
 
-    def features(self, identity: str, images: Images, compute: Callable[[Images], Tensor]) -> Tensor:
-        """Features (N, D) of an encoder with this identity, computed once per list of images."""
-        path = self.cache / "features" / f"{key(identity=identity, images=images.checksum)}.safetensors"
-        if not path.exists():
-            write_whole(path, save({"features": compute(images).numpy()}))
-        return torch.from_numpy(load_file(path)["features"])
+    def features(
+        self, identity: str, images: Images, compute: Callable[[Images], Tensor]
+    ) -> Tensor:
+        """Return features (N, D), computed once for each encoder and list of images.
+
+        Args:
+            identity: of the encoder.
+            images: the list.
+            compute: returns the features of a list.
+        """
+        name = key(identity=identity, images=images.checksum)
+        path = self.cache / "features" / f"{name}.safetensors"
+
+        def computed(paths: list[Path]) -> Iterator[tuple[Path, Arrays]]:
+            yield path, {"features": compute(images).numpy()}
+
+        arrays = compute_once([path], computed)
+        return torch.from_numpy(arrays[path]["features"])
 
     def predictions(
-        self, task: Task, jobs: dict[str, Job], chosen: Collection[str] | None = None
+        self,
+        task: Task,
+        jobs: dict[str, HeadInput],
+        chosen: Collection[str] | None = None,
     ) -> dict[str, Predictions]:
-        """Return the chosen heads' predictions for each job; what was predicted before is remembered.
+        """Return the predictions of each head for each job; those in the cache are not made again.
 
         Args:
             task: its test labels are not read.
-            jobs: by name.
-            chosen: heads, or None for all of the protocol.
-        """
-        heads = {head: of for head, of in self._heads().items() if chosen is None or head in chosen}
-        places: dict[str, dict[str, Path]] = {}
-        for name, job in jobs.items():
-            places[name] = {head: self._place(head, of, task, job) for head, of in heads.items()}
-        for name, job in jobs.items():
-            for head in heads.keys() - {"mlp"}:
-                if not places[name][head].exists():
-                    held_V, test_M = self._predict(head, task, job)
-                    _store(places[name][head], held_V, test_M)
-        if "mlp" in heads and self.protocol.mlp is not None:
-            self._mlp(task, {places[name]["mlp"]: job for name, job in jobs.items()}, self.protocol.mlp)
-        found: dict[str, Predictions] = {}
-        for name, files in places.items():
-            found[name] = {head: Predicted(**load_file(path)) for head, path in files.items()}
-        return found
+            jobs: by name of the encoder, as in `result.json`.
+            chosen: names of heads, or None for all of the protocol.
 
-    def _heads(self) -> dict[str, object]:
-        """Each head with all that decides what it predicts from given features."""
+        Raises:
+            TargetError, TrainingError: Features are not finite, or the same for all images; the
+                latter is accepted of a control.
+        """
+        for name, job in jobs.items():
+            is_control = name in CONTROLS
+            check_features(name, task.name, job.train_ND, job.test_MD, may_be_constant=is_control)
+        predictions: dict[str, Predictions] = {name: {} for name in jobs}
+        for head, settings in self._head_settings().items():
+            if chosen is not None and head not in chosen:
+                continue
+            paths = {name: self._path(head, settings, task, job) for name, job in jobs.items()}
+            # Jobs that are equal have one path.
+            by_path = {path: jobs[name] for name, path in paths.items()}
+            predicted = self._predict(head, task, by_path)
+            for name, path in paths.items():
+                predictions[name][head] = predicted[path]
+        return predictions
+
+    def rows(self, task: Task, job: HeadInput) -> Rows:
+        """Return the training rows of a job, with those that are held back."""
+        # Of train alone: nothing in this module reads the labels of the test split.
+        labels = torch.from_numpy(task.train.targets())
+        return Rows.split(job.train_ND, labels, self.protocol.holdout, job.sample)
+
+    def _head_settings(self) -> dict[str, object]:
+        """Return, by head, all settings that its predictions depend on."""
         protocol = self.protocol
-        heads: dict[str, object] = {
+        settings: dict[str, object] = {
             "linear": asdict(protocol.linear),
             "knn": [protocol.neighbours, protocol.temperature],
         }
         if protocol.mlp is not None:
-            heads["mlp"] = asdict(protocol.mlp)
-        return heads
+            settings["mlp"] = asdict(protocol.mlp)
+        return settings
 
-    def _place(self, head: str, settings: object, task: Task, job: Job) -> Path:
-        """Where the predictions of a head on a job are remembered."""
+    def _path(
+        self,
+        head: str,
+        settings: object,
+        task: Task,
+        job: HeadInput,
+    ) -> Path:
+        """Return where the predictions of a head for a job are cached."""
         name = key(
             version=PREDICTIONS,
-            code=code_of(Rows, HEADS[head]),
+            code=code_of(Rows, self.heads[head]),  # other code may predict something else
             head=head,
             settings=settings,
             holdout=self.protocol.holdout,
@@ -191,35 +246,93 @@ class Judge:
         )
         return self.cache / "predictions" / f"{name}.safetensors"
 
-    def rows(self, task: Task, job: Job) -> Rows:
-        """Return the rows that a job's heads are trained on, and those that are held back."""
-        labels = torch.from_numpy(task.train.targets())
-        return Rows.split(job.train_ND, labels, self.protocol.holdout, job.sample)
+    def _predict(
+        self,
+        head: str,
+        task: Task,
+        jobs: Mapping[Path, HeadInput],
+    ) -> dict[Path, Predicted]:
+        """Return the predictions of a head, from the cache or for the cache."""
+        arrays: dict[Path, Arrays] = {}
+        if head == "knn" or (head == "linear" and self.device == "cpu"):
+            arrays = compute_once(list(jobs), partial(self._one_by_one, head, task, jobs))
+        else:
+            for paths in _by_width(jobs):
+                count = self._count(paths, jobs)
+                compute = partial(self._side_by_side, head, task, jobs, count)
+                arrays |= compute_once(paths, compute, count)
+        return {path: Predicted(**parts) for path, parts in arrays.items()}
 
-    def _predict(self, head: str, task: Task, job: Job) -> tuple[Tensor, Tensor]:
-        rows = self.rows(task, job).to(self.device)
-        test_MD = job.test_MD.to(self.device)
+    def _one_by_one(
+        self,
+        head: str,
+        task: Task,
+        jobs: Mapping[Path, HeadInput],
+        paths: Sequence[Path],
+    ) -> Iterator[tuple[Path, Arrays]]:
+        """Compute the predictions of a linear or kNN head."""
         classes = task.train.classes
+        k = self.protocol.neighbours
+        temperature = self.protocol.temperature
+        knn = partial(knn_predict, classes=classes, k=k, temperature=temperature)
+        for path in paths:
+            rows = self.rows(task, jobs[path]).to(self.device)
+            test_MD = jobs[path].test_MD.to(self.device)
+            if head == "linear":
+                yield path, _arrays(*probe_predict(rows, test_MD, classes, self.protocol.linear))
+            else:
+                held_VD, _ = rows.held
+                yield path, _arrays(knn(*rows.fit, held_VD), knn(*rows.all, test_MD))
+
+    def _count(self, paths: Sequence[Path], jobs: Mapping[Path, HeadInput]) -> int:
+        """Return how many heads on features of one shape are trained side by side."""
+        if self.device == "cpu":
+            return len(paths)
+        # A function of the shape alone, so that equal jobs get equal predictions.
+        return max(1, min(SIDE_BY_SIDE, STACKED // jobs[paths[0]].train_ND.nbytes))
+
+    def _side_by_side(
+        self,
+        head: str,
+        task: Task,
+        jobs: Mapping[Path, HeadInput],
+        count: int,
+        paths: Sequence[Path],
+    ) -> Iterator[tuple[Path, Arrays]]:
+        """Compute the predictions of linear or MLP heads on features of one shape."""
+        filled = list(paths)
+        if self.device != "cpu":
+            # On a GPU, products of fewer matrices may differ in the last bits from those of more.
+            filled += [paths[-1]] * (count - len(paths))
+        rows = [self.rows(task, jobs[path]).to(self.device) for path in filled]
+        tests = [jobs[path].test_MD.to(self.device) for path in filled]
         if head == "linear":
-            return probe_predict(rows, test_MD, classes, self.protocol.linear)
-        k, temperature = self.protocol.neighbours, self.protocol.temperature
-        held_V = knn_predict(*rows.fit, rows.held[0], classes=classes, k=k, temperature=temperature)
-        test_M = knn_predict(*rows.all, test_MD, classes=classes, k=k, temperature=temperature)
-        return held_V, test_M
+            pairs = probes_predict(rows, tests, task.train.classes, self.protocol.linear)
+        else:
+            pairs = self._mlp(rows, tests, task.train.classes)
+        for path, pair in zip(paths, pairs, strict=False):  # the rest fills up
+            yield path, _arrays(*pair)
 
-    def _mlp(self, task: Task, jobs: dict[Path, Job], settings: MLPSettings) -> None:
-        """Train the missing heads, those on features of one width side by side."""
-        missing = {path: job for path, job in jobs.items() if not path.exists()}
-        classes = task.train.classes
-        for width in {job.train_ND.shape[1] for job in missing.values()}:
-            some = {path: job for path, job in missing.items() if job.train_ND.shape[1] == width}
-            rows = [self.rows(task, job) for job in some.values()]
-            held = mlp_predict([each.fit for each in rows], [each.held[0] for each in rows], classes, settings)
-            tests = [job.test_MD for job in some.values()]
-            test = mlp_predict([each.all for each in rows], tests, classes, settings)
-            for path, held_V, test_M in zip(some, held, test, strict=True):
-                _store(path, held_V, test_M)
+    def _mlp(
+        self, rows: Sequence[Rows], tests: list[Tensor], classes: int
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Return the predictions of the held rows and of the test rows, of each MLP head."""
+        settings = self.protocol.mlp
+        assert settings is not None
+        fits = [one.fit for one in rows]
+        held_features = [one.held[0] for one in rows]
+        held = mlp_predict(fits, held_features, classes, settings)
+        trains = [one.all for one in rows]
+        return list(zip(held, mlp_predict(trains, tests, classes, settings), strict=True))
 
 
-def _store(path: Path, held_V: Tensor, test_M: Tensor) -> None:
-    write_whole(path, save({"held": held_V.cpu().numpy(), "test": test_M.cpu().numpy()}))
+def _by_width(jobs: Mapping[Path, HeadInput]) -> list[list[Path]]:
+    """Return the paths of jobs whose features have one width, together."""
+    by_width: dict[int, list[Path]] = {}
+    for path, job in jobs.items():
+        by_width.setdefault(job.train_ND.shape[1], []).append(path)
+    return list(by_width.values())
+
+
+def _arrays(held_V: Tensor, test_M: Tensor) -> Arrays:
+    return {"held": held_V.cpu().numpy(), "test": test_M.cpu().numpy()}

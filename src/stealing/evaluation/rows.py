@@ -1,7 +1,7 @@
-"""The training rows of a head: a task's features in; rows to fit on, rows to choose by, and all of them out.
+"""The training rows of a head: features of a task in; rows to fit on and rows to choose by out.
 
-Whatever is chosen about a head or by its accuracy is chosen on the held rows, a slice of train.
-The test split is read once, by `stealing.evaluation.protocol`.
+Whatever is chosen about a head, or by its accuracy, is chosen on the held rows: a slice of the
+training split. The test split is read once, by `stealing.evaluation.protocol`.
 
 Shape letters: N training rows, D feature width.
 """
@@ -12,15 +12,15 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from stealing.data.draws import generator
+from stealing.data.sampling import generator
 
-Whole = tuple[Tensor, Tensor]
+Labelled = tuple[Tensor, Tensor]
 """Features (n, D) and labels (n,)."""
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Features of a training split, with a slice that is held back.
+    """Features of a training split, of which a slice is held back.
 
     Attributes:
         features: (N, D).
@@ -33,42 +33,46 @@ class Rows:
     is_held: Tensor
 
     @classmethod
-    def split(cls, features_ND: Tensor, labels_N: Tensor, share: float, sample: int | None = None) -> Self:
-        """Hold back a share of the rows, the same ones for every encoder.
+    def split(
+        cls,
+        features_ND: Tensor,
+        labels_N: Tensor,
+        share: float,
+        sample: int | None = None,
+    ) -> Self:
+        """Hold back a share of the rows, the same rows for every encoder.
 
         Args:
-            features_ND: of the training split, in its order.
+            features_ND: features of the training split, in its order.
             labels_N: int64.
-            share: of the rows that is held back, in (0, 1).
-            sample: number of a bootstrap sample to draw from both parts; None for the rows themselves.
-                The parts are split first, so that no row is both fitted on and held back.
+            share: share of the rows that is held back, in (0, 1).
+            sample: number of a bootstrap sample to draw; None for the rows themselves.
         """
         count = len(labels_N)
         order = torch.randperm(count, generator=generator("probe holdout"))
         is_held = torch.zeros(count, dtype=torch.bool)
+        # At least one row, also of a tiny task: penalties could not be chosen without any.
         is_held[order[: max(1, int(count * share))]] = True
         if sample is None:
             return cls(features_ND, labels_N, is_held)
-        drawn = []
-        for name, part in (("fit", ~is_held), ("held", is_held)):
-            places = part.nonzero()[:, 0]
-            dice = generator("bootstrap", sample, name)
-            drawn.append(places[torch.randint(len(places), (len(places),), generator=dice)])
-        rows = torch.cat(drawn)
+        # Each part is drawn by itself, so that no row is both fitted on and held back.
+        fitted = _draw(~is_held, sample, "fit")
+        held = _draw(is_held, sample, "held")
+        rows = torch.cat([fitted, held])
         return cls(features_ND[rows], labels_N[rows], is_held[rows])
 
     @property
-    def fit(self) -> Whole:
+    def fit(self) -> Labelled:
         """The rows to fit on while something is chosen."""
         return self.features[~self.is_held], self.labels[~self.is_held]
 
     @property
-    def held(self) -> Whole:
+    def held(self) -> Labelled:
         """The rows to choose by."""
         return self.features[self.is_held], self.labels[self.is_held]
 
     @property
-    def all(self) -> Whole:
+    def all(self) -> Labelled:
         """All rows, in their order."""
         return self.features, self.labels
 
@@ -82,5 +86,16 @@ class Rows:
         )
 
     def scaled(self, mean_D: Tensor, deviation_D: Tensor) -> Self:
-        """Return the rows with each feature centred and divided."""
+        """Return the rows with the mean subtracted from each feature, divided by the deviation."""
         return replace(self, features=(self.features - mean_D) / deviation_D)
+
+
+def _draw(
+    part: Tensor,
+    sample: int,
+    name: str,
+) -> Tensor:
+    """Draw as many rows of a part as it has, with replacement; a function of (sample, name)."""
+    places = part.nonzero()[:, 0]
+    rng = generator("bootstrap", sample, name)
+    return places[torch.randint(len(places), (len(places),), generator=rng)]

@@ -1,327 +1,306 @@
-"""Paired intervals: which images each encoder got right in; accuracies and what an attack recovers out.
+"""Figures of a run: correctly classified images in; accuracies, `recovered` and intervals out.
 
-Every figure has a *cloud*: the figure itself, then that of each seed alone, then that of each resample
-of the test images. Whatever is computed from accuracies is computed from all of these at once.
+How errors are estimated stands in `stealing.evaluation.bootstrap`. What is estimated stands here:
 
-Choices are made on a slice of train, by the rows that end in `/held`: which control is the strongest
-and so is C, which tasks can tell something about an attack, which of several attacks is the strongest.
-The test split is read for accuracies alone, so C is not too large by the luck of the test images.
+- TA, TA_clean, SA: accuracy of a head on the features of the target as it is offered, of the target
+  without its defense, and of the surrogate.
+- C: accuracy of the strongest control, which is an encoder that an attacker has without any query.
+- recovered = (SA - C) / (TA_clean - C), the share of the target's value that the attack took.
+- offered = (SA - C) / (TA - C), the same with the target as it is offered.
 
-Shape letters: S seeds, N encoders, M test images, V held images of train, R resamples.
+Whatever is chosen is chosen on held rows, a slice of the training split: the strongest control, the
+informative tasks, the best of several attacks, the task that a defense harms most. The test split
+gives accuracies alone: a control chosen there would be too strong, by the variance of the test
+images.
+
+Shape letters: M test images, V held rows, R resamples.
 """
 
-from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict
 from statistics import fmean
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import t as student
 
-from stealing.evaluation.protocol import CONTROLS, INFORMATIVE, RECOVERABLE
+from stealing.evaluation.bootstrap import Estimate, estimate_accuracies
+from stealing.evaluation.protocol import CONTROLS, INFORMATIVE
+from stealing.evaluation.shares import TaskEstimates, held_share, share, strongest_control
 
-Clouds = dict[str, NDArray[np.float64]]
-"""By name an accuracy's cloud (1 + S + R,)."""
-
-Right = dict[str, NDArray[np.bool_]]
-"""Of TA, TA_clean (absent for a remote target), SA and each control: right or wrong on each of M test
-images and, under the name with `/held`, on each of V held images of train."""
+Outcomes = dict[str, NDArray[np.bool_]]
+"""By encoder (TA, TA_clean, SA and each control): bool (M,), True for each test image that the head
+on its features classifies correctly; and bool (V,) for the held rows, under the name with `/held`.
+A remote target has no TA_clean."""
 
 HELD = "/held"
-"""End of the names of rows on the slice of train."""
+"""End of the names of held rows."""
+
+SHARES = {"recovered": "TA_clean", "offered": "TA"}
+"""Each share of the target's value, with the reference that it is a share of."""
 
 
-@dataclass(frozen=True)
-class Control:
-    """The strongest of the controls on the slice of train: C.
-
-    Attributes:
-        name: one of `CONTROLS`.
-        next: the second strongest.
-        lead: by how much accuracy the second is behind there.
-    """
-
-    name: str
-    next: str
-    lead: float
-
-
-def held_accuracies(seeds: list[Right]) -> dict[str, float]:
-    """Return each encoder's accuracy on the slice of train, the mean over seeds."""
-    names = [name.removesuffix(HELD) for name in seeds[0] if name.endswith(HELD)]
-    return {name: fmean(float(right[name + HELD].mean()) for right in seeds) for name in names}
-
-
-def strongest(held: Mapping[str, float]) -> Control:
-    """Return which control is the strongest on the slice of train; of equal ones, the first of `CONTROLS`."""
-    first, second, *_ = sorted(CONTROLS, key=lambda name: -held[name])
-    return Control(first, second, held[first] - held[second])
+def held_accuracies(seeds: Sequence[Outcomes]) -> dict[str, float]:
+    """Return the accuracy of each encoder on the held rows, a mean over seeds."""
+    accuracies = {}
+    for name in seeds[0]:
+        if name.endswith(HELD):
+            by_seed = [float(right[name].mean()) for right in seeds]
+            accuracies[name.removesuffix(HELD)] = fmean(by_seed)
+    return accuracies
 
 
 def control_accuracy(row: Mapping[str, Any]) -> float:
-    """Return C of one task and head of `result.json`: the test accuracy of its strongest control."""
+    """Return C of one task and head of `result.json`, an accuracy on the test split."""
     return float(row["controls"][row["control"]["name"]])
 
 
-def summarise(seeds: list[Right], *, resamples: int, seed: int = 0) -> dict[str, Any]:
-    """Accuracies, `recovered`, the honest users' loss TA_clean - TA, and their paired 95 % intervals.
+def summarise(
+    seeds: Sequence[Outcomes],
+    *,
+    resamples: int,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Return the figures of one task and head, as in `result.json`.
 
-    One resample of the test images serves TA, SA and all controls, so what they share cancels in
-    `recovered`. With two or more seeds, accuracies are means over them, and intervals hold their
-    variance too.
+    With two or more seeds, figures are means over seeds, and intervals hold the variance between
+    seeds too.
 
     Args:
-        seeds: one table of right answers a seed, on the same images.
+        seeds: one table a seed, of the same images.
         resamples: R.
         seed: of the resampling.
 
     Returns:
-        The figures of one task and head, as in `result.json`: `held` holds accuracies on the slice of
-        train, `control` says which control is C.
+        `TA`, `TA_clean`, `SA`, `recovered`, `offered`, `honest_loss` (TA_clean - TA), `ratio` (SA /
+        TA), `controls` on the test split, their 95 % `intervals`; `held`, the accuracies on the
+        held rows; and `control`, which of the controls is C. What is not known is None.
     """
-    names = [name for name in ("TA", "TA_clean", "SA", *CONTROLS) if name in seeds[0]]
-    clouds = _clouds(seeds, names, resamples, np.random.default_rng(seed))
-    point = {name: float(cloud[0]) for name, cloud in clouds.items()}
-    count = len(seeds)
-    held = held_accuracies(seeds)
-    control = strongest(held)
+    task = _estimate_task(seeds, resamples, np.random.default_rng(seed))
+    points = {name: estimate.point for name, estimate in task.estimates.items()}
     intervals: dict[str, list[float]] = {}
     for name in ("TA", "TA_clean", "SA"):
-        if name in clouds:
-            intervals[name] = _accuracy_interval(clouds[name], count)
+        if name in task.estimates:
+            intervals[name] = task.estimates[name].accuracy_interval()
     figures: dict[str, Any] = {
-        "TA": point["TA"],
-        "TA_clean": point.get("TA_clean"),
-        "SA": point["SA"],
-        "ratio": point["SA"] / point["TA"] if point["TA"] else None,
+        "TA": points["TA"],
+        "TA_clean": points.get("TA_clean"),
+        "SA": points["SA"],
+        # The measure of the StolenEncoder paper. It says little: controls have a high ratio too.
+        "ratio": points["SA"] / points["TA"] if points["TA"] else None,
         "honest_loss": None,
-        "controls": {name: point[name] for name in CONTROLS},
-        "control": asdict(control),
-        "held": held,
+        "controls": {name: points[name] for name in CONTROLS},
+        "control": asdict(task.control),
+        "held": task.held,
         "intervals": intervals,
     }
-    for name, reference in SHARES.items():
-        share = _share([_Task(clouds, held, control.name)], reference, count)
-        figures[name] = share and share[0]
-        if share is not None:
-            intervals[name] = share[1]
-    if "TA_clean" in point:
-        figures["honest_loss"] = point["TA_clean"] - point["TA"]
-        intervals["honest_loss"] = _interval(clouds["TA_clean"] - clouds["TA"], count)
+    figures.update(dict.fromkeys(SHARES))
+    _add_shares(figures, [task])
+    if "TA_clean" in task.estimates:
+        figures["honest_loss"] = points["TA_clean"] - points["TA"]
+        intervals["honest_loss"] = (task.estimates["TA_clean"] - task.estimates["TA"]).interval()
     return figures
 
 
-def accuracy(right_M: NDArray[np.bool_], *, resamples: int, seed: int = 0) -> tuple[float, list[float]]:
-    """Share that is right, and its 95 % interval over test images."""
-    cloud = _clouds([{"it": right_M}], ["it"], resamples, np.random.default_rng(seed))["it"]
-    return float(cloud[0]), _accuracy_interval(cloud, 1)
+def accuracy(
+    right_M: NDArray[np.bool_], *, resamples: int, seed: int = 0
+) -> tuple[float, list[float]]:
+    """Return the share of correct predictions, and its 95 % interval over test images.
+
+    Args:
+        right_M: bool (M,), True for a correct prediction.
+        resamples: R.
+        seed: of the resampling.
+    """
+    rng = np.random.default_rng(seed)
+    estimate = estimate_accuracies([{"accuracy": right_M}], ["accuracy"], resamples, rng)
+    return estimate["accuracy"].point, estimate["accuracy"].accuracy_interval()
 
 
-def by_head(tables: list[Right]) -> dict[str, dict[str, list[Right]]]:
-    """Tables of each seed, whose keys are `<task>/<head>/<name>` or `<task>/<head>/<name>/held`, by task and head."""
-    found = dict[str, dict[str, list[Right]]]()
+def group_by_head(tables: Sequence[Outcomes]) -> dict[str, dict[str, list[Outcomes]]]:
+    """Group the tables of all seeds by task and head.
+
+    Args:
+        tables: one a seed, with the keys `<task>/<head>/<encoder>` and
+            `<task>/<head>/<encoder>/held`.
+
+    Returns:
+        By task and head, one table a seed with the keys `<encoder>` and `<encoder>/held`.
+    """
+    grouped: dict[str, dict[str, list[Outcomes]]] = {}
     for number, table in enumerate(tables):
         for place, rows in table.items():
             task, head, name = place.split("/", 2)
-            seeds = found.setdefault(task, {}).setdefault(head, [{} for _ in tables])
-            seeds[number][name] = rows
-    return found
+            heads = grouped.setdefault(task, {})
+            if head not in heads:
+                heads[head] = [{} for _ in tables]
+            heads[head][number][name] = rows
+    return grouped
 
 
 def overall(
-    tables: list[Right],
+    tables: Sequence[Outcomes],
     roles: Mapping[str, str],
     resamples: int,
     seed: int = 0,
     tasks: Mapping[str, Collection[str]] | None = None,
 ) -> dict[str, Any]:
-    """Of each head over all tasks: what honest users lose, and what an attack recovers, by role and pooled.
+    """Return the figures of each head over all tasks.
+
+    `recovered` and `offered` are ratios of sums over tasks; see `stealing.evaluation.shares`. They
+    are given for informative tasks alone, and once more for each role: a figure over all roles
+    mixes data that the target was trained on with data that it never saw.
 
     Args:
-        tables: of each seed, as for `by_head`.
-        roles: of each task: `own`, `query_domain` or `unseen`.
+        tables: one a seed, as for `group_by_head`.
+        roles: `own`, `query_domain` or `unseen`, by task.
         resamples: R.
         seed: of the resampling.
-        tasks: by head, on which `recovered` is to be given; of a head that is not named, the informative ones.
+        tasks: by head, the tasks that count for `recovered` and `offered`; None, or a head that is
+            not in it, for the informative ones.
 
     Returns:
-        By head: `SA`, the mean over all tasks; `honest_loss`, likewise, and `worst`, the task that loses most;
-        `recovered`, the sum of SA - C over that of TA_clean - C, of the `informative` tasks alone, as the share of a
-        small gap is noise; `offered`, the same with TA, known for a remote target too; and their intervals. `roles`
-        gives `tasks`, `recovered`, `offered` and intervals of each role alone: a pooled figure mixes what the target
-        was trained on with what it never saw. `held` gives `SA`, `recovered` and `offered` on the slice of train, by
-        which attacks are chosen. What is not known is None.
+        A mapping by head, of the following; what is not known is None.
+        `SA`, `honest_loss`: means over all tasks.
+        `worst`: the task with the greatest honest loss on the held rows, and its honest loss.
+        `informative`: the tasks that count for `recovered` and `offered`.
+        `recovered`, `offered`: over these tasks.
+        `intervals`: the 95 % intervals of these figures.
+        `roles`: by role, `tasks`, both shares and their `intervals`.
+        `held`: `SA` and both shares on the held rows; the best of several attacks has the largest.
     """
-    found = dict[str, Any]()
-    rights = by_head(tables)
-    for head in next(iter(rights.values())):
-        judged = {
-            task: _task(heads[head], resamples, np.random.default_rng((seed, number)))
-            for number, (task, heads) in enumerate(rights.items())
-        }
-        found[head] = _over_tasks(judged, roles, len(tables), (tasks or {}).get(head))
-    return found
+    by_task = group_by_head(tables)
+    figures: dict[str, Any] = {}
+    for head in next(iter(by_task.values())):
+        estimates = {}
+        for number, (name, heads) in enumerate(by_task.items()):
+            # Tasks have no images in common, so each is resampled by itself.
+            rng = np.random.default_rng((seed, number))
+            estimates[name] = _estimate_task(heads[head], resamples, rng)
+        chosen = None if tasks is None else tasks.get(head)
+        figures[head] = _over_tasks(estimates, roles, chosen)
+    return figures
 
 
-@dataclass(frozen=True)
-class _Task:
-    """One task under one head: clouds on the test split, accuracies on the slice of train, and which control is C."""
+def paired_difference(
+    first: Sequence[Outcomes],
+    second: Sequence[Outcomes],
+    head: str,
+    *,
+    resamples: int,
+    seed: int = 0,
+) -> tuple[float, tuple[float, float], float]:
+    """Test whether one attack is better than another on the same seeds and test images.
 
-    clouds: Clouds
-    held: Mapping[str, float]
-    control: str
+    The estimator is the mean over tasks of SA of the first minus SA of the second. Both see the
+    same resamples of the test images, and seeds are paired.
 
-    def gap(self, reference: str) -> float:
-        """The reference's lead over C on the slice of train."""
-        return self.held[reference] - self.held[self.control]
+    Args:
+        first, second: tables of each seed, as for `group_by_head`, of the same seeds in the same
+        order.
+        head: of the accuracies.
+        resamples: R.
+        seed: of the resampling.
+
+    Returns:
+        The difference; its 95 % interval; and the two-sided p-value of no difference.
+    """
+    # Sorted, so that the resamples of a task do not depend on the order of the table.
+    tasks = {place.split("/")[0] for place in first[0]}
+    differences = []
+    for number, task in enumerate(sorted(tasks)):
+        place = f"{task}/{head}/SA"
+        pairs = []
+        for one, other in zip(first, second, strict=True):
+            pairs.append({"first": one[place], "second": other[place]})
+        rng = np.random.default_rng((seed, number))
+        estimates = estimate_accuracies(pairs, ["first", "second"], resamples, rng)
+        differences.append(estimates["first"] - estimates["second"])
+    difference = Estimate.mean(differences)
+    margin = difference.margin()
+    interval = (difference.point - margin, difference.point + margin)
+    return difference.point, interval, difference.p_value()
 
 
-SHARES = {"recovered": "TA_clean", "offered": "TA"}
-"""What an attack gets, by the reference that it is a share of: the undefended target, or the target as offered."""
-
-
-def _task(seeds: list[Right], resamples: int, rng: np.random.Generator) -> _Task:
+def _estimate_task(
+    seeds: Sequence[Outcomes], resamples: int, rng: np.random.Generator
+) -> TaskEstimates:
     names = [name for name in ("TA", "TA_clean", "SA", *CONTROLS) if name in seeds[0]]
+    estimates = estimate_accuracies(seeds, names, resamples, rng)
     held = held_accuracies(seeds)
-    return _Task(_clouds(seeds, names, resamples, rng), held, strongest(held).name)
+    return TaskEstimates(estimates, held, strongest_control(held))
 
 
 def _over_tasks(
-    judged: Mapping[str, _Task], roles: Mapping[str, str], seeds: int, known: Collection[str] | None
+    estimates: Mapping[str, TaskEstimates],
+    roles: Mapping[str, str],
+    chosen: Collection[str] | None,
 ) -> dict[str, Any]:
-    """The figures of one head; see `overall`."""
-    stolen = np.mean([task.clouds["SA"] for task in judged.values()], axis=0)
-    clean = all("TA_clean" in task.clouds for task in judged.values())
-    reference = "TA_clean" if clean else "TA"
-    informative = [name for name, task in judged.items() if task.gap(reference) >= INFORMATIVE]
-    if known is not None:
-        informative = [name for name in judged if name in known]
+    """Return the figures of one head; see `overall`."""
+    tasks = list(estimates.values())
+    is_local = all("TA_clean" in task.estimates for task in tasks)
+    reference = "TA_clean" if is_local else "TA"
+    counted: dict[str, TaskEstimates] = {}
+    for name, task in estimates.items():
+        is_informative = task.held_gap(reference) >= INFORMATIVE
+        is_counted = is_informative if chosen is None else name in chosen
+        if is_counted:
+            counted[name] = task
+    surrogate = Estimate.mean([task.estimates["SA"] for task in tasks])
     figures: dict[str, Any] = {
-        "SA": float(stolen[0]),
+        "SA": surrogate.point,
         "honest_loss": None,
         "worst": None,
-        "informative": informative,
-        "intervals": {"SA": _accuracy_interval(stolen, seeds)},
+        "informative": list(counted),
+        "intervals": {"SA": surrogate.accuracy_interval()},
         **dict.fromkeys(SHARES),
     }
-    _add_shares(figures, [judged[name] for name in informative], seeds)
-    figures["roles"] = {}
-    for role in dict.fromkeys(roles[name] for name in judged):
-        names = [name for name in informative if roles[name] == role]
-        figures["roles"][role] = {"tasks": names, "intervals": {}, **dict.fromkeys(SHARES)}
-        _add_shares(figures["roles"][role], [judged[name] for name in names], seeds)
-    figures["held"] = _held([judged[name] for name in informative], list(judged.values()))
-    if clean:
-        losses = {name: task.clouds["TA_clean"] - task.clouds["TA"] for name, task in judged.items()}
-        worst = max(losses, key=lambda name: float(losses[name][0]))
-        loss = np.mean(list(losses.values()), axis=0)
-        figures["honest_loss"] = float(loss[0])
-        figures["worst"] = {"task": worst, "honest_loss": float(losses[worst][0])}
-        figures["intervals"]["honest_loss"] = _interval(loss, seeds)
+    _add_shares(figures, list(counted.values()))
+    figures["roles"] = _by_role(estimates, counted, roles)
+    figures["held"] = {"SA": fmean(task.held["SA"] for task in tasks)}
+    for name, of in SHARES.items():
+        figures["held"][name] = held_share(list(counted.values()), of)
+    if is_local:
+        _add_honest_loss(figures, estimates)
     return figures
 
 
-def _add_shares(figures: dict[str, Any], tasks: list[_Task], seeds: int) -> None:
-    for name, reference in SHARES.items():
-        share = _share(tasks, reference, seeds)
-        if share is not None:
-            figures[name] = share[0]
-            figures["intervals"][name] = share[1]
-
-
-def _held(informative: list[_Task], all_tasks: list[_Task]) -> dict[str, float | None]:
-    """What an attack gets on the slice of train: by these figures attacks are compared when one is to be chosen."""
-    figures: dict[str, float | None] = {"SA": fmean(task.held["SA"] for task in all_tasks)}
-    for name, reference in SHARES.items():
-        known = informative and all(reference in task.held for task in informative)
-        gap = sum(task.gap(reference) for task in informative) if known else 0.0
-        figures[name] = sum(task.gap("SA") for task in informative) / gap if gap > 0 else None
+def _by_role(
+    estimates: Mapping[str, TaskEstimates],
+    counted: Mapping[str, TaskEstimates],
+    roles: Mapping[str, str],
+) -> dict[str, Any]:
+    """Return the shares over the counted tasks of each role that any task has."""
+    tasks: dict[str, dict[str, TaskEstimates]] = {}
+    for name in estimates:  # a role without a counted task is listed, without shares
+        tasks.setdefault(roles[name], {})
+    for name, task in counted.items():
+        tasks[roles[name]][name] = task
+    figures: dict[str, Any] = {}
+    for role, some in tasks.items():
+        figures[role] = {"tasks": list(some), "intervals": {}, **dict.fromkeys(SHARES)}
+        _add_shares(figures[role], list(some.values()))
     return figures
 
 
-def paired(
-    first: list[Right], second: list[Right], head: str, *, resamples: int, seed: int = 0
-) -> tuple[float, tuple[float, float], float]:
-    """Whether one theft gets more than another from the same seeds and test images: SA of the first less the second's.
-
-    Args:
-        first, second: tables of each seed, as for `by_head`, of equal seeds in equal order.
-        head: of the accuracies.
-        resamples: of the test images, for both alike.
-        seed: of the resampling.
-
-    Returns:
-        The difference, a mean over seeds and tasks; its 95 % interval; and p of no difference, two-sided.
-    """
-    differences = []
-    for number, task in enumerate(sorted({place.split("/")[0] for place in first[0]})):
-        pairs = [
-            {"first": one[f"{task}/{head}/SA"], "second": other[f"{task}/{head}/SA"]}
-            for one, other in zip(first, second, strict=True)
-        ]
-        cloud = _clouds(pairs, ["first", "second"], resamples, np.random.default_rng((seed, number)))
-        differences.append(cloud["first"] - cloud["second"])
-    mean = np.mean(differences, axis=0)
-    error, freedom = _error(mean, len(first))
-    difference, half = float(mean[0]), float(student.ppf(0.975, freedom)) * error
-    p = float(2 * student.sf(abs(difference) / error, freedom)) if error else float(difference == 0)
-    return difference, (difference - half, difference + half), p
+def _add_shares(figures: dict[str, Any], tasks: Sequence[TaskEstimates]) -> None:
+    """Add those of `recovered` and `offered` that are known, with their intervals."""
+    for name, reference in SHARES.items():
+        known = share(tasks, reference)
+        if known is not None:
+            figures[name], figures["intervals"][name] = known
 
 
-def _clouds(seeds: list[Right], names: list[str], resamples: int, rng: np.random.Generator) -> Clouds:
-    """Of each name the accuracy: its mean over seeds, that of each seed, the mean in each resample."""
-    table_SNM = np.stack([[right[name] for name in names] for right in seeds]).astype(np.float32)
-    images, mean_NM = table_SNM.shape[2], table_SNM.mean(0)
-    draws = []
-    for _ in range(resamples):
-        counts = np.bincount(rng.integers(images, size=images), minlength=images).astype(np.float32)
-        draws.append(mean_NM @ counts / images)
-    by_seed_SN = table_SNM.mean(2, dtype=np.float64)
-    return dict(zip(names, np.vstack([by_seed_SN.mean(0), by_seed_SN, draws]).T, strict=True))
-
-
-def _error(cloud: NDArray[np.float64], seeds: int) -> tuple[float, float]:
-    """Standard error of a figure, over test images and over seeds where there are several, and its degrees of freedom.
-
-    Few seeds are few: resampling two or three of them finds differences where there are none, so the error is taken to
-    have Student's distribution, by Welch's and Satterthwaite's approximation for a sum of variances.
-    """
-    images, between = float(np.nanvar(cloud[1 + seeds :], ddof=1)), 0.0
-    if seeds > 1:
-        between = float(np.nanvar(cloud[1 : 1 + seeds], ddof=1)) / seeds
-    freedom = (seeds - 1) * ((images + between) / between) ** 2 if between else np.inf
-    return (images + between) ** 0.5, freedom
-
-
-def _interval(cloud: NDArray[np.float64], seeds: int) -> list[float]:
-    """95 %: quantiles over the resamples of one seed, else by the error."""
-    if seeds == 1:
-        return [float(bound) for bound in np.nanquantile(cloud[1 + seeds :], (0.025, 0.975))]
-    error, freedom = _error(cloud, seeds)
-    half = float(student.ppf(0.975, freedom)) * error
-    return [float(cloud[0]) - half, float(cloud[0]) + half]
-
-
-def _accuracy_interval(cloud: NDArray[np.float64], seeds: int) -> list[float]:
-    """As `_interval`, within what an accuracy can be."""
-    return [min(max(bound, 0.0), 1.0) for bound in _interval(cloud, seeds)]
-
-
-def _share(tasks: list[_Task], reference: str, seeds: int) -> tuple[float, list[float]] | None:
-    """(SA - C) / (reference - C), tasks summed above and below; and its interval.
-
-    None without a task, without a reference, if that is so close to C on the slice of train that a
-    share of the gap means nothing, or if it is not ahead on the test split.
-    """
-    if not tasks or any(reference not in task.clouds for task in tasks):
-        return None
-    if sum(task.gap(reference) for task in tasks) < RECOVERABLE * len(tasks):
-        return None
-    control = np.sum([task.clouds[task.control] for task in tasks], axis=0)
-    stolen = np.sum([task.clouds["SA"] for task in tasks], axis=0) - control
-    whole = np.sum([task.clouds[reference] for task in tasks], axis=0) - control
-    if whole[0] <= 0:
-        return None
-    gap = np.where(np.abs(whole) < 1e-9, np.nan, whole)
-    return float(stolen[0] / whole[0]), _interval(stolen / gap, seeds)
+def _add_honest_loss(figures: dict[str, Any], estimates: Mapping[str, TaskEstimates]) -> None:
+    """Add what the defense takes from honest users: the mean over tasks, and the worst task."""
+    losses: dict[str, Estimate] = {}
+    held: dict[str, float] = {}
+    for name, task in estimates.items():
+        losses[name] = task.estimates["TA_clean"] - task.estimates["TA"]
+        held[name] = task.held["TA_clean"] - task.held["TA"]
+    mean = Estimate.mean(list(losses.values()))
+    # The greatest of many test figures would be too great by chance.
+    worst = max(held, key=held.__getitem__)
+    figures["honest_loss"] = mean.point
+    figures["worst"] = {"task": worst, "honest_loss": losses[worst].point}
+    figures["intervals"]["honest_loss"] = mean.interval()

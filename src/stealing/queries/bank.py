@@ -1,44 +1,40 @@
-"""The bank: answers copied out of the ledger into files that are written once and read as memory maps.
+"""The bank: answers in, the same answers out, in files that are read as memory maps.
 
-It is a cache: what it lacks is copied again, so deleting it loses nothing. A shard is two files, sorted digests and
-their features, and is there from the moment that the index names it.
+The bank is a cache of the ledger: what it lacks is copied again, so deleting it loses nothing. A
+shard is two files and exists from the moment that the index names it. The index holds a checksum
+of itself and of each file of digests, and that file holds a checksum of each row. All are compared
+on reading; of the rows, those that are read. A damaged shard is dropped, and its answers are copied
+from the ledger again.
 
-Shape letters: B images, N rows of a shard, D feature width.
+Shape letters: B images, M of them that are here, N rows of a shard, D feature width.
 """
 
-import json
-import os
+import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from mmap import MADV_DONTNEED, mmap
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stealing.artefacts import claim, write_whole
+from stealing.artefacts import claim, write_sealed
+from stealing.errors import DamageError
+from stealing.queries.shards import (
+    DIGEST,
+    DamagedShard,
+    OpenShard,
+    Shard,
+    gather_rows,
+    join_shards,
+    open_shard,
+    read_index,
+    shard_in_memory,
+)
 
-DIGEST = np.dtype("S16")
-BLOCK = 512
-"""Rows that are looked up at a time: each brings the pages around it into memory."""
-
-LARGE = 2**24
-"""Bytes of a shard from which on pages that were read are let go at once, so that memory does not fill with them."""
-
-Features = NDArray[Any]
-
-
-@dataclass(frozen=True)
-class Shard:
-    """What the index says of one: its files' name, N, D and the type of its numbers."""
-
-    name: str
-    rows: int
-    width: int
-    precision: str
+PRECISION = np.dtype(np.float32)
+"""Type of the numbers that are returned."""
 
 
 class Bank:
@@ -46,111 +42,134 @@ class Bank:
 
     Args:
         folder: its shards.
-        identity: of the ledger that they are copied from; those of another are passed over.
+        identity: of the ledger that they are copied from; shards of another ledger do not count.
     """
 
     def __init__(self, folder: Path, identity: str) -> None:
-        self.folder, self.identity = folder, identity
+        self.folder = folder
+        self.identity = identity
+        self._shards = list[OpenShard]()
+        self._reported = set[str]()
         self._open()
 
     def has(self, digests: Sequence[bytes]) -> NDArray[np.bool_]:
-        """For each of B images, whether its answer is here."""
-        return self._find(digests)[0] >= 0
+        """Return for each of B images whether its answer is here."""
+        shards_B, _ = self._locate(digests)
+        return shards_B >= 0
 
     def read(self, digests: Sequence[bytes]) -> Tensor:
-        """Answers (B, D), float32, in the order asked for; all must be here."""
-        return torch.from_numpy(_gathered(self._features, *self._find(digests), np.dtype(np.float32)))
+        """Return answers (B, D), float32, in the order asked for; all must be here.
+
+        Raises:
+            DamageError: one is not as it was written.
+        """
+        shards_B, rows_B = self._locate(digests)
+        return torch.from_numpy(gather_rows(self._shards, shards_B, rows_B, PRECISION))
+
+    def find(self, digests: Sequence[bytes]) -> tuple[Tensor, NDArray[np.bool_]]:
+        """Return the answers (M, D), float32, that are here, and for which of B images, (B,).
+
+        A damaged shard is dropped and reported.
+        """
+        while True:
+            shards_B, rows_B = self._locate(digests)
+            is_here = shards_B >= 0
+            if not is_here.any():
+                return torch.empty(0, 0), is_here
+            try:
+                answers = gather_rows(self._shards, shards_B[is_here], rows_B[is_here], PRECISION)
+            except DamagedShard as damage:
+                with claim(self.folder, patient=True):
+                    self._drop(damage)
+            else:
+                return torch.from_numpy(answers), is_here
 
     def add(self, digests: Sequence[bytes], features_BD: Tensor) -> None:
-        """Write answers as a new shard, but those that another process wrote meanwhile.
+        """Write answers as a new shard, except those that another process wrote meanwhile.
 
-        A shard that is no larger than all after it becomes one with them: so N images lie in log N shards, and were
-        each written log N times.
+        A shard that is no larger than all after it is joined with them. So N images are in log N
+        shards, and each is written log N times.
         """
         with claim(self.folder, patient=True):
-            self._open()
-            new = ~self.has(digests)
-            if not new.any():
+            self._open()  # another process may have written since
+            is_new = ~self.has(digests)
+            if not is_new.any():
                 return
-            keys = [*self._keys, np.frombuffer(b"".join(digests), DIGEST)[new]]
-            features = [*self._features, features_BD.numpy()[new]]
-            after = np.cumsum([len(rows) for rows in keys[::-1]])[::-1]
-            first = next(
-                place for place, rows in enumerate(keys) if 2 * len(rows) <= after[place] or len(keys) == place + 1
-            )
-            self._publish([*self._shards[:first], self._write(keys[first:], features[first:])])
+            new_digests = np.frombuffer(b"".join(digests), DIGEST)[is_new]
+            added = shard_in_memory(new_digests, features_BD.numpy()[is_new])
+            while True:
+                parts = [*self._shards, added]
+                first = _first_to_join(parts)
+                try:
+                    joined = join_shards(self.folder, parts[first:])
+                    break
+                except DamagedShard as damage:
+                    # damaged rows must not be written again under checksums that fit them
+                    self._drop(damage)
+            self._publish([*(part.shard for part in self._shards[:first]), joined])
             self._open()
-            kept = {self._path(shard, kind) for shard in self._shards for kind in ("digests", "features")}
-            for path in self.folder.iterdir():
-                if path.suffix in (".digests", ".features") and path not in kept:
-                    path.unlink()
 
     def _open(self) -> None:
-        """Read the index; one that is damaged, of another ledger, or names files that are not whole, is no index."""
-        self._shards, self._keys, self._features = list[Shard](), list[NDArray[np.bytes_]](), list[Features]()
+        """Open the shards that the index names, except damaged ones."""
+        self._shards = []
         try:
-            index = json.loads((self.folder / "index.json").read_text())
-            shards = [Shard(**shard) for shard in index["shards"]] if index["ledger"] == self.identity else []
-            keys = [np.fromfile(self._path(shard, "digests"), DIGEST) for shard in shards]
-            features = [
-                np.memmap(self._path(shard, "features"), shard.precision, "r", shape=(shard.rows, shard.width))
-                for shard in shards
-            ]
-        except (OSError, ValueError, KeyError, TypeError):
-            return
-        if all(len(rows) == shard.rows for rows, shard in zip(keys, shards, strict=True)):
-            self._shards, self._keys, self._features = shards, keys, list(features)
+            shards = read_index(self.folder, self.identity)
+        except DamageError as damage:
+            self._report(damage)
+            shards = []
+        for shard in shards:
+            try:
+                self._shards.append(open_shard(self.folder, shard))
+            except DamagedShard as damage:
+                self._report(damage)
+            except FileNotFoundError:  # another process has just joined it with others
+                continue
 
-    def _find(self, digests: Sequence[bytes]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Shard of each digest, or -1, and its row there."""
+    def _drop(self, damage: DamagedShard) -> None:
+        """Take a shard out of the index; the caller has claimed the folder."""
+        self._report(damage)
+        self._open()
+        self._shards = [part for part in self._shards if part.shard.name != damage.name]
+        self._publish([part.shard for part in self._shards])
+
+    def _report(self, damage: DamageError) -> None:
+        """Print what is damaged, once: a damaged file is opened again before it is replaced."""
+        text = str(damage)
+        if text not in self._reported:
+            self._reported.add(text)
+            line = f"{text.rstrip('.')}: its answers are copied again."
+            print(line, file=sys.stderr, flush=True)
+
+    def _locate(self, digests: Sequence[bytes]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the shard of each digest, or -1, and its row there, both (B,)."""
         wanted = np.frombuffer(b"".join(digests), DIGEST)
-        shards, rows = np.full(len(wanted), -1), np.zeros(len(wanted), np.int64)
-        for number, keys in enumerate(self._keys):
-            places = np.searchsorted(keys, wanted).clip(max=len(keys) - 1)
-            here = keys[places] == wanted
-            shards[here], rows[here] = number, places[here]
-        return shards, rows
-
-    def _write(self, keys: list[NDArray[np.bytes_]], features: list[Features]) -> Shard:
-        """Write the files of one shard with all these rows, flushed, which no index names yet."""
-        joined, name = np.concatenate(keys), os.urandom(8).hex()
-        order = np.argsort(joined)
-        numbers = np.repeat(np.arange(len(keys)), [len(rows) for rows in keys])[order]
-        rows = np.concatenate([np.arange(len(rows)) for rows in keys])[order]
-        precision = np.result_type(*(part.dtype for part in features))
-        with (self.folder / f"{name}.digests").open("wb") as file:
-            _flushed(file, joined[order].tobytes())
-        with (self.folder / f"{name}.features").open("wb") as file:
-            for start in range(0, len(rows), BLOCK):
-                block = slice(start, start + BLOCK)
-                file.write(_gathered(features, numbers[block], rows[block], precision).tobytes())
-            _flushed(file, b"")
-        return Shard(name, len(rows), features[-1].shape[1], str(precision))
+        shards_B = np.full(len(wanted), -1)
+        rows_B = np.zeros(len(wanted), np.int64)
+        for number, part in enumerate(self._shards):
+            rows = np.searchsorted(part.digests, wanted).clip(max=len(part.digests) - 1)
+            is_here = part.digests[rows] == wanted
+            shards_B[is_here] = number
+            rows_B[is_here] = rows[is_here]
+        return shards_B, rows_B
 
     def _publish(self, shards: list[Shard]) -> None:
+        """Write the index, and remove the files that it does not name."""
         index = {"ledger": self.identity, "shards": [asdict(shard) for shard in shards]}
-        write_whole(self.folder / "index.json", json.dumps(index, indent=1).encode())
-
-    def _path(self, shard: Shard, kind: str) -> Path:
-        return self.folder / f"{shard.name}.{kind}"
-
-
-def _gathered(
-    features: list[Features], shards: NDArray[np.int64], rows: NDArray[np.int64], precision: np.dtype[Any]
-) -> Features:
-    """One row of one shard for each of B places, (B, D)."""
-    out = np.empty((len(rows), features[0].shape[1]), precision)
-    for start in range(0, len(rows), BLOCK):
-        block = slice(start, start + BLOCK)
-        for number in np.unique(shards[block]):
-            of_it, shard = shards[block] == number, features[number]
-            out[block][of_it] = shard[rows[block][of_it]]
-            if shard.nbytes > LARGE and isinstance(shard.base, mmap):
-                shard.base.madvise(MADV_DONTNEED)  # what was read stays in the system's cache of the file
-    return out
+        # the index first: it must never name a file that is gone
+        write_sealed(self.folder / "index.json", index)
+        in_index = set[Path]()
+        for shard in shards:
+            in_index.add(shard.path(self.folder, "digests"))
+            in_index.add(shard.path(self.folder, "features"))
+        for path in self.folder.iterdir():
+            if path.suffix in (".digests", ".features") and path not in in_index:
+                path.unlink()
 
 
-def _flushed(file: Any, content: bytes) -> None:
-    file.write(content)
-    file.flush()
-    os.fsync(file.fileno())
+def _first_to_join(parts: list[OpenShard]) -> int:
+    """Return the first shard that is no larger than all after it; the last if there is none."""
+    counts = [len(part.digests) for part in parts]
+    for place, count in enumerate(counts[:-1]):
+        if count <= sum(counts[place + 1 :]):
+            return place
+    return len(counts) - 1

@@ -7,14 +7,23 @@ from torch import Tensor
 
 from stealing.data.images import Images
 
+BLOCK = 1000
+"""Images in memory at a time."""
+
 
 def digests(images_uint8: Tensor) -> list[bytes]:
-    """16 bytes an image, of its shape and pixels: equal images, and no others, have equal digests."""
+    """Return 16 bytes an image, a hash of shape and pixels: equal for equal images alone."""
     shape = str(tuple(images_uint8.shape[1:])).encode()
-    return [hashlib.blake2b(shape + row.tobytes(), digest_size=16).digest() for row in images_uint8.cpu().numpy()]
+    hashes = list[bytes]()
+    for pixels in images_uint8.cpu().numpy():
+        hashes.append(hashlib.blake2b(shape + pixels.tobytes(), digest_size=16).digest())
+    return hashes
 
 
 def digests_of(images: Images) -> list[bytes]:
-    """The digests of a whole list, read block by block."""
-    blocks = np.array_split(np.arange(len(images)), max(1, len(images) // 1000))
-    return [digest for block in blocks for digest in digests(images.batch(block))]
+    """Return the digests of a whole list of images, read block by block."""
+    blocks = np.array_split(np.arange(len(images)), max(1, len(images) // BLOCK))
+    hashes = list[bytes]()
+    for block in blocks:
+        hashes += digests(images.batch(block))
+    return hashes

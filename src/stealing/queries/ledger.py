@@ -1,46 +1,55 @@
-"""The ledger: every image that was sent and every answer that came back, durable before anything goes on.
+"""The ledger: what was sent and what came back, on the disk before anything goes on.
 
-One transaction reserves images and counts them, the request runs outside, one transaction stores its answers. What a
-crash leaves between the two is *in doubt*: it stays counted, and whoever meets it sends it again under the same
-idempotency key, or gives it up.
+A query is counted in three steps. `reserve` counts the images of a request, in one transaction.
+The request is sent outside of any transaction. `store` writes its answers, in one transaction.
+If a process dies between the two, the request is *in doubt*: it stays counted, because the service
+may have served and billed it. The next process that wants its images sends it again under the same
+idempotency key (`adopt`), or gives it up (`forfeit`).
+
+The statements are in `sources`, `totals`, `requests` and `answers`. Each method here is one
+transaction of them, or one question.
 
 Shape letters: B images, D feature width.
 """
 
-import sqlite3
+import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from stealing.errors import BudgetExceeded, LedgerError
-from stealing.queries.database import Execute, connect
+from stealing.errors import LedgerError
+from stealing.numbers import check_number
+from stealing.queries import requests, sources, totals
+from stealing.queries.answers import (
+    check_consistency,
+    intact_vectors,
+    read_memory,
+    write_answers,
+    write_memory,
+)
+from stealing.queries.database import connect
 from stealing.queries.pace import Pace
-from stealing.queries.tables import (
+from stealing.queries.schema import (
     SCHEMA,
     VERSION,
     Purpose,
     Reservation,
     Settle,
     Source,
-    agree,
-    charge,
-    checksum,
-    count,
+    Terms,
     marks,
-    recall,
-    remember,
 )
 
 PAGE = 500
-"""Rows a statement."""
+"""Images named in one statement, which may have only so many parameters."""
 
 
 class Ledger:
-    """Reservations, answers and budgets behind one connection; used by one thread at a time.
+    """Reservations, answers and totals behind one connection; used by one thread at a time.
 
     Args:
         place: a file, or the URL of a PostgreSQL server.
@@ -50,144 +59,203 @@ class Ledger:
     """
 
     def __init__(self, place: str) -> None:
-        self.place, self.database = place, connect(place, SCHEMA)
+        self.place = place
+        self.database = connect(place, SCHEMA)
+        # in one transaction: if two processes make a ledger, one of them gives it its identity
         with self.database.transaction() as execute:
             if not execute("SELECT identity FROM about"):
                 execute("INSERT INTO about VALUES (?, ?)", (uuid.uuid4().hex, VERSION))
         [(self.identity, version)] = self.database.read("SELECT identity, version FROM about")
         if version != VERSION:
-            raise LedgerError(f"The ledger {place} has tables of version {version}, this code {VERSION}: give another.")
+            raise LedgerError(
+                f"The ledger {place} has tables of version {version}, this code {VERSION}: "
+                "give another."
+            )
+
+    def close(self) -> None:
+        """Close the database; requests of this process that are still open are in doubt."""
+        self.database.close()
+
+    def check_unchanged(self) -> None:
+        """Refuse to spend by a ledger that was deleted, moved or replaced since it was opened.
+
+        Raises:
+            LedgerError: it was.
+        """
+        self.database.check_place()
+        # another ledger may have been written into the same file
+        if self.database.read("SELECT identity FROM about") != [(self.identity,)]:
+            raise LedgerError(
+                f"The ledger {self.place} was replaced while it was in use: restore it from a copy."
+            )
 
     def source(self, target: str, defense: str, account: str, codec: str, size: int) -> Source:
-        """The source under this key, made where it is new.
+        """Return the source under this key; add it if it is new.
 
         Raises:
             LedgerError: it is known with images of another size.
         """
-        key = (target, defense, account, codec)
         with self.database.transaction() as execute:
-            made = "INSERT INTO sources (target, defense, account, codec, size) VALUES (?, ?, ?, ?, ?) "
-            execute(made + "ON CONFLICT DO NOTHING", (*key, size))
-            found = "SELECT id, size FROM sources WHERE target = ? AND defense = ? AND account = ? AND codec = ?"
-            [(number, known)] = execute(found, key)
-        if known != size:
-            raise LedgerError(f"{target} was asked about images of {known} pixels before: set data.size={known}.")
+            key = (target, defense, account, codec)
+            number, known_size = sources.find_or_add(execute, key, size)
+        if known_size != size:
+            raise LedgerError(
+                f"{target} was asked about images of {known_size} pixels before: "
+                f"set data.size={known_size}."
+            )
         return Source(number, target, size)
 
-    def allow(self, target: str, purpose: Purpose, total: int | None) -> None:
-        """Set the most images that may ever be sent to this target for this purpose; None for no such limit.
+    def was_asked(self, target: str) -> bool:
+        """Return True if this target was ever asked."""
+        return sources.has_target(self.database.read, target)
+
+    def rename(self, old: str, new: str) -> None:
+        """Give everything of one target the name of another, which the ledger does not know.
 
         Raises:
+            LedgerError: the old name is unknown, or the new one is known.
+        """
+        if not self.was_asked(old) or self.was_asked(new):
+            raise LedgerError(
+                f"{self.place} must know {old} and not {new}: see python -m stealing.queries show."
+            )
+        with self.database.transaction() as execute:
+            sources.rename_target(execute, old, new)
+
+    def allow(self, target: str, purpose: Purpose, total: int | None) -> None:
+        """Set, raise or lift the most images that all runs may send to a target.
+
+        None means no limit. Only a person does this, by `python -m stealing.queries allow`; runs
+        call `restrict`.
+
+        Raises:
+            ConfigError: `total` is not a count.
             BudgetExceeded: more were sent already.
         """
-        try:
-            with self.database.transaction() as execute:
-                execute(
-                    "INSERT INTO budgets (target, purpose, total) VALUES (?, ?, ?) "
-                    "ON CONFLICT (target, purpose) DO UPDATE SET total = excluded.total",
-                    (target, purpose, total),
-                )
-        except sqlite3.IntegrityError:
-            spent = self.spent(target, purpose)
-            raise BudgetExceeded(
-                f"{spent} images were sent for {purpose} already and {total} are allowed in all: raise the total."
-            ) from None
+        with self.database.transaction() as execute:
+            totals.set_total(execute, target, purpose, total, may_raise=True)
+
+    def restrict(self, target: str, purpose: Purpose, total: int | None) -> None:
+        """Set that limit if there is none or a higher one; None changes nothing.
+
+        Raises:
+            ConfigError: `total` is not a count.
+            BudgetExceeded: more were sent already.
+        """
+        with self.database.transaction() as execute:
+            totals.set_total(execute, target, purpose, total, may_raise=False)
 
     def spent(self, target: str, purpose: Purpose) -> int:
-        """Images that were ever counted against this target for this purpose."""
-        rows = self.database.read("SELECT spent FROM budgets WHERE target = ? AND purpose = ?", (target, purpose))
-        return int(rows[0][0]) if rows else 0
+        """Return how many images were ever counted for this target and this purpose."""
+        return totals.read_spent(self.database.read, target, purpose)
 
     def left(self, target: str, purpose: Purpose) -> float:
-        """Images that may still be sent."""
-        sql = "SELECT total - spent FROM budgets WHERE target = ? AND purpose = ? AND total IS NOT NULL"
-        rows = self.database.read(sql, (target, purpose))
-        return int(rows[0][0]) if rows else float("inf")
+        """Return how many images may still be sent; infinity if there is no limit."""
+        return totals.read_left(self.database.read, target, purpose)
 
     def in_doubt(self, target: str, purpose: Purpose) -> int:
-        """Images counted for this purpose, and neither answered, given up nor being asked about."""
-        sql = (
-            "SELECT requests.owner, requests.lease, count(*) FROM queries "
-            "JOIN requests ON requests.id = queries.request JOIN sources ON sources.id = queries.source "
-            "WHERE sources.target = ? AND queries.purpose = ? AND queries.state = 'reserved' "
-            "GROUP BY requests.owner, requests.lease"
-        )
+        """Return how many images are counted and neither answered, given up nor waited for."""
         now = self.database.now()
-        rows = self.database.read(sql, (target, purpose))
-        return sum(images for owner, lease, images in rows if lease < now or not self.database.lives(owner))
+        total = 0
+        for owner, lease, images in requests.count_reserved(self.database.read, target, purpose):
+            if self._is_abandoned(owner, lease, now):
+                total += images
+        return total
 
-    def states(self, source: Source, digests: Sequence[bytes], repeat: int) -> dict[bytes, tuple[str, int]]:
-        """State and request of each of these images that the ledger knows."""
-        sql = "SELECT digest, state, request FROM queries WHERE source = ? AND repeat = ? AND digest IN ({})"
-        return {row[0]: (row[1], row[2]) for row in self._among(sql, (source.id, repeat), digests)}
+    def states(
+        self, source: Source, digests: Sequence[bytes], repeat: int
+    ) -> dict[bytes, tuple[str, int]]:
+        """Return state (reserved, stored or failed) and request of each image that is known."""
+        sql = (
+            "SELECT digest, state, request FROM queries "
+            "WHERE source = ? AND repeat = ? AND digest IN ({})"
+        )
+        rows = self._read_pages(sql, (source.id, repeat), digests)
+        return {digest: (state, request) for digest, state, request in rows}
 
     def reserve(
         self,
         source: Source,
         batches: Sequence[tuple[list[bytes], Tensor]],
+        terms: Terms,
         *,
-        purpose: Purpose,
-        view: str,
-        repeat: int,
-        price: float,
         lease: float,
         pace: Pace,
     ) -> list[Reservation]:
-        """Count the images of these batches, each to be one request; those that another process counted are left out.
+        """Count images, one request a batch; leave out those that are counted already.
+
+        Args:
+            source: of the answers.
+            batches: digests and images, uint8 (B, 3, size, size).
+            terms: what is written beside each image.
+            lease: seconds after the request's start until another process may adopt it.
+            pace: how fast the target may be asked.
 
         Raises:
             BudgetExceeded: they do not fit what is left; none of them is counted.
+            ConfigError: the price is not an amount.
+            LedgerError: the ledger is no longer where it was opened.
         """
-        made, now = list[Reservation](), self.database.now()
-        try:
-            with self.database.transaction() as execute:
-                for digests, images in batches:
-                    sql = (
-                        "SELECT digest FROM queries WHERE source = ? AND repeat = ? AND state <> 'failed' "
-                        f"AND digest IN ({marks(digests)})"
-                    )
-                    taken = {row[0] for row in execute(sql, (source.id, repeat, *digests))}
-                    free = [place for place, digest in enumerate(digests) if digest not in taken]
-                    if not free:
-                        continue
-                    names, pixels = [digests[place] for place in free], images[free]
-                    start, idempotency = pace.book(execute, source.target, len(free), now), uuid.uuid4().hex
-                    [(request,)] = execute(
-                        "INSERT INTO requests (source, idempotency, owner, lease, images) VALUES (?, ?, ?, ?, ?) "
-                        "RETURNING id",
-                        (source.id, idempotency, self.database.owner, start + lease, pixels.numpy().tobytes()),
-                    )
-                    count(execute, source, names, (repeat, view, purpose, "reserved", request, 1, price))
-                    made.append(Reservation(request, idempotency, names, pixels, start))
-                charge(execute, source.target, purpose, sum(len(each.digests) for each in made))
-        except sqlite3.IntegrityError:
-            wanted, left = sum(len(each.digests) for each in made), self.left(source.target, purpose)
-            raise BudgetExceeded(
-                f"{wanted} images were to be sent for {purpose} and {left:.0f} are left to all runs together."
-            ) from None
-        return made
-
-    def adopt(self, source: Source, requests: set[int], lease: float) -> list[Reservation]:
-        """Those of these requests that are in doubt, now reserved by this process under their old keys."""
-        adopted = []
-        for request in sorted(requests):
-            sql = "SELECT owner, lease FROM requests WHERE id = ? AND images IS NOT NULL"
-            for owner, until in self.database.read(sql, (request,)):
-                now = self.database.now()
-                if until >= now and self.database.lives(owner):
+        check_number("budget.price", terms.price)
+        self.check_unchanged()
+        now = self.database.now()
+        monotonic = time.monotonic()
+        reservations = list[Reservation]()
+        charged = 0
+        with self.database.transaction() as execute:
+            for digests, images in batches:
+                free = requests.find_unreserved(execute, source, digests, terms.repeat)
+                if not free:
                     continue
-                with self.database.transaction() as execute:
-                    rows = execute(
-                        "UPDATE requests SET owner = ?, lease = ? WHERE id = ? AND owner = ? AND lease = ? "
-                        "AND images IS NOT NULL RETURNING idempotency, images",
-                        (self.database.owner, now + lease, request, owner, until),
-                    )
-                    names = execute("SELECT digest FROM queries WHERE request = ? ORDER BY id", (request,))
-                for idempotency, pixels in rows:
-                    images = torch.frombuffer(bytearray(pixels), dtype=torch.uint8)
-                    images = images.view(-1, 3, source.size, source.size)
-                    adopted.append(Reservation(request, idempotency, [name for (name,) in names], images, now))
+                # counted before it is sent: a crash in between leaves it in doubt, not uncounted
+                free_digests = [digests[place] for place in free]
+                free_images = images[free]
+                start = pace.book(execute, source.target, len(free), now)
+                request, idempotency = requests.write_request(
+                    execute, source, free_images, self.database.owner, start + lease
+                )
+                requests.write_reserved(execute, source, free_digests, request, terms)
+                # `start` is by the database's clock, which machines share; `due` is by our own
+                due = monotonic + (start - now)
+                made = Reservation(request, idempotency, free_digests, free_images, due)
+                reservations.append(made)
+                charged += len(free)
+            # an error here undoes everything above
+            totals.charge(execute, source.target, terms.purpose, charged)
+        return reservations
+
+    def renew(self, reservations: Collection[Reservation], lease: float) -> None:
+        """Extend leases of requests that this process still waits for, to `lease` from now."""
+        until = self.database.now() + lease
+        numbers = [reservation.request for reservation in reservations]
+        with self.database.transaction() as execute:
+            requests.extend_leases(execute, numbers, self.database.owner, until)
+
+    def adopt(self, source: Source, numbers: set[int], lease: float) -> list[Reservation]:
+        """Take over the requests among these that are in doubt, under their old keys."""
+        if numbers:
+            self.check_unchanged()
+        adopted = list[Reservation]()
+        for number in sorted(numbers):
+            reservation = self._adopt(source, number, lease)
+            if reservation is not None:
+                adopted.append(reservation)
         return adopted
+
+    def _adopt(self, source: Source, number: int, lease: float) -> Reservation | None:
+        former = requests.read_lease(self.database.read, number)
+        now = self.database.now()
+        if former is None or not self._is_abandoned(*former, now):
+            return None
+        with self.database.transaction() as execute:
+            request = requests.take_over(execute, number, former, self.database.owner, now + lease)
+        if request is None:
+            return None
+        idempotency, pixels, digests = request
+        images = torch.frombuffer(bytearray(pixels), dtype=torch.uint8)
+        images = images.view(-1, 3, source.size, source.size)
+        due = time.monotonic()  # it has waited for its turn before it was first sent
+        return Reservation(number, idempotency, digests, images, due, resent=True)
 
     def store(
         self,
@@ -196,96 +264,82 @@ class Ledger:
         version: str | None,
         settle: Settle | None = None,
     ) -> dict[int, Tensor]:
-        """Keep the answers (B, D) of these requests; one that another process adopted meanwhile is left to it.
+        """Write answers (B, D), except to requests that another process adopted.
 
         Args:
             source: of the answers.
-            answered: requests with what the target said.
+            answered: requests with what the target computed.
             version: of the target.
-            settle: the last word of a target that remembers accounts; what it remembers is written with the answers.
+            settle: what decides the answers of a stateful target; the account's state after it is
+                written in the same transaction.
 
         Returns:
-            By request, the answers that were kept.
+            The answers that were written, by request.
 
         Raises:
-            TargetError: of another width or version than those before; they are not kept.
-            Refused: by `settle`; nothing is kept or remembered.
+            TargetError: they are of another width or version than those before; none is written.
+            Refused, NotServed: by `settle`; no answer and no state is written.
         """
-        now, stored = self.database.now(), dict[int, Tensor]()
+        now = self.database.now()
+        stored = dict[int, Tensor]()
         with self.database.transaction() as execute:
             for reservation, features_BD in answered:
-                if not self._end(execute, reservation):
-                    continue
+                if not requests.close_request(execute, reservation.request, self.database.owner):
+                    continue  # another process adopted it, and stores its own answer
+                # in this transaction: no crash comes between an answer and the state after it
                 if settle is not None:
-                    features_BD, memory = settle(features_BD, reservation, recall(execute, source))
-                    remember(execute, source, memory)
-                agree(execute, source, features_BD.shape[1], version)
-                kept = features_BD if features_BD.dtype == torch.float16 else features_BD.float()
-                precision = str(kept.dtype).removeprefix("torch.")
-                rows = [row.tobytes() for row in kept.contiguous().numpy()]
-                values = [
-                    value
-                    for digest, row in zip(reservation.digests, rows, strict=True)
-                    for value in (digest, row, checksum(row))
-                ]
-                execute(
-                    "UPDATE queries SET state = 'stored', precision = ?, stored = ?, answer = new.column2, "
-                    f"checksum = new.column3 FROM (VALUES {', '.join(['(?, ?, ?)'] * len(rows))}) AS new "
-                    "WHERE queries.source = ? AND queries.digest = new.column1 AND queries.request = ?",
-                    (precision, now, *values, source.id, reservation.request),
-                )
+                    memory = read_memory(execute, source)
+                    features_BD, memory_after = settle(features_BD, reservation, memory)
+                    write_memory(execute, source, memory_after)
+                check_consistency(execute, source, features_BD.shape[1], version)
+                write_answers(execute, source, reservation, features_BD, now)
                 stored[reservation.request] = features_BD
         return stored
 
-    def doubt(self, reservation: Reservation) -> None:
-        """End the lease of a request that may have been answered or not: the next who wants it sends it again."""
+    def mark_in_doubt(self, reservation: Reservation) -> None:
+        """End the lease of a request that may have been served; any process may now adopt it."""
         with self.database.transaction() as execute:
-            sql, mine = "UPDATE requests SET lease = 0 WHERE id = ? AND owner = ?", self.database.owner
-            execute(sql, (reservation.request, mine))
+            requests.end_lease(execute, reservation.request, self.database.owner)
 
     def release(self, source: Source, reservation: Reservation, purpose: Purpose) -> None:
         """Take back the count of a request that was surely not served."""
         with self.database.transaction() as execute:
-            if not self._end(execute, reservation):
-                return
-            each = "UPDATE queries SET state = 'failed', cost = cost - cost / charged, charged = charged - 1 "
-            execute(each + "WHERE request = ?", (reservation.request,))
-            execute("DELETE FROM queries WHERE request = ? AND charged = 0", (reservation.request,))
-            charge(execute, source.target, purpose, -len(reservation.digests))
+            if requests.close_request(execute, reservation.request, self.database.owner):
+                requests.take_back(execute, reservation.request)
+                totals.charge(execute, source.target, purpose, -len(reservation.digests))
 
     def forfeit(self, reservation: Reservation) -> None:
-        """Give up a request in doubt: it stays counted, and its images are free to be asked about anew."""
+        """Give up a request in doubt: it stays counted, and its images may be asked about anew."""
         with self.database.transaction() as execute:
-            if self._end(execute, reservation):
-                execute("UPDATE queries SET state = 'failed' WHERE request = ?", (reservation.request,))
+            if requests.close_request(execute, reservation.request, self.database.owner):
+                requests.give_up(execute, reservation.request)
 
     def read(self, source: Source, digests: Sequence[bytes], repeat: int) -> Tensor:
-        """Answers (B, D), in the order asked for, in the precision received; all must be stored.
+        """Return stored answers (B, D), in the order asked for, in the precision received.
 
         Raises:
-            LedgerError: one is not as it was stored.
+            LedgerError: an answer is absent, or is not as it was stored.
         """
         sql = (
-            "SELECT digest, precision, answer, checksum FROM queries WHERE source = ? AND repeat = ? "
-            "AND state = 'stored' AND digest IN ({})"
+            "SELECT digest, precision, answer, checksum FROM queries "
+            "WHERE source = ? AND repeat = ? AND state = 'stored' AND digest IN ({})"
         )
-        found = dict[bytes, np.ndarray[Any, Any]]()
-        for digest, precision, answer, kept in self._among(sql, (source.id, repeat), digests):
-            if checksum(answer) != bytes(kept):
-                raise LedgerError(f"An answer in {self.place} is damaged: restore the ledger from a copy.")
-            found[bytes(digest)] = np.frombuffer(answer, np.dtype(precision))
-        return torch.from_numpy(np.stack([found[digest] for digest in digests]))
+        vectors = intact_vectors(self._read_pages(sql, (source.id, repeat), digests))
+        widths = {len(vector) for vector in vectors.values()}
+        if not vectors.keys() >= set(digests) or len(widths) > 1:
+            raise LedgerError(
+                f"An answer in {self.place} is damaged or absent: restore the ledger from a copy."
+            )
+        return torch.from_numpy(np.stack([vectors[digest] for digest in digests]))
 
-    def close(self) -> None:
-        """Let go of it; requests of this process that are still open are in doubt."""
-        self.database.close()
+    def _is_abandoned(self, owner: str, lease: float, now: float) -> bool:
+        """Return True if the lease of a request is over or its owner is gone."""
+        return lease < now or not self.database.is_alive(owner)
 
-    def _end(self, execute: Execute, reservation: Reservation) -> bool:
-        """Close a request; False where another process adopted it meanwhile."""
-        sql = "UPDATE requests SET images = NULL WHERE id = ? AND owner = ? AND images IS NOT NULL RETURNING id"
-        return bool(execute(sql, (reservation.request, self.database.owner)))
-
-    def _among(self, sql: str, before: tuple[object, ...], digests: Sequence[bytes]) -> Iterator[tuple[Any, ...]]:
+    def _read_pages(
+        self, sql: str, before: tuple[object, ...], digests: Sequence[bytes]
+    ) -> Iterator[tuple[Any, ...]]:
+        """Yield the rows of a statement about images; its `{}` becomes marks of their digests."""
         for start in range(0, len(digests), PAGE):
             page = digests[start : start + PAGE]
             yield from self.database.read(sql.format(marks(page)), (*before, *page))

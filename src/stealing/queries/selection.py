@@ -8,7 +8,10 @@ from stealing.queries.digests import digests_of
 
 
 def select(candidates: Images, count: int, seed: int, excluded: set[bytes]) -> Images:
-    """`count` distinct images at random; a smaller count is a prefix of a larger one under the same seed.
+    """Choose `count` distinct images at random.
+
+    With the same seed, a smaller count gives a prefix of a larger one: a sweep over budgets pays
+    for the largest alone.
 
     Args:
         candidates: what the attacker holds; labels are not looked at.
@@ -20,17 +23,18 @@ def select(candidates: Images, count: int, seed: int, excluded: set[bytes]) -> I
         DataError: fewer than `count` distinct images remain.
     """
     order = np.random.default_rng(seed).permutation(len(candidates))
-    shuffled, seen = candidates.part(order), set(excluded)
-    chosen: list[int] = []
+    shuffled = candidates.part(order)
+    seen = set(excluded)
+    places: list[int] = []
     for place, digest in enumerate(digests_of(shuffled)):
-        if len(chosen) == count:
+        if len(places) == count:
             break
         if digest not in seen:
             seen.add(digest)
-            chosen.append(place)
-    if len(chosen) < count:
+            places.append(place)
+    if len(places) < count:
         raise DataError(
-            f"The budget is {count} images and {candidates.name} has {len(chosen)} distinct ones that are in no task: "
-            "choose a smaller budget= or more query images."
+            f"The budget is {count} images and {candidates.name} has {len(places)} distinct ones "
+            "that are in no task: choose a smaller budget= or more query images."
         )
-    return shuffled.part(np.array(chosen, np.int64))
+    return shuffled.part(np.array(places, np.int64))

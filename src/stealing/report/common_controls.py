@@ -1,95 +1,99 @@
-"""Stored results held against common controls: results of one attack and scene in; the same with other shares out."""
+"""Common controls: attacks that are compared in; the same, with shares beyond one control, out.
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Self
+`stealing.report.stored_cells` does the same for stored results, without the answers to each image.
+
+A plan that asks several times about fewer images has weaker controls of its own, and would look
+better by them. But that attacker could have trained without answers on as many images as any
+other. So attacks of one kind, budget and seed are measured against the controls of the one that
+asked about most images. Controls of another attack are trained as long as that attack: they measure
+only it.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any
 
 from stealing.errors import DataError
-from stealing.evaluation.statistics import control_accuracy
+from stealing.evaluation.protocol import CONTROLS
+from stealing.evaluation.statistics import group_by_head, overall, summarise
+from stealing.report.run_files import RESAMPLES, FinishedRun
+
+NO_TASK = "A frontier needs a task on which the target beats all controls: add one to data.tasks."
+"""What is wrong with results that have no share."""
+
+Seeds = dict[int, FinishedRun]
+"""Runs of one group, by seed."""
 
 
-def check_scene(results: list[dict[str, Any]], head: str) -> None:
+def use_common_controls(groups: dict[str, Seeds], rivals: Iterable[Sequence[str]]) -> None:
+    """Replace the controls of runs in place.
+
+    Only a group with all the seeds of another lends it controls: otherwise the seeds of one group
+    would have controls of two kinds.
+
+    Args:
+        groups: of runs; those that get other controls are replaced.
+        rivals: names of groups that are compared: of one attack, data, target and budget.
+    """
+    for names in rivals:
+        for name in names:
+            seeds = groups[name]
+            lenders = [groups[other] for other in names if groups[other].keys() >= seeds.keys()]
+            lender = max(lenders, key=lambda other: _images(other, seeds))
+            # Of groups that asked about as many images, each keeps its own controls.
+            if _images(lender, seeds) > _images(seeds, seeds):
+                changed = Seeds()
+                for seed, run in seeds.items():
+                    changed[seed] = _with_controls(run, lender[seed])
+                groups[name] = changed
+
+
+def _images(group: Seeds, seeds: Iterable[int]) -> int:
+    """Return about how many images a group asked with these seeds."""
+    return sum(int(group[seed].result["queries"]["images"]) for seed in seeds)
+
+
+def _with_controls(run: FinishedRun, lender: FinishedRun) -> FinishedRun:
+    """Return the run with the controls of another, and all figures computed anew."""
+    right = dict(run.right)
+    for place in run.right:
+        # `<task>/<head>/<encoder>`, on the held rows with a last part `held`.
+        _, _, name, *_ = place.split("/")
+        if name in CONTROLS:
+            right[place] = lender.right[place]
+    tasks = dict[str, Any]()
+    for task, heads in group_by_head([right]).items():
+        tasks[task] = dict(run.result["tasks"][task])
+        for head, tables in heads.items():
+            tasks[task][head] = tasks[task][head] | summarise(tables, resamples=RESAMPLES)
+    over_tasks = overall([right], roles_of_tasks(run.result), RESAMPLES)
+    result = {**run.result, "tasks": tasks, "overall": over_tasks}
+    return replace(run, result=result, right=right)
+
+
+def roles_of_tasks(result: dict[str, Any]) -> dict[str, str]:
+    """Return the role of each task."""
+    return {task: heads["role"] for task, heads in result["tasks"].items()}
+
+
+def check_scene(results: Iterable[dict[str, Any]]) -> None:
     """Refuse results that no frontier can be drawn of.
 
     Raises:
-        DataError: they are of several scenes or protocols, none is undefended, or a share is unknown.
+        DataError: they are of several targets, data sets or protocols, or none is undefended.
     """
-    scenes = {
-        (result["protocol_hash"], *sorted((name, of) for name, of in result["data"].items() if name != "asked"))
-        for result in results
-    }
-    if len(scenes) != 1:
-        raise DataError(
-            "The results of a frontier are of several protocols or data sets: move those of an earlier version "
-            "elsewhere, and measure them again."
-        )
-    if all(result["cell"]["defense"] != "none" for result in results):
-        raise DataError("A frontier needs the cell without a defense: measure defense=none too.")
-    if any(result["overall"][head]["recovered"] is None for result in results):
-        raise DataError("A frontier needs a task on which the target beats all controls: add one to data.tasks.")
-
-
-def on_common_controls(results: list[dict[str, Any]], head: str = "linear") -> list[dict[str, Any]]:
-    """Results of one attack, held against the controls of the one with most images, as runs of a report are.
-
-    Stored cells hold figures alone, so other controls take the place of an attack's own by arithmetic.
-
-    Args:
-        results: of one scene, budget and seed; see `points`.
-        head: of the accuracies.
-    """
-    check_scene(results, head)
-    most = max(results, key=lambda result: int(result["queries"]["images"]))
-    rebased = []
+    scenes = set[tuple[object, ...]]()
+    is_undefended = False
     for result in results:
-        figures = result["overall"][head]
-        on_test = _Controls.of(result, most, head, figures["informative"], "test")
-        on_train = _Controls.of(result, most, head, figures["informative"], "held")
-        roles = dict[str, Any]()
-        for role, of in figures["roles"].items():
-            roles[role] = of
-            if of["recovered"] is not None:
-                same = _Controls.of(result, most, head, of["tasks"], "test")
-                roles[role] = {**of, "recovered": same.rebase(of["recovered"])}
-        bounds = [on_test.rebase(bound) for bound in figures["intervals"]["recovered"]]
-        changed = {
-            **figures,
-            "recovered": on_test.rebase(figures["recovered"]),
-            "intervals": figures["intervals"] | {"recovered": bounds},
-            "roles": roles,
-            "held": figures["held"] | {"recovered": on_train.rebase(figures["held"]["recovered"])},
-        }
-        rebased.append({**result, "overall": {head: changed}})
-    return rebased
-
-
-@dataclass(frozen=True)
-class _Controls:
-    """Sums over some tasks of a result, by which a share of one control is made that of another.
-
-    Attributes:
-        clean: of TA_clean.
-        own: of C as the result has it.
-        other: of C as it is to be held against.
-    """
-
-    clean: float
-    own: float
-    other: float
-
-    @classmethod
-    def of(cls, result: dict[str, Any], other: dict[str, Any], head: str, tasks: Sequence[str], split: str) -> Self:
-        """Of accuracies on the test split, or on the held slice of train."""
-
-        def total(source: dict[str, Any], name: str | None) -> float:
-            rows = [source["tasks"][task][head] for task in tasks]
-            if split == "held":
-                return float(sum(row["held"][name or row["control"]["name"]] for row in rows))
-            return float(sum(row[name] if name else control_accuracy(row) for row in rows))
-
-        return cls(total(result, "TA_clean"), total(result, None), total(other, None))
-
-    def rebase(self, share: float) -> float:
-        """Return (SA - other) / (clean - other) of (SA - own) / (clean - own)."""
-        stolen = share * (self.clean - self.own) + self.own
-        return (stolen - self.other) / (self.clean - self.other)
+        images = dict(result["data"])
+        # The images that were asked about differ by budget and plan.
+        images.pop("asked", None)
+        scenes.add((result["target"], result["protocol_hash"], *sorted(images.items())))
+        is_undefended |= result["cell"]["defense"] == "none"
+    if len(scenes) > 1:
+        raise DataError(
+            "The results of a frontier are of several protocols, targets or data sets: move those "
+            "of an earlier version elsewhere, and measure them again."
+        )
+    if not is_undefended:
+        raise DataError("A frontier needs the cell without a defense: measure defense=none too.")

@@ -1,298 +1,298 @@
-"""The frontier of defenses: results of one scene under many defenses in, what each costs and saves out.
+"""The frontier of defenses: stored results in; tables and a figure out."""
 
-A *point* is a defense at one strength: what it costs the honest users, and what the strongest attack recovers.
-"""
-
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
+from stealing.artefacts import write_atomically
+from stealing.console import TextConsole
+from stealing.report.common_controls import roles_of_tasks
+from stealing.report.defenses import MAX_LOSS, MIN_TAKEN, DefensePoint, cheapest, points
+from stealing.report.mixing import check_unmixed, code_note, mixture
+from stealing.report.picture import WIDTH, Axes, Figure, style, svg
+from stealing.report.shares import pooled, reason
+from stealing.report.stored_cells import CommonGround
+from stealing.report.tables import Table
+from stealing.text import for_figure, for_markdown
 
-from stealing.artefacts import write_whole
-from stealing.report.common_controls import check_scene, on_common_controls
-from stealing.report.picture import WIDTH, Figure, style, svg
-
-TAKES = 20
-"""Least percentage points of `recovered` that a useful defense takes."""
-
-COSTS = 0.01
-"""Greatest upper 95 % bound of the honest loss of a useful defense."""
-
-
-def percent(recovered: float) -> int:
-    """Return percent as reports write it: an attacker that gets less than the controls gets nothing."""
-    return max(0, round(100 * recovered))
-
-
-def is_useful(bare: float, recovered: float, high: float, most: float) -> bool:
-    """Return whether a defense takes enough from the attacker, by more than chance, and surely little from the honest.
-
-    Args:
-        bare: recovered by the strongest attack without the defense.
-        recovered, high: by the strongest that met it, and the upper bound of its interval.
-        most: upper bound of what honest users lose.
-    """
-    return percent(bare) - percent(recovered) >= TAKES and high < bare and most <= COSTS
+CAPTION = (
+    "honest loss: TA_clean - TA in points, the mean over tasks. recovered: of the strongest attack "
+    "tried, of the\n"
+    "informative tasks, by role of the task and pooled. points taken: of the pooled share, against "
+    "no defense with\n"
+    "the same seeds. Plan and worst task are chosen on held rows of the training split; figures "
+    "are of the test split.\n"
+    "Of several seeds they are means, with 95 % intervals over test images and seeds.\n"
+    f"useful: takes {MIN_TAKEN} points, the upper bound of recovered is below what is recovered "
+    "without a defense,\n"
+    f"and that of the honest loss is at most {100 * MAX_LOSS:.0f} point."
+)
 
 
-def pooled(roles: Sequence[str]) -> str:
-    """Return the words that say of which roles a share is, such as `pooled over own and unseen tasks`."""
-    if not roles:
-        return "of no task"
-    return f"{'pooled over' if len(roles) > 1 else 'of'} {' and '.join(roles)} tasks"
+def write(results: list[dict[str, Any]], folder: Path) -> list[DefensePoint]:
+    """Write `table.txt`, `table.md` and `frontier.svg`.
 
-
-@dataclass(frozen=True)
-class Point:
-    """One defense at one strength against the strongest attack that met it.
-
-    Attributes:
-        defense: its name.
-        strength: its settings, as typed.
-        plan: of the attack that recovered most.
-        loss: of the honest users, the mean over tasks, with its interval.
-        worst: the task that loses most, and how much.
-        recovered: of all informative tasks, pooled over their roles, with its interval.
-        roles: what is recovered of the tasks of each role alone; None if none of them is informative.
-        bare: what the strongest attack recovers without a defense.
-        milliseconds, bytes: an answer's latency, an account's memory.
-        attacks: by plan, what each recovered.
-    """
-
-    defense: str
-    strength: str
-    plan: str
-    loss: float
-    loss_interval: tuple[float, float]
-    worst: tuple[str, float]
-    recovered: float
-    recovered_interval: tuple[float, float]
-    roles: dict[str, float | None]
-    bare: float
-    milliseconds: float
-    bytes: float
-    attacks: dict[str, float]
-
-    @property
-    def name(self) -> str:
-        """Of the defense, with its strength."""
-        return f"{self.defense} {self.strength}".strip()
-
-    @property
-    def taken(self) -> int:
-        """Percentage points that the defense takes from the strongest attack."""
-        return percent(self.bare) - percent(self.recovered)
-
-    @property
-    def useful(self) -> bool:
-        """Whether it is worth its cost; see `is_useful`."""
-        return is_useful(self.bare, self.recovered, self.recovered_interval[1], self.loss_interval[1])
-
-
-def points(results: list[dict[str, Any]], head: str = "linear") -> list[Point]:
-    """One point a defense and strength, in the order of their first result.
-
-    Args:
-        results: result.json of each cell, with `cell` saying which one it is.
-        head: of the accuracies.
-
-    Raises:
-        DataError: they are not of one scene and protocol, or none is undefended.
-    """
-    check_scene(results, head)
-    cells = dict[tuple[str, str], list[dict[str, Any]]]()
-    for result in results:
-        cells.setdefault((result["cell"]["defense"], result["cell"]["strength"]), []).append(result)
-    undefended = [result for result in results if result["cell"]["defense"] == "none"]
-    strongest = max(undefended, key=lambda result: float(result["overall"][head]["held"]["recovered"]))
-    bare = float(strongest["overall"][head]["recovered"])
-    return [_point(name, strength, found, bare, head) for (name, strength), found in cells.items()]
-
-
-def _point(name: str, strength: str, results: list[dict[str, Any]], bare: float, head: str) -> Point:
-    shares = {result["cell"]["plan"]: float(result["overall"][head]["recovered"]) for result in results}
-    best = max(results, key=lambda result: float(result["overall"][head]["held"]["recovered"]))  # on a slice of train
-    plain = next((result for result in results if result["cell"]["plan"].endswith("once")), best)
-    met, costs, protection = best["overall"][head], plain["overall"][head], plain["defense"]
-    return Point(
-        defense=name,
-        strength=strength,
-        plan=best["cell"]["plan"],
-        loss=costs["honest_loss"],
-        loss_interval=tuple(costs["intervals"]["honest_loss"]),
-        worst=(costs["worst"]["task"], costs["worst"]["honest_loss"]),
-        recovered=met["recovered"],
-        recovered_interval=tuple(met["intervals"]["recovered"]),
-        roles={role: of["recovered"] for role, of in met["roles"].items()},
-        bare=bare,
-        milliseconds=protection["milliseconds"],
-        bytes=protection["bytes"],
-        attacks=shares,
-    )
-
-
-def cheapest(found: list[Point]) -> list[Point]:
-    """Of each defense the cheapest strength that takes enough, or, if none does, the one that takes most.
-
-    Returns:
-        One point a defense, that without a defense first, the others by what they cost.
-    """
-    chosen = []
-    for name in dict.fromkeys(point.defense for point in found):
-        mine = [point for point in found if point.defense == name]
-        enough = [point for point in mine if point.taken >= TAKES]
-        chosen.append(min(enough, key=lambda p: p.loss) if enough else max(mine, key=lambda p: (p.taken, -p.loss)))
-    return sorted(chosen, key=lambda point: (point.defense != "none", point.loss))
-
-
-def markdown(found: list[Point]) -> str:
-    """Return the points as a table for a page."""
-    roles = _roles(found)
-    columns = ["defense", "honest loss, points [95 %]", *_role_columns(roles)]
-    columns += [f"recovered, {_whole(roles)} [95 %], by", "takes", "ms"]
-    lines = [f"| {' | '.join(columns)} |", f"|{' --- |' * len(columns)}"]
-    for point in found:
-        low, high = (100 * bound for bound in point.loss_interval)
-        least, most = point.recovered_interval
-        cells = [
-            point.name,
-            f"{100 * point.loss:.1f} [{low:.1f}, {high:.1f}]",
-            *_role_cells(point, roles),
-            f"{point.recovered:.2f} [{least:.2f}, {most:.2f}], {point.plan}",
-            f"{point.taken}" + (", useful" if point.useful else ""),
-            f"{point.milliseconds:.3f}",
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
-
-
-def _roles(found: Sequence[Point]) -> list[str]:
-    """The roles of the tasks of these points."""
-    return list(dict.fromkeys(role for point in found for role in point.roles))
-
-
-def _role_columns(roles: Sequence[str]) -> list[str]:
-    """Names of the columns by role; of one role alone, the figure of all tasks is its own."""
-    return [f"recovered, {role}" for role in roles] if len(roles) > 1 else []
-
-
-def _role_cells(point: Point, roles: Sequence[str]) -> list[str]:
-    if len(roles) < 2:
-        return []
-    shares = [point.roles.get(role) for role in roles]
-    return ["left out" if share is None else f"{share:.2f}" for share in shares]
-
-
-def _whole(roles: Sequence[str]) -> str:
-    """What the figure of all tasks is of."""
-    return "pooled" if len(roles) > 1 else "".join(roles)
-
-
-def is_shaded(found: Sequence[Point]) -> bool:
-    """Return whether the figure shades where a useful defense would lie: if there is enough to take."""
-    return any(point.defense == "none" and percent(point.recovered) >= TAKES for point in found)
-
-
-def show(found: list[Point], console: Console) -> None:
-    """Print the points as a table."""
-    caption = (
-        "honest loss: TA_clean - TA in points, the mean over tasks. recovered: of the strongest attack tried, of the\n"
-        "informative tasks, by role of the task and pooled. takes: of the pooled share.\n"
-        f"useful: takes {TAKES} points, the upper bound of recovered is below what is recovered without a defense,\n"
-        f"and that of the honest loss is at most {100 * COSTS:.0f} point."
-    )
-    roles = _roles(found)
-    table = Table(caption=caption, caption_justify="left")
-    columns = ["defense", "honest loss [95 %]", "worst task", *_role_columns(roles)]
-    columns += [f"recovered, {_whole(roles)} [95 %]", "attack", "takes", "ms", "bytes"]
-    for column in columns:
-        table.add_column(column, no_wrap=column not in _role_columns(roles))
-    for point in found:
-        low, high = (100 * bound for bound in point.loss_interval)
-        least, most = point.recovered_interval
-        table.add_row(
-            escape(point.name),
-            f"{100 * point.loss:+.1f} [{low:+.1f}, {high:+.1f}]",
-            f"{100 * point.worst[1]:+.1f} {point.worst[0]}",
-            *_role_cells(point, roles),
-            f"{point.recovered:.2f} [{least:.2f}, {most:.2f}]",
-            point.plan,
-            f"{point.taken}" + (" useful" if point.useful else ""),
-            f"{point.milliseconds:.3f}",
-            f"{point.bytes:.0f}",
-        )
-    console.print(table)
-
-
-def write(results: list[dict[str, Any]], folder: Path) -> list[Point]:
-    """Write a table of each seed and number of queries, and of the first of them a table for a page and the picture.
+    The first has a table of each number of queries. The other two show the first of them, and
+    `table.md` of each defense the best strength.
 
     Returns:
         The points of the first.
+
+    Raises:
+        DataError: the first results cannot be compared, or a table mixes devices or precisions.
     """
-    scenes = dict[tuple[int, int], list[dict[str, Any]]]()
+    scenes = dict[int, list[dict[str, Any]]]()
     for result in results:
-        cell = result["cell"]
-        scenes.setdefault((cell.get("images", result["queries"]["budget"]), cell["seed"]), []).append(result)
-    with (folder / "table.txt").open("w") as file:
-        for (images, seed), some in scenes.items():
-            print(f"{images:,} queries, seed {seed}", file=file)
-            if any(result["cell"]["defense"] == "none" for result in some):
-                show(points(on_common_controls(some)), Console(file=file, width=220))
-    first = points(on_common_controls(next(iter(scenes.values()))))
-    write_whole(folder / "table.md", markdown(cheapest(first)).encode())
-    write_whole(folder / "frontier.svg", svg(draw(first), "frontier"))
+        images = result["cell"].get("images", result["queries"]["budget"])
+        scenes.setdefault(images, []).append(result)
+    first = list[DefensePoint]()
+    page = ""
+    # Nothing is written before all is computed, so that a refusal leaves the earlier tables whole.
+    text = StringIO()
+    # Wide enough for all columns: a file has no terminal to fit.
+    console = TextConsole(file=text, width=220)
+    for number, (images, of_scene) in enumerate(scenes.items()):
+        print(f"{images:,} queries", file=text)
+        is_undefended = any(one["cell"]["defense"] == "none" for one in of_scene)
+        # A later table may wait for its cell without a defense.
+        if number and not is_undefended:
+            continue
+        common = CommonGround.of(of_scene)
+        found = points(common.attacks(of_scene))
+        remarks = notes(common, of_scene)
+        show(found, console)
+        for line in remarks:
+            console.print(line, soft_wrap=True)
+        if not first:
+            first = found
+            lines = "".join(f"\n{for_markdown(line)}\n" for line in remarks)
+            page = markdown(cheapest(first)) + lines
+    picture = svg(draw(first), "frontier")
+    write_atomically(folder / "table.txt", text.getvalue().encode())
+    write_atomically(folder / "table.md", page.encode())
+    write_atomically(folder / "frontier.svg", picture)
     return first
 
 
-def cell_of(result: dict[str, Any], choices: dict[str, str]) -> dict[str, Any]:
-    """A run's result with the cell of a frontier that it is, by its choices; a defense's strength follows its name."""
-    defense, _, strength = choices["defense"].partition(" ")
-    cell = {"defense": defense, "strength": strength, "plan": f"{choices['attack']}, {choices['plan']}"}
-    return {**result, "cell": cell}
+def notes(common: CommonGround, results: Sequence[dict[str, Any]]) -> list[str]:
+    """Return what a reader of the table must know, one paragraph each.
+
+    It names the tasks that the shares are of, why each other task is left out, and what made the
+    results.
+
+    Raises:
+        DataError: they were made on several devices or in several precisions.
+    """
+    by_name = dict[str, dict[str, Any]]()
+    by_defense = dict[str, list[dict[str, Any]]]()
+    lacking = dict[str, None]()
+    for result in results:
+        cell = result["cell"]
+        name = f"{cell['defense']} {cell['strength']}".strip()
+        by_name[f"{name} {cell['plan']} seed {cell['seed']}"] = result
+        by_defense.setdefault(cell["defense"], []).append(result)
+        if cell["seed"] not in common.lenders:
+            lacking[f"seed {cell['seed']}"] = None
+    check_unmixed(by_name)
+    roles = roles_of_tasks(results[0])
+    shown = [f"{task} ({roles[task]})" for task in common.tasks]
+    seeds = ", ".join(map(str, common.lenders))
+    lines = [
+        f"Shares are of {len(shown)} of {len(roles)} tasks: {', '.join(shown)}. Tasks and controls "
+        f"are decided once for all rows, on held rows, over seeds {seeds} without a defense."
+    ]
+    for task, row in common.rows.items():
+        if task not in common.tasks:
+            lines.append(f"{task} ({roles[task]}) is left out: {reason(row)}.")
+    if lacking:
+        lines.append(f"Not shown: {', '.join(lacking)}, not measured without a defense.")
+    lines.append(
+        "Intervals of shares are put together from those of the tasks, as stored results hold no "
+        "answers to single images."
+    )
+    made = (mixture(results), code_note(by_defense))
+    return [*lines, *filter(None, made)]
 
 
-def _short(strength: str) -> str:
-    """Values alone, such as `0.4 fresh` for `sigma=0.4 fresh=true`."""
-    settings = [part.partition("=") for part in strength.split()]
-    return " ".join(name if value == "true" else value.strip("[]") or name for name, _, value in settings)
+def show(defenses: Sequence[DefensePoint], console: TextConsole) -> None:
+    """Print the points as a table."""
+    roles = _roles(defenses)
+    rows = []
+    for point in defenses:
+        loss, low, high = point.loss_points
+        task, worst = point.worst
+        row = {
+            "defense": point.name,
+            **_seeds_cell(point, defenses),
+            "honest loss [95 %]": f"{loss:+.1f} [{low:+.1f}, {high:+.1f}]",
+            "worst task": f"{100 * worst:+.1f} {task}",
+            **_role_cells(point, roles),
+            f"recovered, {_whole(roles)} [95 %]": _share_cell(point),
+            "attack": point.plan,
+            "points taken": f"{point.taken}{' useful' if point.useful else ''}",
+            "ms": f"{point.milliseconds:.3f}",
+            "bytes": f"{point.bytes:.0f}",
+        }
+        rows.append(row)
+    # Roles have long names, which may be narrowed. A figure never is.
+    wrapped = list(_role_cells(defenses[0], roles))
+    console.print(Table.of_records(rows).terminal(wrapped=wrapped, caption=CAPTION))
 
 
-def draw(found: list[Point]) -> Figure:
+def markdown(defenses: Sequence[DefensePoint]) -> str:
+    """Return the points as a table for a page."""
+    roles = _roles(defenses)
+    rows = []
+    for point in defenses:
+        loss, low, high = point.loss_points
+        row = {
+            "defense": point.name,
+            **_seeds_cell(point, defenses),
+            "honest loss, points [95 %]": f"{loss:.1f} [{low:.1f}, {high:.1f}]",
+            **_role_cells(point, roles),
+            f"recovered, {_whole(roles)} [95 %], by": f"{_share_cell(point)}, {point.plan}",
+            "points taken": f"{point.taken}{', useful' if point.useful else ''}",
+            "ms": f"{point.milliseconds:.3f}",
+        }
+        rows.append(row)
+    return Table.of_records(rows).markdown()
+
+
+def _seeds_cell(point: DefensePoint, defenses: Sequence[DefensePoint]) -> dict[str, str]:
+    """Return the column of seeds and its cell; none if all rows are of the same seeds."""
+    if all(other.seeds == point.seeds for other in defenses):
+        return {}
+    return {"seeds": ", ".join(map(str, point.seeds))}
+
+
+def _share_cell(point: DefensePoint) -> str:
+    return f"{point.share.value:.2f} [{point.share.low:.2f}, {point.share.high:.2f}]"
+
+
+def _roles(defenses: Iterable[DefensePoint]) -> list[str]:
+    """Return the roles of the tasks of these points."""
+    roles = dict[str, None]()
+    for point in defenses:
+        roles |= dict.fromkeys(point.roles)
+    return list(roles)
+
+
+def _role_cells(point: DefensePoint, roles: Sequence[str]) -> dict[str, str]:
+    """Return the columns by role and their cells.
+
+    If all tasks are of one role, there are none: the column of all tasks has the same figure.
+    """
+    cells = dict[str, str]()
+    if len(roles) > 1:
+        for role in roles:
+            share = point.roles.get(role)
+            cells[f"recovered, {role}"] = "left out" if share is None else f"{share:.2f}"
+    return cells
+
+
+def _whole(roles: Sequence[str]) -> str:
+    """Return what the figure of all tasks is of."""
+    return "pooled" if len(roles) > 1 else "".join(roles)
+
+
+def is_shaded(defenses: Sequence[DefensePoint]) -> bool:
+    """Return whether the figure shades where a useful defense lies: if there is enough to take."""
+    return any(point.defense == "none" and point.share.percent >= MIN_TAKEN for point in defenses)
+
+
+def draw(defenses: Sequence[DefensePoint]) -> Figure:
     """Draw honest loss against what the strongest attack recovers."""
     figure = Figure(figsize=(1.2 * WIDTH, WIDTH), layout="constrained")
     axes = figure.subplots()
-    bare = next(point for point in found if point.defense == "none").recovered
-    if is_shaded(found):
-        axes.fill_between([-1, 100 * COSTS], -1, bare - TAKES / 100, color="#d8ead3", label="would be useful", zorder=0)
-    axes.axhline(bare, color="#777777", linestyle=":", linewidth=1, label="without defense")
-    for number, name in enumerate(dict.fromkeys(point.defense for point in found)):
-        mine = sorted((point for point in found if point.defense == name), key=lambda point: point.loss)
-        across = [100 * point.loss for point in mine]
-        up = [point.recovered for point in mine]
-        widths = [[100 * abs(point.loss - point.loss_interval[side]) for point in mine] for side in (0, 1)]
-        heights = [[abs(point.recovered - point.recovered_interval[side]) for point in mine] for side in (0, 1)]
-        axes.errorbar(
-            across, up, yerr=heights, xerr=widths, label=name, linewidth=1, elinewidth=0.6, markersize=6,
-            **style(number),
-        )  # fmt: skip
-        for point, x, y in zip(mine, across, up, strict=True):
-            axes.annotate(
-                _short(point.strength), (x, y), (4, 3), textcoords="offset points", fontsize=6, color="#333333"
-            )
-    axes.set_xscale("symlog", linthresh=2)
-    axes.set_ylim(min(-0.1, *(point.recovered for point in found)) - 0.05, max(1.0, bare + 0.1))
-    most = 1.15 * max(2.0, *(100 * point.loss_interval[1] for point in found))
-    axes.set_xlim(-1, most)
-    ticks = [tick for tick in (0, 1, 2, 5, 10, 20, 50) if tick < most]
-    axes.set_xticks(ticks, [str(tick) for tick in ticks])
-    axes.minorticks_off()
-    axes.set_xlabel("honest loss: accuracy points that honest users lose (mean over tasks)")
-    told = dict.fromkeys(role for point in found for role, share in point.roles.items() if share is not None)
-    axes.set_ylabel(f"recovered by the strongest attack tried, {pooled(list(told))}")
+    by_defense = dict[str, list[DefensePoint]]()
+    for point in defenses:
+        by_defense.setdefault(point.defense, []).append(point)
+    bare = [point.recovered for point in by_defense["none"]]
+    if is_shaded(defenses):
+        # From -1, outside of the axes, so that the area reaches their edges.
+        axes.fill_between(
+            [-1, 100 * MAX_LOSS],
+            -1,
+            min(bare) - MIN_TAKEN / 100,
+            color="#d8ead3",
+            label="would be useful",
+            zorder=0,
+        )
+    for number, recovered in enumerate(bare):
+        # One line for each list of seeds, and one label for all.
+        label = "_without defense" if number else "without defense"
+        axes.axhline(recovered, color="#777777", linestyle=":", linewidth=1, label=label)
+    for number, (name, strengths) in enumerate(by_defense.items()):
+        _draw_defense(axes, name, sorted(strengths, key=lambda point: point.loss), number)
+    _set_axes(axes, defenses, max(bare))
     figure.legend(fontsize=8, loc="outside upper center", ncols=4)
     return figure
+
+
+def _draw_defense(axes: Axes, name: str, line: Sequence[DefensePoint], number: int) -> None:
+    """Draw one defense at its strengths, as the n-th line."""
+    across = []
+    up = []
+    widths = []
+    heights = []
+    for point in line:
+        loss, low, high = point.loss_points
+        share = point.share
+        across.append(loss)
+        up.append(share.value)
+        # Bootstrap intervals need not hold the figure itself, and bars may not be negative.
+        widths.append((abs(loss - low), abs(loss - high)))
+        heights.append((abs(share.value - share.low), abs(share.value - share.high)))
+        axes.annotate(
+            for_figure(_short(point.strength)),
+            (loss, share.value),
+            (4, 3),
+            textcoords="offset points",
+            fontsize=6,
+            color="#333333",
+        )
+    axes.errorbar(
+        across,
+        up,
+        yerr=list(zip(*heights, strict=True)),
+        xerr=list(zip(*widths, strict=True)),
+        label=for_figure(name),
+        linewidth=1,
+        elinewidth=0.6,
+        markersize=6,
+        **style(number),
+    )
+
+
+def _set_axes(axes: Axes, defenses: Sequence[DefensePoint], bare: float) -> None:
+    """Set scale, limits, ticks and labels."""
+    least = -0.1
+    most = 2.0
+    roles = dict[str, None]()
+    for point in defenses:
+        _, _, highest_loss = point.loss_points
+        least = min(least, point.recovered)
+        most = max(most, highest_loss)
+        for role, share in point.roles.items():
+            if share is not None:
+                roles[role] = None
+    # Losses lie near 0 or far from it: the axis is linear up to 2 points and logarithmic beyond.
+    axes.set_xscale("symlog", linthresh=2)
+    axes.set_xlim(-1, 1.15 * most)
+    axes.set_ylim(least - 0.05, max(1.0, bare + 0.1))
+    ticks = [tick for tick in (0, 1, 2, 5, 10, 20, 50) if tick < 1.15 * most]
+    axes.set_xticks(ticks, list(map(str, ticks)))
+    axes.minorticks_off()
+    axes.set_xlabel("honest loss: accuracy points that honest users lose (mean over tasks)")
+    # Two lines: with three roles, one would be longer than the axis.
+    axes.set_ylabel(f"recovered by the strongest attack tried,\n{for_figure(pooled(list(roles)))}")
+
+
+def _short(strength: str) -> str:
+    """Return values alone, such as `0.4 fresh` for `sigma=0.4 fresh=true`."""
+    words = []
+    for setting in strength.split():
+        name, _, value = setting.partition("=")
+        words.append(name if value == "true" else value.strip("[]") or name)
+    return " ".join(words)

@@ -1,64 +1,102 @@
-"""One self-contained HTML page: settings and pictures in, a file that loads nothing out."""
+"""One HTML page: tables, pictures and a verdict in, a text that loads nothing out."""
 
 import base64
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from stealing.errors import DataError
-from stealing.report.advice import Sentence
-from stealing.report.picture import Picture
-from stealing.report.summary import Sheet
-from stealing.report.sweep import Cell
-from stealing.report.words import WORDS
-
-try:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-except ImportError:
-    raise DataError("A page needs Jinja2: pip install -e '.[report]'.") from None
+from stealing.report.picture import DARK_PAPER, Picture
+from stealing.report.tables import Table
+from stealing.report.verdict import Verdict
+from stealing.report.wording import environment
+from stealing.sweeps.cells import Cell
+from stealing.training.levelling import LEVEL
 
 
-def page(
-    title: str,
-    notes: Sequence[str],
-    verdict: Sequence[Sentence],
-    sheets: Sequence[tuple[str, str, Sheet]],
-    pictures: Sequence[Picture],
-    more: Sequence[tuple[str, str, Sheet]] = (),
-    glossary: Mapping[str, str] | None = None,
-) -> str:
-    """The page as HTML.
+@dataclass(frozen=True)
+class Content:
+    """All that a page shows.
+
+    Attributes:
+        title: at its top.
+        notes: what was measured, where and when.
+        command: that makes the page; empty if it is not known.
+        verdict: of an audit; None for a report of any runs.
+        key_pictures: of an audit, labelled in plain words.
+        first: title, caption and table of each table above the pictures.
+        pictures: in their order.
+        more: tables below the pictures, as `first`.
+        options: what names of options in the tables mean.
+        tasks: names of tasks in the tables.
+    """
+
+    title: str
+    notes: Sequence[str]
+    command: str = ""
+    verdict: Verdict | None = None
+    key_pictures: Sequence[Picture] = ()
+    first: Sequence[tuple[str, str, Table]] = ()
+    pictures: Sequence[Picture] = ()
+    more: Sequence[tuple[str, str, Table]] = ()
+    options: Mapping[str, str] = field(default_factory=dict)
+    tasks: Sequence[str] = ()
+
+
+def page(content: Content) -> str:
+    """Return the page as HTML."""
+    template = environment().get_template("audit.html" if content.verdict else "report.html")
+    first = _tables(content.first, 0)
+    more = _tables(content.more, len(first))
+    return template.render(
+        title=content.title,
+        notes=content.notes,
+        command=content.command,
+        v=content.verdict,
+        key_pictures=_figures("key", content.key_pictures),
+        first=first,
+        pictures=_figures("figure", content.pictures),
+        more=more,
+        options=content.options,
+        tasks=content.tasks,
+        level=f"{100 * LEVEL:.0f} %",
+        dark_paper=DARK_PAPER,
+    )
+
+
+def _tables(tables: Sequence[tuple[str, str, Table]], start: int) -> list[dict[str, Any]]:
+    """Return what a template shows of tables.
 
     Args:
-        title: at its top.
-        notes: under it.
-        verdict: paragraphs that answer the question, or none.
-        sheets: title, caption and table of each.
-        pictures: in their order.
-        more: tables below the pictures.
-        glossary: what names in the tables mean, besides the words of every page.
+        tables: title, caption and table of each.
+        start: number of the first.
     """
-    tables = [
-        {"id": f"table-{number}", "title": name, "caption": caption, "sheet": sheet}
-        for number, (name, caption, sheet) in enumerate([*sheets, *more])
-    ]
-    above, below = tables[: len(sheets)], tables[len(sheets) :]
-    figures: list[dict[str, Any]] = [
-        {
-            "id": f"figure-{number}", "title": one.title, "alternative": one.alternative, "caption": one.caption,
-            "runs": one.runs, "data": base64.b64encode(one.svg).decode(),
-        }
-        for number, one in enumerate(pictures)
-    ]  # fmt: skip
-    contents = [("verdict", "Verdict")] if verdict else []
-    contents += [(part["id"], part["title"]) for part in [*above, *figures, *below]]
-    contents += [("words", "What the words mean")]
-    environment = Environment(loader=PackageLoader("stealing.report", "."), autoescape=True, undefined=StrictUndefined)
-    return environment.get_template("page.html").render(
-        title=title, notes=notes, verdict=verdict, contents=contents, sheets=above, pictures=figures,
-        more=below, words={**WORDS, **(glossary or {})}.items(),
-    )  # fmt: skip
+    shown = []
+    for number, (title, caption, table) in enumerate(tables, start):
+        # The ids are the addresses of links to a part of a page, so they depend on the order alone.
+        place = f"table-{number}"
+        shown.append({"id": place, "title": title, "caption": caption, "sheet": table})
+    return shown
 
 
-def standing(cells: Sequence[Cell]) -> Sheet:
-    """Where the cells of a sweep stand."""
-    return Sheet(("cell", "state", "why"), [[" ".join(one.overrides), one.state, one.error] for one in cells], set())
+def _figures(kind: str, pictures: Sequence[Picture]) -> list[dict[str, Any]]:
+    """Return what a template shows of pictures, with ids that begin with their kind."""
+    shown = []
+    for number, picture in enumerate(pictures):
+        shown.append(
+            {
+                "id": f"{kind}-{number}",
+                "title": picture.title,
+                "alternative": picture.alternative,
+                "caption": picture.caption,
+                "runs": picture.runs,
+                # Inside the page, which is one file that can be mailed.
+                "data": base64.b64encode(picture.svg).decode(),
+            }
+        )
+    return shown
+
+
+def standing(cells: Sequence[Cell]) -> Table:
+    """Return where the cells of a sweep stand, as a table."""
+    rows = [[" ".join(cell.overrides), cell.state, cell.error] for cell in cells]
+    return Table(("cell", "state", "why"), rows, set())

@@ -1,7 +1,8 @@
 """One picture of a report: SVG with its title, an alternative text, and the runs that it shows.
 
-Colours are those of Okabe and Ito, which people with any kind of colour vision tell apart, the pale ones darkened until
-they stand out from white by at least 3 to 1; markers differ too.
+Colours are those of Okabe and Ito, which people with any kind of colour vision tell apart. The pale
+ones are darkened until they stand out from a white and from a dark page by at least 3 to 1; markers
+differ too.
 """
 
 import io
@@ -10,24 +11,43 @@ from dataclasses import dataclass
 from typing import Any
 
 from stealing.errors import DataError
-from stealing.report.runs import Setting
+from stealing.report.runs import RunGroup
 
 try:
     from matplotlib import rcParams
     from matplotlib.axes import Axes as Axes
     from matplotlib.figure import Figure as Figure
 except ImportError:
-    raise DataError("Pictures need matplotlib: pip install -e '.[report]'.") from None
+    raise DataError("Figures need matplotlib: pip install -e '.[report]'.") from None
 
 WIDTH = 5.0
-"""Of a picture in inches: its letters of 8 to 10 points can still be read when a phone shows it whole."""
+"""Of a picture in inches. A phone shows it whole, and its letters of 8 points can still be read."""
 
 COLOURS = ("#0072B2", "#D55E00", "#00875F", "#B8608F", "#A87400", "#2B8CC4", "#000000", "#8C6D31")
 MARKERS = "osD^vP*X"
 
+GREY = "#777777"
+"""Of lines to compare with."""
+
+STRIPE = "#f2f2f2"
+"""Of every second row of a picture."""
+
+DARK_PAPER = "#16191d"
+"""Behind a picture on a dark page."""
+
+DARK = {
+    "#ffffff": DARK_PAPER,
+    "#000000": "#e8e8e8",
+    "#333333": "#cccccc",
+    "#cccccc": "#4a5058",
+    STRIPE: "#20252b",
+    "#d8ead3": "#1f3a2a",
+}
+"""What stands for a colour on a dark page. All others can be seen on both."""
+
 
 def style(number: int) -> dict[str, Any]:
-    """Colour and marker of the n-th line: no two of the first 64 have both alike."""
+    """Colour and marker of the n-th line: no two of the first 64 have both in common."""
     return {
         "color": COLOURS[number % len(COLOURS)],
         "marker": MARKERS[(number + number // len(COLOURS)) % len(MARKERS)],
@@ -54,14 +74,37 @@ class Picture:
 
 
 def svg(figure: Figure, name: str) -> bytes:
-    """The same bytes for the same picture."""
+    """Return a figure as SVG for light and dark pages; the same figure gives the same bytes."""
+    # Without a salt the ids of its parts are random, and so the bytes.
     rcParams["svg.hashsalt"] = name
     rcParams["svg.image_inline"] = True
     out = io.BytesIO()
     figure.savefig(out, format="svg", metadata={"Date": None})
-    return out.getvalue()
+    return out.getvalue().replace(b"</style>", _dark_rules() + b"</style>", 1)
 
 
-def names(found: Iterable[Setting], *, first: bool = False) -> list[str]:
-    """Of the runs that a picture shows."""
-    return [run.folder.name for setting in found for run in (setting.runs[:1] if first else setting.runs)]
+def _dark_rules() -> bytes:
+    """Return the style that changes the colours on a dark page.
+
+    Matplotlib writes each colour into a `style` attribute, so a rule selects by that text, and
+    needs `!important` to win. Letters have no colour of their own: they inherit that of the whole.
+    """
+    rules = [f"svg {{ fill: {DARK['#000000']} }}"]
+    for light, dark in DARK.items():
+        for kind in ("fill", "stroke"):
+            rules.append(f'[style*="{kind}: {light}"] {{ {kind}: {dark} !important }}')
+    return f"@media (prefers-color-scheme: dark) {{ {' '.join(rules)} }}".encode()
+
+
+def names(groups: Iterable[RunGroup], *, first: bool = False) -> list[str]:
+    """Return the runs that a picture shows.
+
+    Args:
+        groups: that it is drawn from.
+        first: whether it shows one run of each alone.
+    """
+    shown = list[str]()
+    for group in groups:
+        for run in group.runs[:1] if first else group.runs:
+            shown.append(run.folder.name)
+    return shown

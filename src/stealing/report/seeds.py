@@ -1,130 +1,123 @@
-"""Runs that differ in their seed alone, joined: their folders in, one result with seeds as the outer level out."""
+"""Runs that differ in their seed alone: one of them in; its siblings, or a joined result, out."""
 
-import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Self
+from typing import Any
 
-from rich.console import Console
-from safetensors.numpy import load_file
+from stealing.artefacts import read_object
+from stealing.errors import DamageError
+from stealing.evaluation.statistics import group_by_head, overall, summarise
+from stealing.report.mixing import kind_of
+from stealing.report.run_files import FinishedRun, readable
 
-from stealing.artefacts import write_whole
-from stealing.evaluation.statistics import Right, by_head, overall, summarise
-from stealing.report.mixing import kind_of, mixture
-from stealing.report.table import show
-
-
-@dataclass(frozen=True)
-class FinishedRun:
-    """A finished run: its folder, its `result.json`, and which test images each encoder got right."""
-
-    folder: Path
-    result: dict[str, Any]
-    right: Right
-
-    @classmethod
-    def read(cls, folder: Path) -> Self:
-        """Of a folder."""
-        return cls(folder, json.loads((folder / "result.json").read_text()), load_file(folder / "right.safetensors"))
+EQUAL = (
+    "schema",
+    "choices",
+    "target",
+    "group",
+    "protocol_hash",
+    "data",
+    "hardware",
+    "queries",
+    "honest_user",
+)
+"""Parts of `result.json` that a joined result takes from its first run."""
 
 
 def join(runs: Sequence[FinishedRun], resamples: int) -> dict[str, Any]:
-    """One result over all seeds; figures are means over them, intervals hold what varies with seeds and test images.
+    """Return one result over all seeds.
+
+    Figures are means over seeds. Intervals hold what varies with seeds and with test images.
 
     Args:
         runs: with equal `group` and different seeds.
         resamples: of the bootstrap.
     """
-    results, tables = [run.result for run in runs], [run.right for run in runs]
-    first, tasks, found = results[0], dict[str, Any](), by_head(tables)
+    results = [run.result for run in runs]
+    tables = [run.right for run in runs]
+    first = results[0]
+    rows_by_task = group_by_head(tables)
+
+    def by_seed(name: str) -> list[Any]:
+        return [result.get(name) for result in results]
+
+    tasks = dict[str, Any]()
+    roles = dict[str, str]()
     for task, heads in first["tasks"].items():
+        roles[task] = heads["role"]
         tasks[task] = {"role": heads["role"]}
         for head in heads:
             if head == "role":
                 continue
-            rows = [result["tasks"][task][head] for result in results]
-            means = {name: fmean(row[name] for row in rows) for name in ("agreement", "agreement_ceiling")}
-            tasks[task][head] = {**summarise(found[task][head], resamples=resamples), **means}
-    roles = {task: heads["role"] for task, heads in first["tasks"].items()}
-    together = overall(tables, roles, resamples)
-    likeness = {name: fmean(result["fidelity"][name] for result in results) for name in first["fidelity"]}
-    shared = {
-        name: first[name]
-        for name in (
-            "schema",
-            "choices",
-            "target",
-            "group",
-            "protocol_hash",
-            "data",
-            "hardware",
-            "queries",
-            "honest_user",
-        )
-    }
-    seeds_ = [result["seed"] for result in results]
-    seconds = [result["seconds"] for result in results]
+            # A mean of the seeds' intervals would not hold what varies with seeds.
+            figures = summarise(rows_by_task[task][head], resamples=resamples)
+            # Agreement needs predictions, which `right` does not hold: only the mean is known.
+            for name in ("agreement", "agreement_ceiling"):
+                figures[name] = fmean(result["tasks"][task][head][name] for result in results)
+            tasks[task][head] = figures
     return {
-        **shared,
+        **{name: first[name] for name in EQUAL},
         "defense": first.get("defense"),
-        "made": [result.get("made") for result in results],
-        "training": [result["training"] for result in results],
-        "seeds": seeds_,
+        "made": by_seed("made"),
+        "training": by_seed("training"),
+        "seeds": by_seed("seed"),
         "runs": [run.folder.name for run in runs],
-        "seconds": seconds,
+        "seconds": by_seed("seconds"),
         "tasks": tasks,
-        "overall": together,
-        "fidelity": likeness,
+        "overall": overall(tables, roles, resamples),
+        "fidelity": _mean_fidelity(by_seed("fidelity")),
     }
 
 
-def score_for_search(folder: Path) -> float:
-    """Return one figure of how much a finished run stole, for sweepers that search settings.
+def _mean_fidelity(figures: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Return the mean over seeds of each figure that all of them have."""
+    means = dict[str, float]()
+    for name in figures[0]:
+        values = [of_seed[name] for of_seed in figures if name in of_seed]
+        # A mean over other seeds than the rest would mislead.
+        if len(values) == len(figures):
+            means[name] = fmean(values)
+    return means
 
-    It is SA on the slice of train that is held back, the mean over tasks and heads: a search that
-    saw the test split would choose what suits its images.
-    """
-    tasks = json.loads((folder / "result.json").read_text())["tasks"]
-    return fmean(row["held"]["SA"] for heads in tasks.values() for head, row in heads.items() if head != "role")
 
-
-def siblings(folder: Path) -> tuple[list[Path], list[str]]:
-    """Return the finished runs beside this one that differ from it in their seed alone.
+def siblings(run: FinishedRun) -> tuple[list[FinishedRun], list[str]]:
+    """Return the finished runs beside a run that differ from it in their seed alone.
 
     Returns:
-        Their folders, its own included, by seed; and a sentence for each run that has other code,
-        another device or another precision, and so is left out.
+        The runs, `run` included, by seed; and a sentence for each run that has other code, another
+        device or another precision, and so is left out. A damaged run is left out too, with a line
+        on the standard error.
     """
-    own = json.loads((folder / "result.json").read_text())
-    found = dict[int, Path]()
+    by_seed = dict[int, FinishedRun]()
     left_out = []
-    for path in sorted(folder.parent.glob("*/result.json")):
-        result = json.loads(path.read_text())
-        if result["group"] != own["group"]:
+    for other in readable(_of_group(run.folder.parent, run.result["group"])):
+        if other.result["group"] != run.result["group"]:
             continue
-        if result.get("code") != own.get("code"):
-            left_out.append(f"Left out: {path.parent}, which other code made. The same command makes it again.")
-        elif kind_of(result) != kind_of(own):
-            left_out.append(f"Left out: {path.parent}, which was made on another device or in another precision.")
+        if other.result.get("code") != run.result.get("code"):
+            left_out.append(
+                f"Left out: {other.folder}, which other code made. The same command makes it again."
+            )
+        elif kind_of(other.result) != kind_of(run.result):
+            left_out.append(
+                f"Left out: {other.folder}, which was made on another device or in another "
+                "precision."
+            )
         else:
-            found[result["seed"]] = path.parent
-    return [found[seed] for seed in sorted(found)], left_out
+            by_seed[other.result["seed"]] = other
+    ordered = dict(sorted(by_seed.items()))
+    return list(ordered.values()), left_out
 
 
-def conclude(folder: Path, resamples: int, console: Console) -> None:
-    """Show a finished run's table, then the one over all its seeds where there are several."""
-    show(json.loads((folder / "result.json").read_text()), console)
-    found, left_out = siblings(folder)
-    console.print(f"Written: {folder / 'result.json'}", soft_wrap=True)
-    for sentence in left_out:
-        console.print(sentence, soft_wrap=True)
-    if len(found) > 1:
-        joined = join([FinishedRun.read(sibling) for sibling in found], resamples)
-        path = folder.parent / f"{folder.name.rsplit('-s', 1)[0]}-seeds-{joined['group']}.json"
-        write_whole(path, json.dumps(joined, indent=1).encode())
-        show(joined, console)
-        if mixed := mixture([json.loads((sibling / "result.json").read_text()) for sibling in found]):
-            console.print(mixed, soft_wrap=True)
-        console.print(f"Written: {path}", soft_wrap=True)
+def _of_group(runs: Path, group: str) -> Iterator[Path]:
+    """Yield the folders of the judged runs of a group.
+
+    A run whose `result.json` is broken counts by its folder's name.
+    """
+    for path in sorted(runs.glob("*/result.json")):
+        try:
+            of_run = read_object(path).get("group")
+        except DamageError:
+            of_run = None
+        if of_run == group or path.parent.name.endswith(f"-{group}"):
+            yield path.parent

@@ -1,1 +1,1 @@
-"""Service: the other side of the wire, an encoder offered over HTTP with accounts, prices, limits and defenses."""
+"""Service: an encoder offered over HTTP, with accounts, prices, limits and defenses."""

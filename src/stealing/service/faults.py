@@ -1,4 +1,4 @@
-"""The fault switch: a service that fails on purpose, as services do, so that clients can be shown to bear it."""
+"""Failures on purpose: a service fails as services do, so that tests can show that clients cope."""
 
 import asyncio
 import random
@@ -10,71 +10,90 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from torch import Tensor
 
 from stealing.errors import ConfigError
-from stealing.service.errors import Denied
+from stealing.service.errors import ApiError
 
 KINDS = ("drop", "delay", "429", "500", "truncate", "close", "width", "duplicate", "reorder")
+
+FLUSH_SECONDS = 0.01
+"""Time that the first half of a body has to leave before the connection is cut."""
 
 
 @dataclass
 class Faults:
-    """Which requests fail, and how.
+    """Chooses which requests fail, and how.
 
-    `drop` closes the connection without a word, and `500` answers so, half of the time after the answer was billed;
-    `delay` takes a second longer; `429` asks to come again; `truncate` sends part of a body as if it were all, `close`
-    part of it and no more; `width` sends vectors of another width, `duplicate` one vector twice, `reorder` the rows in
-    another order.
+    Kinds:
+
+    - `drop` closes the connection without an answer; half of the time after billing.
+    - `500` answers with this status; half of the time after billing.
+    - `429` asks the client to wait.
+    - `delay` takes one second longer.
+    - `truncate` sends part of the body as if it were all.
+    - `close` sends half of the body and closes the connection.
+    - `width` sends vectors of another width.
+    - `duplicate` sends one vector twice.
+    - `reorder` sends the vectors in another order.
 
     Args:
-        rate: share of requests, 0 to 1.
+        rate: share of requests that fail, 0 to 1.
         kinds: some of the above.
-        seed: of the dice.
+        seed: of the random choices.
     """
 
     rate: float
     kinds: Sequence[str] = KINDS
     seed: int = 0
-    dice: random.Random = field(init=False)
+    rng: random.Random = field(init=False)
 
     def __post_init__(self) -> None:
         if not 0 <= self.rate <= 1 or not set(self.kinds) <= set(KINDS):
-            raise ConfigError(f"A fault's rate is 0 to 1, and its kinds are among {', '.join(KINDS)}: set them so.")
-        self.dice = random.Random(self.seed)
+            raise ConfigError(
+                f"A fault's rate is 0 to 1, and its kinds are among {', '.join(KINDS)}: "
+                "set them so."
+            )
+        self.rng = random.Random(self.seed)
 
     def next(self) -> str:
-        """What befalls the next request; empty for nothing."""
-        return self.dice.choice(list(self.kinds)) if self.dice.random() < self.rate else ""
+        """Return the fault of the next request; empty for none."""
+        if self.rng.random() < self.rate:
+            return self.rng.choice(list(self.kinds))
+        return ""
 
-    async def before(self, fault: str, scope: Scope) -> str:
-        """Fail before anything was done, or hand on a fault for later."""
-        late = self.dice.random() < 0.5
+    async def before(self, fault: str, scope: Scope) -> None:
+        """Fail before the request is served and billed, if the fault does."""
+        is_late = self.rng.random() < 0.5
         if fault == "429":
-            raise Denied(429, "A fault on purpose: ask again.", round(self.dice.random() * 0.1, 3))
+            wait = round(self.rng.random() * 0.1, 3)
+            raise ApiError(429, "A fault on purpose: ask again.", wait)
         if fault == "delay":
             await asyncio.sleep(1)
-        if fault in ("drop", "500") and not late:
+        if fault in ("drop", "500") and not is_late:
             self.after(fault, scope, b"")
-        return fault
 
     def rows(self, fault: str, features_BD: Tensor) -> tuple[list[int], Tensor]:
-        """Which rows to send in which order, and the features they are of."""
-        places = list(range(len(features_BD)))
+        """Return the order in which rows are sent, and the features whose rows they are."""
+        order = list(range(len(features_BD)))
         if fault == "duplicate":
-            places.insert(0, self.dice.choice(places))
+            order.insert(0, self.rng.choice(order))
         if fault == "reorder":
-            self.dice.shuffle(places)
-        return places, features_BD[:, :-1] if fault == "width" else features_BD
+            self.rng.shuffle(order)
+        if fault == "width":
+            return order, features_BD[:, :-1]
+        return order, features_BD
 
     def after(self, fault: str, scope: Scope, body: bytes) -> bytes:
-        """Fail after all was done; else the body that is sent."""
+        """Return the body that is sent, or fail after the request was billed."""
         if fault == "500":
-            raise Denied(500, "A fault on purpose.")
+            raise ApiError(500, "A fault on purpose.")
         if fault == "drop":
             scope["stealing.transport"].abort()
-        return body[: self.dice.randrange(len(body))] if fault == "truncate" and body else body
+        if fault == "truncate" and body:
+            return body[: self.rng.randrange(len(body))]
+        return body
 
 
 class Abrupt:
-    """Outermost part of the application: tells those within how to cut the connection, and cuts it in mid-body.
+    """ASGI application that gives the routes the transport to cut, and cuts answers in mid-body.
 
     Args:
         app: the service.
@@ -84,16 +103,19 @@ class Abrupt:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request."""
-        owner: Any = getattr(send, "__self__", None)  # uvicorn's own, which alone knows the connection
+        """Serve one request."""
+        # `send` is a method of uvicorn's; only its object knows the connection
+        owner: Any = getattr(send, "__self__", None)
         scope["stealing.transport"] = getattr(owner, "transport", None)
 
         async def cut(message: Any) -> None:
-            if scope.get("stealing.close") and message["type"] == "http.response.body" and message["body"]:
-                await send({**message, "body": message["body"][: len(message["body"]) // 2], "more_body": True})
-                await asyncio.sleep(0.01)  # lets it leave
-                scope["stealing.transport"].abort()
+            is_body = message["type"] == "http.response.body" and message["body"]
+            if not scope.get("stealing.close") or not is_body:
+                await send(message)
                 return
-            await send(message)
+            half = message["body"][: len(message["body"]) // 2]
+            await send({**message, "body": half, "more_body": True})
+            await asyncio.sleep(FLUSH_SECONDS)
+            scope["stealing.transport"].abort()
 
         await self.app(scope, receive, cut)

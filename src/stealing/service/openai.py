@@ -1,4 +1,4 @@
-"""`/v1`: as OpenAI's clients ask, for images, and the raw fast path beside it."""
+"""`/v1`: embeddings of images in the format of OpenAI's API, and the raw wire."""
 
 import base64
 import json
@@ -7,67 +7,108 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from torch import Tensor
 
-from stealing.service import intake
-from stealing.service.serving import DENIED, Service, body_schema
+from stealing.service import parsing
+from stealing.service.pictures import pictures
+from stealing.service.serving import REFUSALS, Offer, Service, body_schema
 from stealing.targets.wire import pack_answers
+
+EMBEDDINGS_BODY = body_schema("application/json", parsing.Embeddings.model_json_schema())
+RAW_BODY = body_schema("application/octet-stream", {"type": "string", "format": "binary"})
 
 
 def router(service: Service) -> APIRouter:
-    """The routes."""
-    router, offer, limits = APIRouter(), service.offer, service.limits
+    """Return the routes."""
+    router = APIRouter()
+    offer = service.offer
 
     @router.get("/v1/models")
     async def models() -> dict[str, Any]:
         """What is offered."""
-        return {
-            "object": "list",
-            "data": [{"id": offer.model, "object": "model", "version": offer.version, "size": offer.size}],
+        model = {
+            "id": offer.model,
+            "object": "model",
+            "version": offer.version,
+            "size": offer.size,
         }
+        return {"object": "list", "data": [model]}
 
-    @router.post(
-        "/v1/embeddings",
-        responses=DENIED,
-        openapi_extra=body_schema("application/json", intake.Embeddings.model_json_schema()),
-    )
+    @router.post("/v1/embeddings", responses=REFUSALS, openapi_extra=EMBEDDINGS_BODY)
     async def embeddings(request: Request) -> Response:
-        """As OpenAI's, for images: `input` holds data URIs."""
-        parsed: list[intake.Embeddings] = []
+        """Embeddings of images, as OpenAI's of text: `input` holds data URIs."""
+        return await _embeddings(service, request)
 
-        def images_of(body: bytes) -> Tensor:
-            wanted, uris = intake.embeddings(body, limits.images)
-            service.here(wanted.model)
-            parsed.append(wanted)
-            return intake.pictures(uris, offer.size)
-
-        answer = await service.answer(request, images_of)
-
-        def pack(places: list[int], features_BD: Tensor) -> Response:
-            rows = features_BD.float().contiguous().numpy()
-            if parsed[0].encoding_format == "base64":
-                vectors: list[Any] = [base64.b64encode(row.astype("<f4").tobytes()).decode() for row in rows]
-            else:
-                vectors = rows.tolist()
-            data = [{"object": "embedding", "index": place, "embedding": vectors[place]} for place in places]
-            used = {"prompt_tokens": len(rows), "total_tokens": len(rows)}
-            said = {"object": "list", "data": data, "model": offer.model, "model_version": offer.version, "usage": used}
-            return Response(json.dumps(said), media_type="application/json")
-
-        return service.sent(request, answer, pack)
-
-    @router.post(
-        "/v1/raw",
-        responses=DENIED,
-        openapi_extra=body_schema("application/octet-stream", {"type": "string", "format": "binary"}),
-    )
+    @router.post("/v1/raw", responses=REFUSALS, openapi_extra=RAW_BODY)
     async def raw(request: Request) -> Response:
-        """The fast path: pixels in, a digest and float32 numbers a row out; `X-Image-Shape` says how many."""
-        shape = request.headers.get("x-image-shape", "")
-        answer = await service.answer(request, lambda body: intake.pixels(body, shape, offer.size, limits.images))
-
-        def pack(places: list[int], features_BD: Tensor) -> Response:
-            content = pack_answers([answer.digests[place] for place in places], features_BD[places].float())
-            return Response(content, media_type="application/octet-stream", headers={"x-model-version": offer.version})
-
-        return service.sent(request, answer, pack)
+        """Pixels in, a digest and float32 numbers a row out; `X-Image-Shape` holds the shape."""
+        return await _raw(service, request)
 
     return router
+
+
+async def _embeddings(service: Service, request: Request) -> Response:
+    wanted: list[parsing.Embeddings] = []  # set in a thread of the parsers
+
+    def read(body: bytearray) -> Tensor:
+        parsed, uris = parsing.embeddings(body, service.limits)
+        service.check_model(parsed.model)
+        wanted.append(parsed)
+        return pictures(uris, service.offer.size)
+
+    answer = await service.answer(request, read)
+
+    def pack(order: list[int], features_BD: Tensor) -> Response:
+        [parsed] = wanted
+        content = _embeddings_body(service.offer, parsed.encoding_format, order, features_BD)
+        return Response(json.dumps(content, allow_nan=False), media_type="application/json")
+
+    return await service.respond(request, answer, pack)
+
+
+def _embeddings_body(
+    offer: Offer, encoding: str, order: list[int], features_BD: Tensor
+) -> dict[str, Any]:
+    """Return the body of an answer.
+
+    Args:
+        offer: names model and version.
+        encoding: of the vectors: `float` or `base64`.
+        order: rows of the features in the order in which they are sent.
+        features_BD: the vectors.
+    """
+    rows = features_BD.float().contiguous().numpy()
+    data = []
+    for place in order:
+        # JSON lists of floats take several times as long as base64 of the same vectors
+        if encoding == "base64":
+            content = rows[place].astype("<f4").tobytes()
+            vector: Any = base64.b64encode(content).decode()
+        else:
+            vector = rows[place].tolist()
+        data.append({"object": "embedding", "index": place, "embedding": vector})
+    return {
+        "object": "list",
+        "data": data,
+        "model": offer.model,
+        "model_version": offer.version,
+        "usage": {"prompt_tokens": len(rows), "total_tokens": len(rows)},
+    }
+
+
+async def _raw(service: Service, request: Request) -> Response:
+    shape = request.headers.get("x-image-shape", "")
+    offer = service.offer
+
+    def read(body: bytearray) -> Tensor:
+        return parsing.pixels(body, shape, offer.size, service.limits)
+
+    answer = await service.answer(request, read)
+
+    def pack(order: list[int], features_BD: Tensor) -> Response:
+        digests = [answer.digests[place] for place in order]
+        return Response(
+            pack_answers(digests, features_BD[order].float()),
+            media_type="application/octet-stream",
+            headers={"x-model-version": offer.version},
+        )
+
+    return await service.respond(request, answer, pack)

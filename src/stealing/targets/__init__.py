@@ -1,1 +1,1 @@
-"""Targets: what answers."""
+"""Targets: what answers the queries: an encoder in this process, a service, or a recording."""

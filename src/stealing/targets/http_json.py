@@ -1,4 +1,7 @@
-"""Services that take pictures in a JSON body and give vectors in another: a template instead of a class a vendor."""
+"""The wire of services that take images in a JSON body and return vectors in another.
+
+A template describes the format, so that a new vendor is a YAML file and no class.
+"""
 
 import base64
 import json
@@ -6,28 +9,72 @@ from typing import Any
 
 from torch import Tensor
 
+from stealing.artefacts import key
 from stealing.errors import ConfigError
-from stealing.targets.wire import Garbled, Message, Reply, numbers, parsed, picture
+from stealing.targets.wire import (
+    InvalidResponse,
+    Message,
+    Reply,
+    check_version,
+    encode_image,
+    parse_json,
+    parse_vectors,
+)
 
 IMAGES = "<images>"
 """Stands in a body for the list of all images."""
 
+BASE64 = "<base64>"
+"""Stands for an image: its PNG or JPEG file in base64."""
+
+DATA_URI = "<data_uri>"
+"""Stands for an image: a data URI with its PNG or JPEG file."""
+
 ENCODINGS = ("float", "base64")
+PICTURES = ("png", "jpeg")
+
+FORMER_FORMATS = frozenset(
+    {
+        "fa0673d712e63ca0",  # azure
+        "0a78fbd5b1efd3df",  # clarifai
+        "01c49dd4e832067f",  # cohere
+        "9867846eb350ef59",  # jina
+        "ec84082cfd8318a4",  # openai
+        "10d30c4897b6ad52",  # service_json
+        "3d928e569ab2c076",  # vllm
+        "950a14adf9614cd6",  # voyage
+    }
+)
+"""Keys of the formats in conf/target from the time when path, body and vectors alone identified a
+format; see `HttpJson._identity`."""
 
 
 class HttpJson:
-    """Fills a body with the images, and finds the vectors in the answer.
+    """A format that fills a template with images and finds the vectors in the answer.
+
+    A service takes several images in a request, or one:
+
+    - Several: the string `<images>` in `body` becomes the list of images, each written as `image`
+      says. `vectors` has a `*` where the answer has a list.
+    - One: `image` is None, and `<base64>` or `<data_uri>` stands in `body` itself, as in
+      `{"image": "<base64>"}`. `vectors` is the place of the one vector, such as `embedding`.
 
     Args:
-        path: after the service's address.
-        body: the request; the string `<images>` in it becomes the list of images.
-        image: each of them; `<base64>` and `<data_uri>` in it become the picture.
-        picture: `png`, which keeps every pixel, or `jpeg`, which does not.
-        vectors: where they are in the answer, such as `data.*.embedding`.
-        index: where the place of each vector is, such as `data.*.index`, or None where they come in order.
-        version: where the model's name or version is, or None where it is not told.
+        path: of the request, after the service's address.
+        body: the request.
+        image: one of several images; `<base64>` and `<data_uri>` in it become the image's file.
+            None for a service that takes one image a request.
+        picture: kind of the file: `png`, which keeps every pixel, or `jpeg`, which does not.
+        vectors: place of the vectors in the answer, such as `data.*.embedding`.
+        index: place of each vector's number, such as `data.*.index`; None if the vectors come in
+            the order of the images.
+        version: place of the model's name or version; None if the answer has none.
         encoding: of a vector: `float`, a list of numbers, or `base64` of little-endian float32.
-        images_a_request: most images a request.
+        images_a_request: most images in one request.
+
+    Raises:
+        ConfigError: an unknown encoding or kind of file, or a template that holds no image or is
+            for another number of images.
     """
 
     def __init__(
@@ -42,61 +89,160 @@ class HttpJson:
         encoding: str,
         images_a_request: int,
     ) -> None:
-        if encoding not in ENCODINGS or picture not in ("png", "jpeg"):
-            raise ConfigError("A format's encoding is float or base64, and its picture png or jpeg: set one of them.")
-        self.path, self.body, self.image, self.picture = path, body, image, picture
-        self.vectors, self.index, self.version, self.encoding = vectors, index, version, encoding
-        self.codec = "" if picture == "png" else picture
+        if encoding not in ENCODINGS or picture not in PICTURES:
+            raise ConfigError(
+                "A format's encoding is float or base64, and its picture png or jpeg: "
+                "set one of them."
+            )
+        self.path = path
+        self.body = body
+        self.image = image
+        self.picture = picture
+        self.vectors = vectors
+        self.index = index
+        self.version = version
+        self.encoding = encoding
         self.images_a_request = images_a_request
-        self.identity: dict[str, Any] = {"path": path, "body": body, "vectors": vectors}
+        self.codec = "" if picture == "png" else picture
+        if image is None:
+            self._check_one_image()
+        elif not _contains(body, (IMAGES,)):
+            raise ConfigError(
+                f"target.remote.wire.body has no {IMAGES}: put it in place of the list of images, "
+                "or set target.remote.wire.image=null if a request takes one image."
+            )
+        self.former: dict[str, Any] = {"path": path, "body": body, "vectors": vectors}
+        self.identity = self._identity()
+
+    def _check_one_image(self) -> None:
+        """Refuse settings that contradict a request of one image."""
+        if not _contains(self.body, (BASE64, DATA_URI)):
+            raise ConfigError(
+                f"target.remote.wire.body has no {BASE64} or {DATA_URI}: put one of them in place "
+                "of the image, or describe an image in target.remote.wire.image."
+            )
+        if self.images_a_request != 1:
+            raise ConfigError(
+                f"target.remote.wire.images_a_request={self.images_a_request} does not fit a "
+                "request of one image (target.remote.wire.image=null): set it to 1."
+            )
+        if self.index is not None or "*" in self.vectors.split("."):
+            raise ConfigError(
+                "The answer to a request of one image holds one vector: set "
+                "target.remote.wire.index=null, and target.remote.wire.vectors to its place, "
+                "without a *."
+            )
+
+    def _identity(self) -> dict[str, Any]:
+        """Return all settings that decide what comes back.
+
+        Earlier versions of this project left out how an image is written and how vectors are read,
+        so that two formats could share their answers. The formats that conf/target had then keep
+        their identity, so that answers bought with them are found. Any other format with the same
+        path and body has another identity.
+        """
+        details = {
+            "image": self.image,
+            "picture": self.picture,
+            "index": self.index,
+            "encoding": self.encoding,
+        }
+        body = self.body
+        if isinstance(body, dict):  # a user names the model
+            body = {name: value for name, value in body.items() if name != "model"}
+        path = self.path.split("?")[0]
+        format_key = key(path=path, body=body, vectors=self.vectors, **details)
+        if format_key in FORMER_FORMATS:
+            return self.former
+        return self.former | details
 
     def request(self, images_uint8: Tensor, idempotency: str) -> Message:
         """See `Format`."""
-        kind = self.picture
-        pictures = [base64.b64encode(picture(image, kind)).decode() for image in images_uint8]
-        uris = [{"<base64>": text, "<data_uri>": f"data:image/{kind};base64,{text}"} for text in pictures]
-        filled = _filled(self.body, {IMAGES: [_filled(self.image, words) for words in uris]})
-        return Message(self.path, json.dumps(filled).encode(), {"content-type": "application/json"})
+        values = [self._values(image) for image in images_uint8]
+        if self.image is None:
+            body = _filled(self.body, values[0])
+        else:
+            images = [_filled(self.image, replacements) for replacements in values]
+            body = _filled(self.body, {IMAGES: images})
+        headers = {"content-type": "application/json"}
+        return Message(self.path, json.dumps(body, allow_nan=False).encode(), headers)
+
+    def _values(self, image_uint8: Tensor) -> dict[str, Any]:
+        """Return what the placeholders become for one image (3, H, W)."""
+        text = base64.b64encode(encode_image(image_uint8, self.picture)).decode()
+        return {BASE64: text, DATA_URI: f"data:image/{self.picture};base64,{text}"}
 
     def answers(self, images_uint8: Tensor, headers: dict[str, str], content: bytes) -> Reply:
         """See `Format`."""
-        body, count = parsed(content), len(images_uint8)
-        rows = _found(body, self.vectors.split("."))
+        count = len(images_uint8)
+        body = parse_json(content)
+        rows = _value_at(body, self.vectors)
+        if self.image is None:
+            rows = [rows]
         if not isinstance(rows, list) or len(rows) != count:
-            raise Garbled(f"{len(rows) if isinstance(rows, list) else 'no'} vectors came back for {count} images")
+            number = len(rows) if isinstance(rows, list) else "no"
+            raise InvalidResponse(f"{number} vectors came back for {count} images")
         if self.index is not None:
-            places = _found(body, self.index.split("."))
-            if not all(type(place) is int for place in places) or sorted(places) != list(range(count)):
-                raise Garbled("the vectors' places are not those of the images")
-            rows = [row for _, row in sorted(zip(places, rows, strict=True), key=lambda pair: pair[0])]
-        version = None if self.version is None else _found(body, self.version.split("."))
-        if version is not None and not isinstance(version, str):
-            raise Garbled("the model's version is no string")
-        return Reply(numbers(rows, self.encoding), version)
+            rows = _sorted_by_index(rows, _value_at(body, self.index))
+        version = None if self.version is None else _value_at(body, self.version)
+        return Reply(parse_vectors(rows, self.encoding), check_version(version))
 
 
-def _filled(template: Any, words: dict[str, Any]) -> Any:
-    """The template with each of these strings replaced by its value."""
+def _contains(template: Any, placeholders: tuple[str, ...]) -> bool:
+    """Return True if one of the placeholders stands in a template."""
     if isinstance(template, dict):
-        return {name: _filled(value, words) for name, value in template.items()}
+        return any(_contains(value, placeholders) for value in template.values())
     if isinstance(template, list):
-        return [_filled(value, words) for value in template]
-    return words.get(template, template) if isinstance(template, str) else template
+        return any(_contains(value, placeholders) for value in template)
+    return template in placeholders
 
 
-def _found(value: Any, path: list[str]) -> Any:
-    """What lies at a path; `*` stands for each element of a list.
+def _filled(template: Any, values: dict[str, Any]) -> Any:
+    """Return a template in which each placeholder is replaced by its value."""
+    if isinstance(template, dict):
+        return {name: _filled(value, values) for name, value in template.items()}
+    if isinstance(template, list):
+        return [_filled(value, values) for value in template]
+    if isinstance(template, str):
+        return values.get(template, template)
+    return template
+
+
+def _sorted_by_index(rows: list[Any], indices: Any) -> list[Any]:
+    """Return rows in the order of their indices, which must be 0 to B - 1, each once.
 
     Raises:
-        Garbled: nothing lies there.
+        InvalidResponse: they are not.
     """
-    for place, step in enumerate(path):
+    wrong = InvalidResponse("the vectors' places are not those of the images")
+    # exact types: true is an int for Python
+    if not isinstance(indices, list) or not set(map(type, indices)) <= {int}:
+        raise wrong
+    if sorted(indices) != list(range(len(rows))):
+        raise wrong
+    ordered: list[Any] = [None] * len(rows)
+    for index, row in zip(indices, rows, strict=True):
+        ordered[index] = row
+    return ordered
+
+
+def _value_at(body: Any, path: str) -> Any:
+    """Return what stands at a dotted path in an answer; `*` collects each element of a list.
+
+    Raises:
+        InvalidResponse: nothing stands there.
+    """
+    return _descend(body, path.split("."), path)
+
+
+def _descend(value: Any, steps: list[str], path: str) -> Any:
+    for number, step in enumerate(steps):
         if step == "*" and isinstance(value, list):
-            return [_found(each, path[place + 1 :]) for each in value]
+            return [_descend(element, steps[number + 1 :], path) for element in value]
         if isinstance(value, list) and step.isdigit() and int(step) < len(value):
             value = value[int(step)]
         elif isinstance(value, dict) and step in value:
             value = value[step]
         else:
-            raise Garbled(f"there is nothing at {'.'.join(path)}")
+            raise InvalidResponse(f"there is nothing at {path}")
     return value

@@ -1,4 +1,4 @@
-"""A frozen encoder in this process, answering as a service would: uint8 images in, defended features out.
+"""A frozen encoder in this process: uint8 images in, defended features out, as from a service.
 
 Shape letters: B images, D feature width.
 """
@@ -7,17 +7,23 @@ import torch
 from torch import Tensor
 
 from stealing.artefacts import key
-from stealing.defenses.chain import VERSION, Asked, Chain
+from stealing.defenses.chain import VERSION, Chain, QueryBatch
 from stealing.encoders import Encoder
-from stealing.errors import Refused
+from stealing.errors import Refused, TargetError
 from stealing.evaluation.features import BLOCK, encode
 from stealing.queries.bank import Bank
 from stealing.queries.digests import digests
 from stealing.queries.pace import Pace
+from stealing.queries.waiting import NotServed
 
 
 def fingerprint(defense: Chain, settings: dict[str, object]) -> str:
-    """Of a chain with these settings, in their order: answers under two of them are never mixed."""
+    """Return the hash of a chain of defenses; answers under two fingerprints are never mixed.
+
+    Args:
+        defense: the chain.
+        settings: of its defenses by their names, in their order.
+    """
     if not settings:
         return key(defense=[])
     private = {"private": defense.private} if defense.private else {}
@@ -25,55 +31,117 @@ def fingerprint(defense: Chain, settings: dict[str, object]) -> str:
 
 
 class LocalTarget:
-    """Answers with the encoder's features after the defenses.
+    """A target whose answers are the encoder's features after the defenses.
 
-    The encoder stays outside every Lightning module, in eval mode: training beside it cannot move its BatchNorm. An
-    account that is told to wait does so on a clock of the target's own, which costs nobody time.
+    The encoder stays outside every Lightning module, in eval mode: training beside it cannot move
+    its BatchNorm statistics. A defense that makes an account wait moves a clock of the target's
+    own, so that no time passes.
 
     Args:
         encoder: frozen here.
         defense: applied to every answer.
         defense_fingerprint: hash of the defense's settings.
         size: height and width that the encoder was made for.
-        features: where undefended features are kept, so that another defense need not compute them again; or None.
+        features: stores undefended features, so that another defense need not compute them again;
+            None to compute all.
     """
 
-    codec, pace, is_known = "", Pace(), True
+    codec = ""
+    pace = Pace()
+    is_known = True
     version: str | None = None
-    images_a_request, in_flight = BLOCK, 1
-    deadline = 3600.0  # that another process waits for this one: it may be slow, and whether it lives can be told
+    images_a_request = BLOCK
+    in_flight = 1
+    # seconds that another process waits for this one: a slow one is not given up, and a dead one is
+    # noticed by other means
+    deadline = 3600.0
 
     def __init__(
-        self, encoder: Encoder, defense: Chain, defense_fingerprint: str, size: int, features: Bank | None = None
+        self,
+        encoder: Encoder,
+        defense: Chain,
+        defense_fingerprint: str,
+        size: int,
+        features: Bank | None = None,
     ) -> None:
-        self._encoder = encoder.eval().requires_grad_(False).to(memory_format=torch.channels_last)
-        self._defense, self._features, self.size, self._now = defense, features, size, 0.0
-        self.fingerprint, self.defense_fingerprint = encoder.fingerprint, defense_fingerprint
+        encoder.eval().requires_grad_(False)
+        self._encoder = encoder.to(memory_format=torch.channels_last)
+        self._defense = defense
+        self._features = features
+        self._now = 0.0
+        self.size = size
+        self.fingerprint = encoder.fingerprint
+        self.defense_fingerprint = defense_fingerprint
         self.remembers = defense.remembers
 
     def answer(self, images_uint8: Tensor, account: str, idempotency: str = "") -> Tensor:
-        """Features (B, D), float32, of uint8 images (B, 3, H, W); asking again costs nothing, so no key is needed.
+        """Return features (B, D), float32, of uint8 images (B, 3, H, W).
 
-        They are undefended where the defense remembers: `settle` has the last word then.
+        They are undefended if the defense is stateful; `settle` applies it then.
+
+        Args:
+            images_uint8: what is asked about.
+            account: who asks.
+            idempotency: ignored; a second answer costs nothing here.
+
+        Raises:
+            NotServed: with a TargetError as its cause, if a feature is not finite.
         """
         names = digests(images_uint8)
+        features_BD = self._undefended(images_uint8, names)
+        if not self.remembers:
+            batch = QueryBatch(account, names, images_uint8)
+            features_BD = self._defense.answer(features_BD, batch)
+        _check_finite(features_BD)
+        return features_BD
+
+    def _undefended(self, images_uint8: Tensor, names: list[bytes]) -> Tensor:
+        """Return the encoder's features (B, D), from the bank if it has them."""
         if self._features is None:
-            features_BD = encode(self._encoder, images_uint8)
-        else:
-            if not self._features.has(names).all():
-                self._features.add(names, encode(self._encoder, images_uint8))
-            features_BD = self._features.read(names)
-        return features_BD if self.remembers else self._defense.answer(features_BD, Asked(account, names, images_uint8))
+            return self._encoded(images_uint8)
+        stored, is_stored = self._features.find(names)
+        if is_stored.all():
+            return stored
+        # a copy: what `encode` returns cannot be written to
+        features_BD = self._encoded(images_uint8).clone()
+        self._features.add(names, features_BD)
+        if is_stored.any():
+            # an image keeps its stored features, even if the last bits differ on this processor
+            features_BD[torch.from_numpy(is_stored)] = stored
+        return features_BD
+
+    def _encoded(self, images_uint8: Tensor) -> Tensor:
+        features_BD = encode(self._encoder, images_uint8)
+        # before the bank stores them, and before a defense hides what they are
+        _check_finite(features_BD)
+        return features_BD
 
     def settle(
         self, features_BD: Tensor, images_uint8: Tensor, account: str, memory: bytes | None
     ) -> tuple[Tensor, bytes]:
-        """See `stealing.queries.buying.Settling`."""
+        """See `stealing.queries.target.StatefulTarget`."""
+        names = digests(images_uint8)
         while True:
             try:
-                asked = Asked(account, digests(images_uint8), images_uint8, self._now)
-                return self._defense.settle(features_BD, asked, memory)
+                batch = QueryBatch(account, names, images_uint8, self._now)
+                answer_BD, memory_after = self._defense.settle(features_BD, batch, memory)
+                _check_finite(answer_BD)
+                return answer_BD, memory_after
             except Refused as refused:
                 if refused.retry_after is None:
                     raise
                 self._now += refused.retry_after
+
+
+def _check_finite(features_BD: Tensor) -> None:
+    """Refuse features that are not finite, as a service's are refused.
+
+    Raises:
+        NotServed: some feature is not finite; a TargetError is its cause.
+    """
+    finite_B = features_BD.isfinite().all(1)
+    if not finite_B.all():
+        raise NotServed from TargetError(
+            f"The target gives numbers that are not finite for {int((~finite_B).sum())} of "
+            f"{len(features_BD)} images: name another encoder, or another defense."
+        )

@@ -1,37 +1,49 @@
-"""Servers of the Open Inference Protocol, version 2: KServe, Triton and others.
+"""The wire of the Open Inference Protocol, version 2: KServe, Triton and others.
 
 Source: KServe's specification of the protocol, and Triton's binary tensor data extension of it.
 """
 
 import json
+import re
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from stealing.queries.digests import digests
-from stealing.targets.wire import TYPES, Garbled, Message, Reply, checked, pack_tensors, unpack_tensors
+from stealing.targets.tensors import JSON_LENGTH, TYPES, pack_tensors, unpack_tensors
+from stealing.targets.wire import InvalidResponse, Message, Reply, as_features, check_version
 
 
 class OpenInference:
-    """Sends one tensor of images (B, 3, H, W), reads one of features (B, D).
+    """The format with one tensor of images (B, 3, H, W) and one of features (B, D).
 
     Args:
         model: its name at the server.
-        images_name: of the images' tensor.
-        features_name: of the features' tensor.
+        images_name: of the tensor of images.
+        features_name: of the tensor of features.
         datatype: `UINT8`, or `FP32` for a model that takes pixels divided by 255.
-        binary: tensors as bytes after the JSON, which every Triton and few others take; else as JSON lists.
-        images_a_request: most images a request.
+        binary: send tensors as bytes behind the JSON, which every Triton and few others take; else
+            as JSON lists.
+        images_a_request: most images in one request.
     """
 
     codec = ""
 
     def __init__(
-        self, model: str, images_name: str, features_name: str, datatype: str, binary: bool, images_a_request: int
+        self,
+        model: str,
+        images_name: str,
+        features_name: str,
+        datatype: str,
+        binary: bool,
+        images_a_request: int,
     ) -> None:
-        self.model, self.datatype, self.binary = model, datatype, binary
-        self.input, self.output = images_name, features_name
+        self.model = model
+        self.datatype = datatype
+        self.binary = binary
+        self.input = images_name
+        self.output = features_name
         self.images_a_request = images_a_request
         self.identity: dict[str, Any] = {
             "model": model,
@@ -42,31 +54,42 @@ class OpenInference:
 
     def request(self, images_uint8: Tensor, idempotency: str) -> Message:
         """See `Format`."""
-        images, path = images_uint8.contiguous().numpy(), f"/v2/models/{self.model}/infer"
+        path = f"/v2/models/{self.model}/infer"
+        images = images_uint8.contiguous().numpy()
         if self.datatype != "UINT8":
             images = (images / np.float32(255)).astype(TYPES[self.datatype])
-        wanted: list[dict[str, Any]] = [{"name": self.output}]
+        output: dict[str, Any] = {"name": self.output}
         if self.binary:
-            wanted[0]["parameters"] = {"binary_data": True}
-            content, length = pack_tensors({"id": idempotency, "outputs": wanted}, "inputs", {self.input: images})
-            headers = {"content-type": "application/octet-stream", "inference-header-content-length": str(length)}
+            output["parameters"] = {"binary_data": True}
+            head = {"id": idempotency, "outputs": [output]}
+            content, length = pack_tensors(head, "inputs", {self.input: images})
+            headers = {"content-type": "application/octet-stream", JSON_LENGTH: str(length)}
             return Message(path, content, headers)
-        tensor = {"name": self.input, "shape": list(images.shape), "datatype": self.datatype}
-        body = {"id": idempotency, "inputs": [tensor | {"data": images.ravel().tolist()}], "outputs": wanted}
-        return Message(path, json.dumps(body).encode(), {"content-type": "application/json"})
+        tensor = {
+            "name": self.input,
+            "shape": list(images.shape),
+            "datatype": self.datatype,
+            "data": images.ravel().tolist(),
+        }
+        body = {"id": idempotency, "inputs": [tensor], "outputs": [output]}
+        headers = {"content-type": "application/json"}
+        return Message(path, json.dumps(body, allow_nan=False).encode(), headers)
 
     def answers(self, images_uint8: Tensor, headers: dict[str, str], content: bytes) -> Reply:
-        """See `Format`; a tensor `digest` beside the features, as our own service gives, is held against the images."""
-        length = headers.get("inference-header-content-length")
-        if length is not None and not (length.isascii() and length.isdigit()):
-            raise Garbled("the length of the JSON part is no number")
-        head, tensors = unpack_tensors(content, None if length is None else int(length), "outputs")
-        features, named = tensors.get(self.output), tensors.get("digest")
-        if features is None or features.dtype.kind != "f" or len(features) != len(images_uint8):
-            raise Garbled(f"no tensor {self.output} with a row of numbers for each image")
-        if named is not None and named.tobytes() != b"".join(digests(images_uint8)):
-            raise Garbled("the answer is to other images, or in another order")
-        version = head.get("model_version")
-        if version is not None and not isinstance(version, str):
-            raise Garbled("the model's version is no string")
-        return Reply(checked(features.reshape(len(features), -1)), version)
+        """See `Format`; a tensor `digest`, which our own service sends, must name the images."""
+        length = headers.get(JSON_LENGTH)
+        if length is not None and not re.fullmatch(r"\d{1,12}", length, re.ASCII):
+            raise InvalidResponse("the length of the JSON part is not a number")
+        json_bytes = None if length is None else int(length)
+        head, tensors = unpack_tensors(content, json_bytes, "outputs")
+        features = tensors.get(self.output)
+        count = len(images_uint8)
+        if features is None or features.dtype.kind != "f" or features.shape[:1] != (count,):
+            raise InvalidResponse(f"no tensor {self.output} with a row of numbers for each image")
+        digest = tensors.get("digest")
+        if digest is not None and digest.tobytes() != b"".join(digests(images_uint8)):
+            raise InvalidResponse("the answer is to other images, or in another order")
+        if features.size == 0:
+            raise InvalidResponse(f"the tensor {self.output} is empty")
+        features_BD = as_features(features.reshape(count, -1))
+        return Reply(features_BD, check_version(head.get("model_version")))

@@ -1,1 +1,1 @@
-"""Fitting with Lightning: schedules, checkpoints that resume exactly, progress, and the function that fits a module."""
+"""Training with Lightning: fits that resume exactly, on one process or several."""

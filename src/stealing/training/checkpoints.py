@@ -1,7 +1,9 @@
-"""Checkpoints that survive a kill at any moment, and the state that makes a resumed fit equal an uninterrupted one."""
+"""Checkpoints that survive a kill: a running fit in, files that resume it exactly out."""
 
-import os
+import signal
+import sys
 import time
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -10,108 +12,162 @@ import torch
 from lightning.pytorch.callbacks import Callback, Checkpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from stealing.data.draws import Batch, generator
+from stealing.artefacts import replacing
+from stealing.data.sampling import Batch, generator
 from stealing.errors import CheckpointError
-from stealing.training.ranks import agreed, summed
+from stealing.signals import Deferred, Stopped
+from stealing.training.distributed import all_reduce_sum, rank
 
 
-class WholeFiles(TorchCheckpointIO):
-    """Writes a checkpoint to a temporary file, flushes it, and keeps the previous one until the new one is whole."""
+class AtomicCheckpoints(TorchCheckpointIO):
+    """Writes a checkpoint to a temporary file and renames it, and keeps the previous checkpoint."""
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
+    ) -> None:
         """Replace `path`; the file that was there becomes `.prev`."""
         final = Path(path)
-        final.parent.mkdir(parents=True, exist_ok=True)
-        temporary = final.with_suffix(".tmp")
-        with temporary.open("wb") as handle:
+        with replacing(final, previous=final.with_suffix(".prev")) as handle:
             torch.save(checkpoint, handle)
-            handle.flush()
-            os.fsync(handle.fileno())
-        if final.exists():
-            os.replace(final, final.with_suffix(".prev"))
-        os.replace(temporary, final)
 
 
 def newest_readable(folder: Path) -> Path | None:
-    """The checkpoint to resume from: `last.ckpt`, else the one before it, else None for a fresh start.
+    """Return the checkpoint to resume from: `last.ckpt`, else `last.prev`, else None.
 
     Raises:
-        CheckpointError: there are checkpoints and none can be read.
+        CheckpointError: there are checkpoints, and none can be read.
     """
-    found = [path for path in (folder / "last.ckpt", folder / "last.prev") if path.exists()]
-    for path in found:
-        try:
-            torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        except Exception:  # a file cut short fails in as many ways as there are places to cut it
-            continue
-        return path
-    if found:
-        raise CheckpointError(f"No checkpoint in {folder} can be read: delete that folder to start this step afresh.")
+    paths = [folder / "last.ckpt", folder / "last.prev"]
+    present = [path for path in paths if path.exists()]
+    for path in present:
+        if _is_whole(path):
+            return path
+        if rank() == 0:
+            print(f"{path} is damaged (checksum): it is passed over.", file=sys.stderr, flush=True)
+    if present:
+        raise CheckpointError(
+            f"No checkpoint in {folder} can be read: delete that folder to start this step afresh."
+        )
     return None
 
 
-class Last(Checkpoint):
-    """Keeps `last.ckpt`, at most every `every` seconds, between two batches.
+def _is_whole(path: Path) -> bool:
+    """Return True if a checkpoint can be read and each tensor has its checksum."""
+    try:
+        # a checkpoint is a zip archive with a CRC-32 of each tensor, which torch does not compare
+        with zipfile.ZipFile(path) as archive:
+            if archive.testzip() is not None:
+                return False
+        torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception:  # a file cut short fails in as many ways as there are places to cut it
+        return False
+    return True
 
-    The last batch of an epoch waits for the epoch's end: a checkpoint taken on it resumes in the old epoch.
+
+class LastCheckpoint(Checkpoint):
+    """Writes `last.ckpt` between two batches: every `every` seconds, and before a stop.
+
+    After the last batch of an epoch it waits for the epoch's end: Lightning would resume a
+    checkpoint of that moment in the old epoch.
+
+    Args:
+        folder: of the checkpoint.
+        every: seconds.
+        stop: holds back Ctrl-C and SIGTERM while the fit runs.
     """
 
-    def __init__(self, folder: Path, every: float) -> None:
-        self.path, self.every, self.saved = folder / "last.ckpt", every, time.monotonic()
-
-    def _save(self, trainer: L.Trainer) -> None:
-        if agreed(time.monotonic() - self.saved >= self.every):  # all processes take part in it, or none
-            trainer.save_checkpoint(self.path)
-            self.saved = time.monotonic()
-
-    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
-        """Save in mid-epoch."""
-        progress = trainer.fit_loop.epoch_loop.batch_progress
-        whole = progress.current.ready % trainer.accumulate_grad_batches == 0  # half an accumulation is not kept
-        if whole and not progress.is_last_batch:
-            self._save(trainer)
+    def __init__(self, folder: Path, every: float, stop: Deferred) -> None:
+        self.path = folder / "last.ckpt"
+        self.every = every
+        self.stop = stop
+        self.saved = time.monotonic()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Begin an epoch where one had ended: Lightning would count the next batch as one more of the old epoch."""
+        """Take the signals back from Lightning; mend its counters after a resume between epochs."""
+        # Lightning ends a fit on SIGTERM without a checkpoint, and with exit code 0
+        self.stop.take_over()
         loop = trainer.fit_loop.epoch_loop
         if loop.batch_progress.current.completed >= trainer.num_training_batches:
-            for progress in (loop.batch_progress, loop.scheduler_progress, loop.automatic_optimization.optim_progress):
-                progress.reset_on_run()
+            # the old epoch was complete: Lightning would count the next batch as one more of it
+            loop.batch_progress.reset_on_run()
+            loop.scheduler_progress.reset_on_run()
+            loop.automatic_optimization.optim_progress.reset_on_run()
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        """Save within an epoch."""
+        progress = trainer.fit_loop.epoch_loop.batch_progress
+        # a checkpoint does not hold the gradients of an accumulation that is not complete
+        is_between_steps = progress.current.ready % trainer.accumulate_grad_batches == 0
+        if is_between_steps and not progress.is_last_batch:
+            self._save_if_due(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save between epochs."""
-        self._save(trainer)
+        self._save_if_due(trainer)
+
+    def _save_if_due(self, trainer: L.Trainer) -> None:
+        """Save if it is time on process 0, or if any process is to stop. Then all of them stop.
+
+        Raises:
+            Stopped: after the checkpoint is written.
+        """
+        is_time = rank() == 0 and time.monotonic() - self.saved >= self.every
+        is_stopping = self.stop.pending is not None
+        # saving is collective: without a vote, one process would wait for the others for ever
+        if not all_reduce_sum(is_time or is_stopping):
+            return
+        trainer.save_checkpoint(self.path)
+        self.saved = time.monotonic()
+        # asked again: a signal may have come while the checkpoint was written
+        if all_reduce_sum(self.stop.pending is not None):
+            raise Stopped(self.stop.pending or signal.SIGTERM)
 
 
 class StepSeed(Callback):
-    """Seeds the global generator at each step: dropout is a function of (seed, step, rank), not of what ran before."""
+    """Seeds the global generator at each step.
+
+    What draws from it, such as dropout, depends on (seed, step, rank) and not on what ran before.
+    """
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
 
-    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Batch, _: int) -> None:
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Batch, _: int
+    ) -> None:
         """Seed for this batch."""
         place = (trainer.fit_loop.total_batch_idx, trainer.global_rank)
         torch.manual_seed(generator(self.seed, "global", *place).initial_seed())
 
 
-class Clock(Callback):
-    """Wall and processor seconds of a fit, summed over its interruptions; processor seconds over all processes too."""
+class Stopwatch(Callback):
+    """Wall and processor seconds of a fit, summed over interruptions.
+
+    Processor seconds are summed over processes, too.
+    """
 
     def __init__(self) -> None:
         self.before = {"seconds": 0.0, "cpu_seconds": 0.0}
-        self.start = (time.monotonic(), time.process_time())
+        self.wall_start = time.monotonic()
+        self.cpu_start = time.process_time()
 
     @property
     def spent(self) -> dict[str, float]:
-        """Seconds so far; what came after the checkpoint that was resumed is not in it. All processes must ask."""
-        wall, cpu = time.monotonic() - self.start[0], summed(time.process_time() - self.start[1])
-        return {"seconds": self.before["seconds"] + wall, "cpu_seconds": self.before["cpu_seconds"] + cpu}
+        """Seconds so far, without those lost after the resumed checkpoint.
+
+        It is collective: all processes must read it.
+        """
+        wall = time.monotonic() - self.wall_start
+        cpu = all_reduce_sum(time.process_time() - self.cpu_start)
+        return {
+            "seconds": self.before["seconds"] + wall,
+            "cpu_seconds": self.before["cpu_seconds"] + cpu,
+        }
 
     def state_dict(self) -> dict[str, Any]:
-        """Kept in the checkpoint."""
+        """Return what a checkpoint keeps of it."""
         return self.spent
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on counting from the checkpoint."""
+        """Go on from a checkpoint."""
         self.before = dict(state_dict)

@@ -1,8 +1,11 @@
-"""Fit one LightningModule to the end: a module and images in, the trained module out; the same call resumes."""
+"""Fit one LightningModule to the end: a module and images in, the trained module out.
+
+The same call resumes an interrupted fit.
+"""
 
 import csv
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -11,16 +14,34 @@ import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import CSVLogger, Logger
+from lightning.pytorch.profilers import AdvancedProfiler, Profiler, SimpleProfiler
 from lightning.pytorch.strategies import DDPStrategy
 from numpy.typing import NDArray
+from omegaconf import DictConfig, OmegaConf
 
-from stealing.artefacts import write_whole
-from stealing.data.draws import TrainingImages
+from stealing.artefacts import write_atomically
+from stealing.config import instantiate_node, to_dict
+from stealing.data.sampling import TrainingImages
+from stealing.encoders.weights import flaw_of_weights
+from stealing.errors import ConfigError, TrainingError
+from stealing.signals import Deferred
 from stealing.training.batchnorm import share_batchnorm
-from stealing.training.checkpoints import Clock, Last, StepSeed, WholeFiles, newest_readable
-from stealing.training.launch import Joined, Terminated
-from stealing.training.progress import Bar
-from stealing.training.ranks import rank, world
+from stealing.training.captured import OptimizerSteps, capture
+from stealing.training.checkpoints import (
+    AtomicCheckpoints,
+    LastCheckpoint,
+    StepSeed,
+    Stopwatch,
+    newest_readable,
+)
+from stealing.training.distributed import MetProcesses, rank, world_size
+from stealing.training.progress import TrainingProgress
+
+LOG_EVERY = 10
+"""Steps between two logged losses."""
+
+Pictures: TypeAlias = NDArray[np.uint8]
+Rows: TypeAlias = list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -29,14 +50,21 @@ class Settings:
 
     Attributes:
         accelerator: Lightning's name, `cpu` or `gpu`.
-        devices: processes, one a device; where torchrun or SLURM started them, their number counts.
-        precision: Lightning's name: `32-true`, `bf16-mixed` or `16-mixed`; weights and answers are float32 in all.
-        accumulate: batches whose gradients are averaged in one step; it costs no memory, and no more epochs.
+        devices: processes, one a device; torchrun and SLURM bring their own number.
+        precision: Lightning's name: `32-true`, `bf16-mixed` or `16-mixed`. Weights and answers are
+            float32 in all of them.
+        accumulate: batches whose gradients are averaged in one step. It costs no memory, and the
+            epochs stay.
         clip: greatest norm of the gradient in a step, or None.
-        compile: compile the networks, not the views; worth its minute in long fits on a GPU.
-        channels_last: keep images and filters in channels-last order, which most processors convolve faster.
-        checkpoint_seconds: at most one checkpoint in this time.
+        compile: compile the networks, not the views: worth its minute in long fits on a GPU.
+        graph: replay each step as one CUDA graph, which small batches need to keep a GPU busy.
+        channels_last: keep images and filters in channels-last order, which most processors
+            convolve faster.
+        checkpoint_seconds: least time between two checkpoints.
         threads: of each process.
+        profiler: Lightning's name, `simple` or `advanced`, or None. It writes the times of a fit to
+            `fit-profile.txt` in the artefact's folder.
+        callbacks: Lightning callbacks of every fit, as nodes with a `_target_`, by name.
     """
 
     accelerator: str = "cpu"
@@ -45,31 +73,74 @@ class Settings:
     accumulate: int = 1
     clip: float | None = None
     compile: bool = False
+    graph: bool = False
     channels_last: bool = True
     checkpoint_seconds: float = 60.0
     threads: int = 2
+    profiler: str | None = None
+    callbacks: dict[str, Any] = field(default_factory=dict)
 
     @property
     def numerics(self) -> dict[str, Any]:
-        """What of this changes the result of a fit, and so is part of an artefact's key."""
-        return {"precision": self.precision, "accumulate": self.accumulate, "clip": self.clip}
+        """The settings that change the result of a fit; they are part of an artefact's key."""
+        numerics: dict[str, Any] = {
+            "precision": self.precision,
+            "accumulate": self.accumulate,
+            "clip": self.clip,
+        }
+        # nobody knows which callbacks change weights; keys without callbacks are older than they
+        if self.callbacks:
+            numerics["callbacks"] = self.callbacks
+        return numerics
 
     def steps(self, epochs: int, batches: int) -> int:
-        """Steps of the optimiser in this many epochs of as many batches; those that do not fill a step are left out."""
+        """Return the optimizer's steps in this many epochs of this many batches.
+
+        Batches at an epoch's end that do not fill a step are left out.
+        """
         return epochs * (batches // self.accumulate)
 
 
-Pictures: TypeAlias = NDArray[np.uint8]
-Rows: TypeAlias = list[dict[str, Any]]
+def device_of(accelerator: str) -> str:
+    """Return torch's name of the device of `trainer.accelerator`."""
+    return "cuda" if accelerator == "gpu" else "cpu"
+
+
+def settings_of(config: DictConfig) -> Settings:
+    """Return the settings of all fits of a run.
+
+    Args:
+        config: resolved and checked.
+    """
+    settings: Settings = instantiate_node(config.trainer)
+    return replace(settings, callbacks=to_dict(config.callbacks))
+
+
+def build_callbacks(settings: Settings) -> list[Callback]:
+    """Build the callbacks of one fit; callbacks have state, so each fit gets its own.
+
+    Raises:
+        ConfigError: one of them is not a callback of Lightning.
+    """
+    callbacks: list[Callback] = []
+    for name, node in settings.callbacks.items():
+        callback = instantiate_node(OmegaConf.create({name: node})[name])
+        if not isinstance(callback, Callback):
+            raise ConfigError(
+                f"callbacks.{name}={node['_target_']} is not a callback: derive it from "
+                "lightning.pytorch.callbacks.Callback."
+            )
+        callbacks.append(callback)
+    return callbacks
 
 
 @dataclass(frozen=True)
 class Recorder:
-    """Where the curves of a fit go besides its CSV file: a logger for each named fit, closed after it.
+    """Where the curves of a fit go besides its CSV file; this class sends them nowhere.
 
     Attributes:
         cell: name of the run's folder.
-        sweep: name of the folder of the sweep that the run is a cell of, or None.
+        sweep: name of the sweep's folder, or None outside a sweep.
         overrides: of the command, such as `attack.steps=40`.
         choices: the option chosen from each group.
         settings: the resolved configuration, as JSON values.
@@ -91,11 +162,11 @@ class Recorder:
         """
         return None
 
-    def show(self, name: str, shown: "Pictures | Rows") -> None:
-        """Pictures (N, 3, H, W), uint8, or the rows of a table, beside what `open` began."""
+    def show(self, name: str, content: Pictures | Rows) -> None:
+        """Log images (N, 3, H, W), uint8, or the rows of a table, with the logger that is open."""
 
     def close(self) -> None:
-        """End what `open` began, so that the next fit of this process starts its own."""
+        """Close the logger that is open, so that the next fit of this process gets its own."""
 
 
 def fit(
@@ -110,59 +181,105 @@ def fit(
     recorder: Recorder,
     monitors: tuple[Callback, ...] = (),
 ) -> dict[str, float]:
-    """Train `module` for `total_steps`, from the newest checkpoint in `folder` where there is one.
+    """Train `module` in place for `total_steps`, from the newest checkpoint in `folder`.
+
+    Args:
+        module: to train.
+        images: its batches.
+        folder: of checkpoints and curves.
+        name: of the fit, for people and for `recorder`.
+        total_steps: steps of the optimizer.
+        seed: of what draws from the global generator, such as dropout.
+        settings: how to train.
+        recorder: where curves go besides `curves.csv`.
+        monitors: callbacks of this fit.
 
     Returns:
         Wall and processor seconds, summed over interruptions.
 
     Raises:
         CheckpointError: the checkpoints in `folder` cannot be read.
-        TrainingError: the loss is no longer a number.
+        TrainingError: the loss or, at the end, a weight is no longer a number.
+        Stopped: by Ctrl-C or SIGTERM, after the current batch and a checkpoint.
     """
+    settings = _prepare(module, settings)
+    resume = newest_readable(folder)
+    stopwatch = Stopwatch()
+    stop = Deferred()
+    callbacks = [
+        *(OptimizerSteps(), StepSeed(seed), TrainingProgress(name), stopwatch),
+        *monitors,
+        *build_callbacks(settings),
+        # last: it then holds what all other callbacks did in its step
+        LastCheckpoint(folder, settings.checkpoint_seconds, stop),
+    ]
+    loggers = _loggers(name, folder, recorder)
+    trainer = _trainer(total_steps, settings, folder, loggers, callbacks)
+    try:
+        with stop:
+            trainer.fit(module, datamodule=images, ckpt_path=resume, weights_only=True)
+    finally:
+        recorder.close()
+    if flaw := flaw_of_weights(module):
+        raise TrainingError(
+            f"The fit '{name}' {flaw} at its end: lower its learning rate and run again."
+        )
+    if rank() == 0:
+        _join_curves(folder)
+    return stopwatch.spent
+
+
+def _prepare(module: L.LightningModule, settings: Settings) -> Settings:
+    """Apply the settings of this process and of the networks; return those left to the trainer."""
     torch.set_num_threads(settings.threads)
     if settings.channels_last:
         module.to(memory_format=torch.channels_last)
-    if world() > 1 and settings.accelerator == "cpu":
-        share_batchnorm(module)
+    if world_size() > 1 and settings.accelerator == "cpu":
+        share_batchnorm(module)  # on GPUs, Lightning puts torch's SyncBatchNorm in
     if settings.compile:
         for network in module.children():
             network.compile()
-    resume = newest_readable(folder)
-    parts = sorted(folder.glob("curve-*"))  # CSVLogger wipes a folder it is given again: one a start
-    loggers: list[Logger] = [CSVLogger(folder, name="", version=f"curve-{len(parts):03d}", flush_logs_every_n_steps=20)]
+    if settings.graph and capture(
+        module,
+        clip=settings.clip,
+        accumulate=settings.accumulate,
+        precision=settings.precision,
+        has_callbacks=bool(settings.callbacks),
+    ):
+        return replace(settings, clip=None)  # a part of the captured step
+    return settings
+
+
+def _loggers(name: str, folder: Path, recorder: Recorder) -> list[Logger]:
+    # CSVLogger empties a folder that it is given again, so each start has one of its own
+    start = len(list(folder.glob("curve-*")))
+    version = f"curve-{start:03d}"
+    loggers: list[Logger] = [
+        CSVLogger(folder, name="", version=version, flush_logs_every_n_steps=20)
+    ]
     extra = recorder.open(name, folder) if rank() == 0 else None
-    clock = Clock()
-    trainer = _trainer(
-        total_steps,
-        settings,
-        [*loggers, *([extra] if extra else [])],
-        [
-            StepSeed(seed),
-            Bar(name),
-            clock,
-            *([Terminated()] if world() > 1 else []),
-            *monitors,
-            Last(folder, settings.checkpoint_seconds),
-        ],
-    )
-    try:
-        trainer.fit(module, datamodule=images, ckpt_path=resume, weights_only=True)
-    finally:
-        recorder.close()
-    if rank() == 0:
-        _join_curves(folder)
-    return clock.spent
+    if extra is not None:
+        loggers.append(extra)
+    return loggers
 
 
-def _trainer(total_steps: int, settings: Settings, loggers: list[Logger], callbacks: list[Callback]) -> L.Trainer:
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its greeting says nothing about this fit
-    joined, several = Joined(), world() > 1
+def _trainer(
+    total_steps: int,
+    settings: Settings,
+    folder: Path,
+    loggers: list[Logger],
+    callbacks: list[Callback],
+) -> L.Trainer:
+    # Lightning's greeting lists devices and tips, which say nothing about this fit
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    processes = MetProcesses()
+    is_distributed = world_size() > 1
     return L.Trainer(
         accelerator=settings.accelerator,
-        devices=world() // joined.nodes,
-        num_nodes=joined.nodes,
-        strategy=DDPStrategy(cluster_environment=joined) if several else "auto",
-        sync_batchnorm=several and settings.accelerator == "gpu",
+        devices=world_size() // processes.nodes,
+        num_nodes=processes.nodes,
+        strategy=DDPStrategy() if is_distributed else "auto",
+        sync_batchnorm=is_distributed and settings.accelerator == "gpu",
         precision=settings.precision,  # type: ignore[arg-type]
         accumulate_grad_batches=settings.accumulate,
         gradient_clip_val=settings.clip,
@@ -170,23 +287,42 @@ def _trainer(total_steps: int, settings: Settings, loggers: list[Logger], callba
         max_epochs=-1,
         logger=loggers,
         callbacks=callbacks,
-        plugins=[WholeFiles()],
-        use_distributed_sampler=False,
+        profiler=_profiler(settings, folder),
+        plugins=[AtomicCheckpoints(), processes],
+        use_distributed_sampler=False,  # the batch sampler shares out the rows
         num_sanity_val_steps=0,
-        log_every_n_steps=10,
+        log_every_n_steps=LOG_EVERY,
         enable_progress_bar=False,
         enable_model_summary=False,
     )
 
 
+def _profiler(settings: Settings, folder: Path) -> Profiler | None:
+    # with a file: Lightning would log the table at a level that is silenced here
+    if settings.profiler == "simple":
+        return SimpleProfiler(dirpath=folder, filename="profile")
+    if settings.profiler == "advanced":
+        return AdvancedProfiler(dirpath=folder, filename="profile")
+    return None
+
+
 def _join_curves(folder: Path) -> None:
-    """Write `curves.csv` from the parts of all starts; a step that two starts logged keeps the later row."""
+    """Write `curves.csv` from the parts of all starts.
+
+    Two starts may have logged the same step, as the later one resumed before it: its row counts.
+    """
     rows: dict[tuple[str, str], dict[str, str]] = {}
+    names: set[str] = set()
     for part in sorted(folder.glob("curve-*/metrics.csv")):
         with part.open(newline="") as handle:
             for row in csv.DictReader(handle):
-                kind = ",".join(name for name, value in row.items() if value and name not in ("step", "epoch"))
+                filled = [name for name, value in row.items() if value]
+                # a step has a row for each kind of figure: the loss, and the monitor's
+                kind = ",".join(name for name in filled if name not in ("step", "epoch"))
                 rows[(row["step"], kind)] = row
-    names = sorted({name for row in rows.values() for name in row})
-    lines = [",".join(names)] + [",".join(row.get(name, "") for name in names) for row in rows.values()]
-    write_whole(folder / "curves.csv", ("\n".join(lines) + "\n").encode())
+                names.update(row)
+    columns = sorted(names)
+    lines = [",".join(columns)]
+    for row in rows.values():
+        lines.append(",".join(row.get(name, "") for name in columns))
+    write_atomically(folder / "curves.csv", ("\n".join(lines) + "\n").encode())

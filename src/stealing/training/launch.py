@@ -1,8 +1,9 @@
-"""Start the processes of a run, or join those that torchrun or SLURM started; they end when the run ends.
+"""Start the processes of a run, or join those of torchrun or SLURM; end them with the run.
 
-The first process of a run starts the others before its first step, and they all take every step together. Lightning
-would start them in each fit, by running the whole command again: under a sweep that is one sweep a process, and other
-choices in each of them. Here they start from the run's saved choices, and stop where these differ.
+The first process of a run starts the others before its first step, and they take all steps
+together. Lightning would start them in each fit, by running the whole command again. Under a sweep
+that is one sweep a process, and each with other choices. Here they start from the run's saved
+choices, and stop if these differ.
 """
 
 import os
@@ -12,109 +13,139 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-import lightning as L
 import torch
 import torch.distributed as dist
 from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
-from lightning.pytorch.callbacks import Callback
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from stealing.errors import ConfigError, ProcessError
-from stealing.training.ranks import found, rank, wait, world
+from stealing.training.distributed import barrier, detect
 
 PATIENCE = timedelta(days=2)
-"""How long one process waits for another: the first may be asking a slow target, while the rest have nothing to do."""
+"""How long a process waits for the others: process 0 may send queries to a slow service alone."""
+
+ANNOUNCED_AFTER = 30.0
+"""Seconds after which a process that waits for the others to be started says so."""
+
+GRACE = 30.0
+"""Seconds in which a collective operation may fail by itself after another process died."""
+
+LOST_CONNECTION = (
+    "Connection closed",
+    "Connection reset",
+    "Broken pipe",
+    "remote process exited",  # NCCL's
+)
+"""Words of torch's errors about another process that is gone."""
 
 
-class Joined(ClusterEnvironment):
-    """What Lightning needs to know of processes that already speak with each other."""
+@dataclass(frozen=True)
+class _Place:
+    """A process's place among those of a run.
 
-    creates_processes_externally = True
-    main_address = "127.0.0.1"  # asked for only by who still has to join
-    main_port = 0
+    Attributes:
+        rank: number of the process.
+        world_size: number of all processes.
+        device: number of the process on its machine.
+        meeting: arguments of `init_process_group` that say where the processes meet.
+        remedy: what to do if the others never come, or an empty text.
+    """
 
-    @staticmethod
-    def detect() -> bool:
-        """Never by itself: it is given."""
-        return False
-
-    def world_size(self) -> int:
-        """W."""
-        return world()
-
-    def set_world_size(self, size: int) -> None:
-        """It is as it is."""
-
-    def global_rank(self) -> int:
-        """Of this process."""
-        return rank()
-
-    def set_global_rank(self, rank: int) -> None:
-        """It is as it is."""
-
-    def local_rank(self) -> int:
-        """On this machine: the number of its device."""
-        environment = found()
-        return environment.local_rank() if environment else rank()
-
-    def node_rank(self) -> int:
-        """Of this machine."""
-        environment = found()
-        return environment.node_rank() if environment else 0
-
-    @property
-    def nodes(self) -> int:
-        """Number of machines."""
-        names = ("GROUP_WORLD_SIZE", "SLURM_NNODES")  # of torchrun and of SLURM
-        return int(next((os.environ[name] for name in names if name in os.environ), 1)) if found() else 1
+    rank: int
+    world_size: int
+    device: int
+    meeting: dict[str, Any]
+    remedy: str = ""
 
 
 @contextmanager
-def together(count: int, accelerator: str, command: list[str], identity: str) -> Iterator[None]:
-    """Do the body in `count` processes, or in as many as torchrun or SLURM started.
+def run_processes(
+    count: int, accelerator: str, command: list[str], identity: str
+) -> Iterator[None]:
+    """Run the body in `count` processes, or in as many as torchrun or SLURM started.
 
     Args:
         count: processes on this machine, one a device.
         accelerator: `cpu` or `gpu`.
-        command: starts another one; its rank, the count and a port are added.
+        command: starts another process; its number, the count and a port are appended.
         identity: of the run; processes with different ones stop.
 
     Raises:
-        ConfigError: the processes were given different choices.
-        ProcessError: another process ended before its time.
+        ConfigError: the processes have different choices.
+        ProcessError: another process ended early.
     """
-    environment = found()
-    if environment is None and count == 1:
+    environment = detect()
+    if environment is not None:
+        with _joined(_started_by(environment), accelerator, identity):
+            yield
+        return
+    if count == 1:
         yield
         return
+    store = TCPStore(
+        "127.0.0.1", 0, count, is_master=True, wait_for_workers=False, timeout=PATIENCE
+    )
+    first = _Place(0, count, 0, {"store": store})
+    with _children(count, command, store.port), _joined(first, accelerator, identity):
+        yield
+
+
+@contextmanager
+def join_processes(
+    number: int, count: int, port: int, accelerator: str, identity: str
+) -> Iterator[None]:
+    """Run the body as one of the processes that `run_processes` started.
+
+    The process ends when the first one does, however that ends.
+    """
+    # a scheduler sends SIGTERM to all processes of a job: the first decides when all of them stop
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    threading.Thread(target=_follow_parent, daemon=True).start()
+    store = TCPStore("127.0.0.1", port, count, is_master=False, timeout=PATIENCE)
+    with _joined(_Place(number, count, number, {"store": store}), accelerator, identity):
+        yield
+
+
+def _started_by(environment: ClusterEnvironment) -> _Place:
+    """Return the place that torchrun or SLURM gave this process."""
+    remedy = "start the command by torchrun on every machine."
+    if isinstance(environment, SLURMEnvironment):
+        remedy = (
+            "start the command by srun, or ask SLURM for one task (--ntasks-per-node=1 --nodes=1)."
+        )
+    address = f"tcp://{environment.main_address}:{environment.main_port}"
+    return _Place(
+        environment.global_rank(),
+        environment.world_size(),
+        environment.local_rank(),
+        {"init_method": address},
+        remedy,
+    )
+
+
+@contextmanager
+def _children(count: int, command: list[str], port: int) -> Iterator[None]:
+    """Start the other processes of this machine, and end them with the body."""
     children: list[subprocess.Popen[bytes]] = []
-    over = threading.Event()
-    if environment is not None:
-        place = f"tcp://{environment.main_address}:{environment.main_port}"
-        joining: dict[str, Any] = {"init_method": place}
-        where, count = environment.global_rank(), environment.world_size()
-    else:
-        store = TCPStore("127.0.0.1", 0, count, is_master=True, wait_for_workers=False, timeout=PATIENCE)
+    is_over = threading.Event()
+    try:
         for number in range(1, count):
-            line = [*command, str(number), str(count), str(store.port)]
             child = subprocess.Popen(
-                line,
+                [*command, str(number), str(count), str(port)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
-                start_new_session=True,  # Ctrl-C is for the first
+                start_new_session=True,  # Ctrl-C goes to the first process alone
             )
             children.append(child)
-            threading.Thread(target=_watch, args=(child, over), daemon=True).start()
-        joining, where = {"store": store}, 0
-    local = environment.local_rank() if environment else 0
-    try:
-        with _joined(where, count, local, accelerator, identity, joining):
-            yield
+            threading.Thread(target=_watch, args=(child, is_over), daemon=True).start()
+        yield
     finally:
-        over.set()
+        is_over.set()
         for child in children:
             child.kill()
             child.wait()
@@ -122,65 +153,83 @@ def together(count: int, accelerator: str, command: list[str], identity: str) ->
             child.stdin.close()
 
 
-@contextmanager
-def as_child(number: int, count: int, port: int, accelerator: str, identity: str) -> Iterator[None]:
-    """The body as one of the processes that `together` started; it ends when the first does, however that ends."""
-    threading.Thread(target=_follow_parent, daemon=True).start()
-    store = TCPStore("127.0.0.1", port, count, is_master=False, timeout=PATIENCE)
-    with _joined(number, count, number, accelerator, identity, {"store": store}):
-        yield
-
-
-def _watch(child: "subprocess.Popen[bytes]", over: threading.Event) -> None:
-    """End this process where a child died and no collective has noticed: some wait for it without an end."""
+def _watch(child: "subprocess.Popen[bytes]", is_over: threading.Event) -> None:
+    """End this process if a child died and no collective operation failed: some wait for ever."""
     child.wait()
-    if not over.wait(timeout=30):
-        print("ProcessError: Another process of this run ended early; run the same command again.", file=sys.stderr)
+    if not is_over.wait(timeout=GRACE):
+        print(
+            "ProcessError: Another process of this run ended early; run the same command again.",
+            file=sys.stderr,
+        )
         os._exit(1)
 
 
 def _follow_parent() -> None:
-    sys.stdin.buffer.read()  # returns when the first process is gone and its end of the pipe is closed
+    sys.stdin.buffer.read()  # returns once the first process has closed its end
     os._exit(1)
 
 
 @contextmanager
-def _joined(
-    where: int, count: int, local: int, accelerator: str, identity: str, joining: dict[str, Any]
-) -> Iterator[None]:
+def _joined(place: _Place, accelerator: str, identity: str) -> Iterator[None]:
+    """Meet the other processes, run the body, and part from them.
+
+    Raises:
+        ConfigError: the processes have different choices.
+        ProcessError: another process ended early.
+    """
+    backend = "gloo"
     if accelerator == "gpu":
-        torch.cuda.set_device(local)
-    backend = "cpu:gloo,cuda:nccl" if accelerator == "gpu" else "gloo"
-    dist.init_process_group(backend, rank=where, world_size=count, timeout=PATIENCE, **joining)
+        torch.cuda.set_device(place.device)
+        # gloo, too: objects and counts are exchanged from the processor
+        backend = "cpu:gloo,cuda:nccl"
+    _meet(place, backend)
     try:
-        identities: list[Any] = [None] * count
+        identities: list[Any] = [None] * place.world_size
         dist.all_gather_object(identities, identity)
         if len(set(identities)) > 1:
             raise ConfigError(
-                f"The {count} processes of this run were given different choices: start all by the same command."
+                f"The {place.world_size} processes of this run were given different choices: start "
+                "all by the same command."
             )
         yield
-        wait()
-    except RuntimeError as error:  # of the collectives: the connection to another process is closed
-        if not _closed(error):
+        barrier()
+    except RuntimeError as error:
+        if not any(words in str(error) for words in LOST_CONNECTION):
             raise
-        raise ProcessError("Another process of this run ended early: what it said stands above.") from None
+        raise ProcessError(
+            "Another process of this run ended early: what it said stands above."
+        ) from None
     finally:
         dist.destroy_process_group()
 
 
-class Terminated(Callback):
-    """Ends the process at once on SIGTERM, as Ctrl-C would; the same command goes on from the last checkpoint.
+def _meet(place: _Place, backend: str) -> None:
+    """Wait until all processes are there."""
+    failures: list[Exception] = []
 
-    Lightning answers it with a broadcast out of turn, which the other processes take for another of theirs.
-    """
+    def join() -> None:
+        try:
+            dist.init_process_group(
+                backend,
+                rank=place.rank,
+                world_size=place.world_size,
+                timeout=PATIENCE,
+                **place.meeting,
+            )
+        except Exception as error:
+            failures.append(error)
 
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Replace Lightning's handler; it puts back the one before its own when the fit ends."""
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-
-
-def _closed(error: RuntimeError) -> bool:
-    signs = ("Connection closed", "Connection reset", "Broken pipe", "remote process exited")  # the last is NCCL's
-    return any(sign in str(error) for sign in signs)
+    # in a thread: no signal ends a wait inside torch, and Ctrl-C and SIGTERM must
+    joining = threading.Thread(target=join, daemon=True)
+    joining.start()
+    joining.join(ANNOUNCED_AFTER if place.remedy else None)
+    if joining.is_alive():
+        print(
+            f"Process {place.rank} of {place.world_size} has waited {ANNOUNCED_AFTER:.0f} s for "
+            f"the others to be started: {place.remedy}",
+            file=sys.stderr,
+            flush=True,
+        )
+        joining.join()
+    if failures:
+        raise failures[0]

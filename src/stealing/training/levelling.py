@@ -1,23 +1,31 @@
-"""Whether an attack was trained to its end: the loss of its steps in, what `result.json` says of it out."""
+"""Whether an attack was trained to its end: the losses of its steps in, a verdict out."""
 
+import csv
+import math
+import sys
 from collections.abc import Mapping, Sequence
-from csv import DictReader
+from io import StringIO
 from pathlib import Path
 from statistics import fmean
 from typing import Any
+
+from stealing.reading import InvalidContent, first_line, read_text
 
 PART = 10
 """The last tenth of the logged steps is compared with the tenth before it."""
 
 FEWEST = 3
-"""Logged values that a tenth must hold: one batch's loss is too noisy to judge by."""
+"""Logged values that a tenth must hold: the loss of one batch is too noisy to judge by."""
+
+LARGEST_CURVES = 4 * 2**20
+"""Bytes of `curves.csv`, enough for a million steps. Its values take about 120 MiB of memory."""
 
 LEVEL = 0.02
-"""Greatest relative change from the one tenth to the other of a loss that counts as levelled off."""
+"""Greatest relative change between the two tenths of a loss that has levelled off."""
 
 
 def last_change(losses: Sequence[float]) -> float | None:
-    """Return how much the mean loss of the last tenth differs from that of the tenth before it.
+    """Return the relative change of the mean loss from the second-last tenth to the last tenth.
 
     Args:
         losses: of the logged steps, in their order.
@@ -36,27 +44,54 @@ def last_change(losses: Sequence[float]) -> float | None:
 
 
 def levelled(losses: Sequence[float]) -> bool:
-    """Return whether the loss stayed within `LEVEL` over the last two tenths; too few values are not level."""
+    """Return True if the loss changed by at most `LEVEL`; too few values never count as level."""
     change = last_change(losses)
     return change is not None and abs(change) <= LEVEL
 
 
 def curve_of(folder: Path) -> list[tuple[int, float]]:
-    """Return the logged steps of a surrogate's training with their losses; empty if there are none."""
+    """Return the logged steps of a surrogate's training with their losses, perhaps none.
+
+    A file that a fit does not write, which may be a stranger's, counts as none: one line says so.
+    """
     path = folder / "curves.csv"
-    if not path.is_file():
+    if not path.exists():
         return []
-    with path.open(newline="") as file:
-        rows = [row for row in DictReader(file) if row.get("steal/loss")]
-    return sorted((int(row["step"]), float(row["steal/loss"])) for row in rows)
+    try:
+        return sorted(_rows(read_text(path, LARGEST_CURVES)))
+    except InvalidContent as why:
+        line = f"{path} cannot be read ({why}): the curve is left out."
+        print(line, file=sys.stderr, flush=True)
+        return []
+
+
+def _rows(text: str) -> list[tuple[int, float]]:
+    """Return step and loss of each row that has a loss.
+
+    Raises:
+        InvalidContent: a row has no whole number as its step, or no finite number as its loss.
+    """
+    curve: list[tuple[int, float]] = []
+    try:
+        for row in csv.DictReader(StringIO(text, newline="")):
+            if row.get("steal/loss"):
+                step = int(row["step"])
+                loss = float(row["steal/loss"])
+                if not (0 <= step < 2**63 and math.isfinite(loss)):
+                    raise InvalidContent("a step or a loss is out of range")
+                curve.append((step, loss))
+    except (csv.Error, KeyError, TypeError, ValueError) as error:
+        raise InvalidContent(first_line(error)) from None
+    return curve
 
 
 def is_finished(training: Mapping[str, Any] | None) -> bool:
-    """Return whether nothing suggests that a longer attack would get more.
+    """Return True if nothing suggests that a longer attack would recover more.
 
     The loss must have levelled off, and the attack must have trained for at least as many steps as
-    its preset does. The first alone says little: a schedule that falls to zero levels any loss, after
-    six steps as after six thousand. The second alone says little about other images or networks.
+    its preset does. Each condition alone says little. A schedule that falls to zero levels any
+    loss, after six steps as after six thousand. The preset's steps were chosen for its own images
+    and network.
 
     Args:
         training: of `result.json`; None if it was not recorded.

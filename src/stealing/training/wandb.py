@@ -1,4 +1,7 @@
-"""Curves and results to Weights & Biases: online where the user is logged in, offline otherwise, never a prompt."""
+"""Weights & Biases: curves and results of a run in, one wandb run for each phase out.
+
+It is online if the user is logged in, else offline, and never prompts.
+"""
 
 import os
 import re
@@ -12,30 +15,36 @@ from typing import Any
 import wandb
 from lightning.pytorch.loggers import Logger, WandbLogger
 
-from stealing.artefacts import write_whole
+from stealing.artefacts import write_atomically
 from stealing.training.fit import Pictures, Recorder, Rows
 
 SECRET = re.compile(r"secret|credential|password|token|api[_-]?key|authorization", re.IGNORECASE)
-"""Names of settings that never leave this machine; ours hold names of environment variables."""
+"""Names of settings that never leave this machine."""
 
 PASSWORD = re.compile(r"(://[^/:@\s]*):[^/\s]*(?=@)")
 """A password in a URL before its host; the first group is all that stands before it."""
 
 PARAMETER = re.compile(r"([?&][^=&\s]*(?:password|secret|token|key)=)[^&\s]*", re.IGNORECASE)
-"""The same among the parameters of a URL."""
+"""A password among the parameters of a URL."""
 
-LONGEST_NAME, LONGEST_TAG = 128, 64
-"""Characters that wandb takes in the name of a run or group, and in a tag."""
+LONGEST_NAME = 128
+"""Characters that wandb takes in the name of a run or group."""
+
+LONGEST_TAG = 64
+"""Characters that wandb takes in a tag."""
 
 TARGET = ("data", "arch@target_arch", "pretrain")
-"""The groups of choices that a target trained here depends on; cells with other attacks share it."""
+"""The groups that decide about a target that is trained here; cells of other attacks share it."""
+
+CONNECT_WITHIN = 15
+"""Seconds: without a network, wandb would wait for 100."""
 
 
 @cache
 def mode() -> str:
-    """`WANDB_MODE` where it is set, else `online` with a key that works, else `offline`.
+    """Return `WANDB_MODE` if it is set, else `online` with a key that works, else `offline`.
 
-    Decided once and passed on explicitly: after a login attempt wandb ignores the environment.
+    It is decided once and passed on: after a login attempt, wandb ignores the environment.
     """
     chosen = os.environ.get("WANDB_MODE")
     if chosen:
@@ -62,7 +71,7 @@ def without_secrets(value: Any) -> Any:
 
 
 def is_public(override: str) -> bool:
-    """True if an override, such as `attack.steps=40`, holds no secret."""
+    """Return True if an override, such as `attack.steps=40`, holds no secret."""
     name, _, value = override.partition("=")
     return not SECRET.search(name) and without_secrets(value) == value
 
@@ -89,10 +98,10 @@ class WandbRecorder(Recorder):
         steps: plot against `trainer/global_step`, and upload them by one `wandb sync` of all.
         """
         # wandb copies the command line beside the run: not if it holds a secret
-        hidden = not all(is_public(word) for word in sys.argv)
-        begun = wandb.init(
+        hides_command = not all(is_public(word) for word in sys.argv)
+        run = wandb.init(
             project=self.project,
-            id=_identity(folder / f"wandb-{job}.id"),
+            id=_run_id(folder / f"wandb-{job}.id"),
             resume="allow",
             name=self.name_of(job, folder),
             group=os.environ.get("WANDB_RUN_GROUP") or self.cell[-LONGEST_NAME:],
@@ -101,37 +110,39 @@ class WandbRecorder(Recorder):
             config=self.config_of(folder) | facts,
             dir=folder,
             mode=mode(),  # type: ignore[arg-type]
-            settings=wandb.Settings(init_timeout=15, silent=True, x_disable_meta=hidden),
+            settings=wandb.Settings(
+                init_timeout=CONNECT_WITHIN, silent=True, x_disable_meta=hides_command
+            ),
         )
-        begun.define_metric("*", step_metric="trainer/global_step")
-        return WandbLogger(experiment=begun)
+        run.define_metric("*", step_metric="trainer/global_step")
+        return WandbLogger(experiment=run)
 
     def name_of(self, job: str, folder: Path) -> str:
-        """Return the phase and the cell's name, or what a target depends on, as cells share it."""
-        what = self.cell
+        """Return the phase and the cell's name; for a target, which cells share, its inputs."""
+        name = self.cell
         if job == "pretrain":
             parts = [self.choices[group] for group in TARGET]
-            what = "-".join([*parts, f"s{self.settings['target']['seed']}", folder.name])
+            name = "-".join([*parts, f"s{self.settings['target']['seed']}", folder.name])
         room = LONGEST_NAME - len(job) - 1
-        return f"{job} {what[-room:]}"  # the end tells runs apart: budget, seed, hash
+        return f"{job} {name[-room:]}"  # the end tells runs apart: budget, seed, hash
 
     def tags(self) -> list[str]:
-        """Return `name=value` for each choice, overridden setting, the budget, seeds and sweep."""
-        named: dict[str, Any] = {}
+        """Return `name=value` for choices, overridden settings, the budget, seeds and the sweep."""
+        values: dict[str, Any] = {}
         for group, choice in self.choices.items():
-            if choice is not None:  # as Hydra says of a group that is left empty
-                named[group] = choice
+            if choice is not None:  # Hydra's choice of a group that is left empty
+                values[group] = choice
         for override in self.overrides:
             name, _, value = override.lstrip("+~").partition("=")
             if "." in name and not name.startswith("paths.") and is_public(override):
-                named[name] = value
-        named["budget.images"] = self.settings["budget"]["images"]
-        named["seed"] = self.settings["seed"]
-        named["target.seed"] = self.settings["target"]["seed"]
+                values[name] = value
+        values["budget.images"] = self.settings["budget"]["images"]
+        values["seed"] = self.settings["seed"]
+        values["target.seed"] = self.settings["target"]["seed"]
         if self.sweep is not None:
-            named["sweep"] = self.sweep
-        tags = [f"{name}={value}"[:LONGEST_TAG] for name, value in named.items()]
-        return list(dict.fromkeys(tags))
+            values["sweep"] = self.sweep
+        tags = [f"{name}={value}"[:LONGEST_TAG] for name, value in values.items()]
+        return list(dict.fromkeys(tags))  # shortened tags may be equal, which wandb refuses
 
     def config_of(self, folder: Path) -> dict[str, Any]:
         """Return all settings without secrets, with the choices, cell, sweep and artefact."""
@@ -143,22 +154,28 @@ class WandbRecorder(Recorder):
             "artefact": f"{folder.parent.name}/{folder.name}",
         }
 
-    def show(self, name: str, shown: Pictures | Rows) -> None:
-        """As images that a browser pages through, or as a table that wandb can sort and plot."""
+    def show(self, name: str, content: Pictures | Rows) -> None:
+        """Log images to page through in a browser, or a table to sort and plot."""
         assert wandb.run is not None
-        if isinstance(shown, list):
-            made: Any = wandb.Table(columns=list(shown[0]), data=[list(row.values()) for row in shown])
+        if isinstance(content, list):
+            columns: list[str | int] = list(content[0])
+            rows = [list(row.values()) for row in content]
+            media: Any = wandb.Table(columns=columns, data=rows)
         else:
-            made = [wandb.Image(picture.transpose(1, 2, 0)) for picture in shown]
-        wandb.run.log({name: made})
+            media = [wandb.Image(image.transpose(1, 2, 0)) for image in content]
+        wandb.run.log({name: media})
 
     def close(self) -> None:
         """Finish the run, or the next fit of this process would be logged into it."""
         wandb.finish()
 
 
-def _identity(path: Path) -> str:
-    """The run's id, drawn once: an artefact of the same inputs that another made has another run."""
+def _run_id(path: Path) -> str:
+    """Return the run's id, which is drawn once.
+
+    It is not a function of the inputs: the same artefact in another work folder has a run of
+    its own.
+    """
     if not path.exists():
-        write_whole(path, secrets.token_hex(4).encode())
+        write_atomically(path, secrets.token_hex(4).encode())
     return path.read_text()

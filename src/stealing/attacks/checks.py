@@ -1,0 +1,127 @@
+"""Try an attack's parts on random numbers: its settings in, a refusal out before any query is sent.
+
+The types of settings say nothing about a function of the user's own. Loss, pairing, optimizer and
+schedule are therefore called once, in the way that the training calls them.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from torch import Tensor, nn
+
+from stealing.config import unwrap
+from stealing.data.sampling import BatchRandom, generator
+from stealing.errors import ConfigError, StealingError
+from stealing.reading import first_line
+
+WIDTH = 64
+"""Random features: the target's width is unknown before its first answer."""
+
+IMAGES = 4
+"""Random images: views of large ones take a while, and no pairing needs a whole batch."""
+
+LOSS = (
+    "a loss takes the surrogate's features and the answers, float32 (B, D) each, and returns a "
+    "scalar with gradient"
+)
+PAIRING = (
+    "a pairing takes images, rows and random numbers, gives (weight, images, rows) triples, and "
+    "has their number as the attribute passes"
+)
+PLAN = ("grows", "images", "carry_out")
+"""What a run uses of a query plan."""
+
+OPTIMIZER = "an optimizer takes the parameters"
+SCHEDULE = "a schedule takes the optimizer and the number of steps"
+
+
+def check_attack(attack: dict[str, Any], size: int) -> None:
+    """Refuse an attack whose parts cannot be called, or do not return what the training needs.
+
+    Args:
+        attack: resolved settings (`conf/attack`).
+        size: height and width of the images, in pixels.
+
+    Raises:
+        ConfigError: with the part and its contract, in one sentence.
+    """
+    with torch.random.fork_rng(devices=[]):  # a user's own function may draw random numbers
+        with _refused("attack.loss", attack, LOSS):
+            _try_loss(attack["loss"], int(attack["batch_size"]))
+        with _refused("attack.pairing", attack, PAIRING):
+            _try_pairing(attack["pairing"], size)
+        with _refused("attack.optimizer", attack, OPTIMIZER):
+            optimizer = instantiate(attack["optimizer"])([nn.Parameter(torch.zeros(2, 2))])
+        with _refused("attack.schedule", attack, SCHEDULE):
+            instantiate(attack["schedule"])(optimizer, 10)
+
+
+def check_plan(plan: Any) -> None:
+    """Refuse an instantiated query plan that lacks what a run uses of it.
+
+    Raises:
+        ConfigError: with what it lacks.
+    """
+    for name in PLAN:
+        if not hasattr(plan, name):
+            raise ConfigError(
+                f"plan={type(plan).__name__} has no {name}: a query plan has {', '.join(PLAN)}, as "
+                "stealing.attacks.query_plan.Plan describes them."
+            )
+
+
+@contextmanager
+def _refused(place: str, attack: dict[str, Any], contract: str) -> Iterator[None]:
+    """Turn any error of the body into one sentence about this part of the attack.
+
+    Raises:
+        ConfigError: for any error that is not one of this project's.
+    """
+    try:
+        yield
+    except Exception as error:  # whatever a user's own code raises
+        cause = unwrap(error)
+        if isinstance(cause, StealingError):
+            raise cause from None
+        target = attack[place.rpartition(".")[2]]["_target_"]
+        reason = f"{type(cause).__name__}: {first_line(cause)}"
+        raise ConfigError(
+            f"{place}={target} does not work on random numbers ({reason}): {contract}."
+        ) from error
+
+
+def _try_loss(node: dict[str, Any], batch_size: int) -> None:
+    loss = instantiate(node)
+    # absolute values, as after a ReLU: a loss may take logarithms or roots
+    numbers = torch.randn(2, batch_size, WIDTH, generator=generator("check", "loss")).abs()
+    surrogate_BD, target_BD = numbers
+    surrogate_BD = surrogate_BD.clone().requires_grad_()
+    # a clone, as in-place operations are legal on features and not on leaves of the graph
+    value = loss(surrogate_BD.clone(), target_BD)
+    if not isinstance(value, Tensor):
+        raise TypeError(f"it returns {type(value).__name__}, which is not a tensor")
+    if value.ndim != 0:
+        raise ValueError(f"it returns the shape {tuple(value.shape)}, which is not a scalar")
+    if not value.requires_grad:
+        raise ValueError("its value has no gradient")
+    (gradient,) = torch.autograd.grad(value, surrogate_BD, allow_unused=True)
+    if gradient is None:
+        raise ValueError("the surrogate's features get no gradient")
+
+
+def _try_pairing(node: dict[str, Any], size: int) -> None:
+    pairing = instantiate(node, _convert_="all")
+    images = torch.rand(IMAGES, 3, size, size, generator=generator("check", "images"))
+    random = BatchRandom(generator("check", "dice"), IMAGES, slice(None))
+    pairs = list(pairing(images, torch.arange(IMAGES), random))
+    if len(pairs) != int(pairing.passes):
+        raise ValueError(f"it gives {len(pairs)} pairs where passes is {pairing.passes}")
+    for weight, views, rows in pairs:
+        float(weight)
+        if views.shape[1:] != images.shape[1:] or len(views) != len(rows):
+            raise ValueError(
+                f"it pairs images of the shape {tuple(views.shape)} with {len(rows)} rows"
+            )

@@ -1,0 +1,1 @@
+"""Settings of all commands: types and ranges, and checks of command lines and configurations."""

@@ -1,0 +1,1 @@
+"""States of runs and sweeps, as files that a running command writes and a report reads."""

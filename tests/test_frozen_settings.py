@@ -1,0 +1,73 @@
+"""Settings that a stored measurement chose are those of the measurement."""
+
+import json
+import math
+import sys
+from itertools import pairwise
+from statistics import fmean
+from typing import Any
+
+import pytest
+from conftest import ROOT, choose
+
+from stealing.config import to_dict
+
+sys.path.insert(0, str(ROOT / "benchmarks"))
+from control_tuning import STAGES
+
+TRIALS = 16
+"""Trials that the settings of attack=stolen_encoder are the best of."""
+
+
+@pytest.fixture(scope="module")
+def tuned() -> dict[str, Any]:
+    stored = ROOT / "results" / "control_tuning" / "result.json"
+    result: dict[str, Any] = json.loads(stored.read_text())
+    return result
+
+
+def test_the_control_is_the_best_of_as_many_trials_as_the_attack_had(
+    tuned: dict[str, Any],
+) -> None:
+    trials = tuned["trials"]
+    assert len(trials) == sum(len(stage) for stage in STAGES) == TRIALS
+    chosen = list[str]()
+    highest = -1.0
+    for number in range(1, len(STAGES) + 1):
+        stage = [trial for trial in trials if trial["stage"] == number]
+        for trial in stage:
+            assert trial["mean"] == pytest.approx(fmean(trial["accuracy"].values()))
+        best = max(stage, key=lambda trial: trial["mean"])
+        # the best of its stage is chosen, if it is better than all before
+        assert [trial for trial in stage if trial["chosen"]] == [best] * (best["mean"] > highest)
+        if best["chosen"]:
+            chosen += best["overrides"]
+            highest = best["mean"]
+    assert (chosen, highest) == (tuned["chosen"], tuned["mean"])
+
+
+def test_the_trials_that_are_stored_are_those_of_the_command(tuned: dict[str, Any]) -> None:
+    tried = [list(trial["overrides"]) for trial in tuned["trials"]]
+    named = [overrides for stage in STAGES for overrides in stage]
+    # the file of then had settings of its optimizer that `~` took out
+    assert [[part for part in each if part[0] != "~"] for each in tried] == named
+
+
+def test_the_control_has_the_settings_of_the_best_trial(tuned: dict[str, Any]) -> None:
+    control = to_dict(choose().control)
+    overrides = [part for part in tuned["chosen"] if part[0] != "~"]
+    assert to_dict(choose(*overrides).control) == control
+    for removed in (part for part in tuned["chosen"] if part[0] == "~"):
+        assert removed.rpartition(".")[2] not in control["optimizer"]
+    # what no trial made better, and what none tried, is that of the recipe where the search began
+    recipe = to_dict(choose("pretrain=simclr").pretrain)
+    searched = {part.lstrip("+~").split("=")[0].split(".")[1] for part in tuned["chosen"]}
+    for name in control.keys() - searched:
+        assert control[name] == recipe[name], name
+
+
+def test_the_penalties_of_the_probe_are_half_decades() -> None:
+    penalties = list(choose("probe=standard").probe.linear.penalties)
+    assert len(penalties) >= 7
+    for smaller, larger in pairwise(penalties):
+        assert larger / smaller == pytest.approx(math.sqrt(10), rel=1e-3)
