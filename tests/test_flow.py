@@ -220,15 +220,17 @@ def test_the_papers_experiment_runs_a_few_steps_without_its_data(
     command: Command, tmp_path: Path
 ) -> None:
     tasks = [f"~data.tasks.{name}" for name in ("scene_texture", "plain_texture", "plain_kind")]
-    sizes = ["size=16", "pretrain.count=64", "queries.count=100"]
-    sizes += ["tasks.scene_kind.train.count=100", "tasks.scene_kind.test.count=60"]
+    sizes = ["size=16", "pretrain.count=32", "queries.count=100"]
+    sizes += ["tasks.scene_kind.train.count=50", "tasks.scene_kind.test.count=30"]
     short = [
         "pretrain.epochs=1",
-        "pretrain.batch_size=32",
-        "control.batch_size=32",
-        "budget.images=64",
+        "pretrain.batch_size=16",
+        "control.batch_size=16",
+        "budget.images=16",
+        "attack.batch_size=16",
         "attack.epochs=1",
         "probe.mlp.epochs=2",
+        "probe.linear.penalties=[0.1]",
     ]
     small = [
         "data=shapes",
