@@ -126,6 +126,19 @@ def test_a_request_in_doubt_is_adopted_whole_with_its_key_and_a_live_one_is_not(
     assert living.in_doubt("target", "attack") == 0 and find_faults(living) == []
 
 
+def test_an_adopted_request_names_each_image_rightly_even_one_that_was_given_up_before(
+    place: str,
+) -> None:
+    """Its row is older than those of the images before it in the request."""
+    dying, living = Ledger(place), Ledger(place)
+    [lost] = reserve(dying, slice(3, 4))
+    dying.forfeit(lost)
+    [sent] = reserve(dying, slice(0, 6))
+    dying.close()
+    [found] = living.adopt(source(living), {sent.request}, 60)
+    assert found.digests == sent.digests == digests(found.images)
+
+
 def test_a_lease_that_ran_out_is_adopted_and_its_late_answer_is_left_to_who_adopted_it(
     place: str,
 ) -> None:
@@ -160,8 +173,8 @@ def test_a_request_that_was_surely_not_served_is_not_counted(place: str) -> None
     [lost] = reserve(ledger, slice(0, 4))
     ledger.forfeit(lost)
     [refused] = reserve(ledger, slice(0, 6))
-    ledger.release(source(ledger), refused, "attack")
-    ledger.release(source(ledger), refused, "attack")  # twice does nothing more
+    ledger.release(source(ledger), refused)
+    ledger.release(source(ledger), refused)  # twice does nothing more
     [row] = spendings(ledger)
     assert (row.spent, row.failed, row.cost) == (4, 4, 2.0) and find_faults(ledger) == []
     store(ledger, *reserve(ledger, slice(0, 6)))
@@ -221,7 +234,7 @@ def test_whatever_happens_in_whatever_order_the_counts_add_up(place: str) -> Non
                 *(
                     [source(owner), [(reservation, features(reservation))], None]
                     if deed == "store"
-                    else [source(owner), reservation, "attack"]
+                    else [source(owner), reservation]
                     if deed == "release"
                     else [reservation]
                 )

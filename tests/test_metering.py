@@ -277,7 +277,7 @@ def test_images_that_another_process_is_asking_about_are_waited_for_and_not_aske
 def test_images_that_another_process_gives_up_are_asked_about(tmp_path: Path) -> None:
     other, open_ = left_open(tmp_path, 5, alive=True)
     source = other.source("fake", "none", "a", "", SIZE)
-    timer = threading.Timer(0.3, lambda: other.release(source, open_, "attack"))
+    timer = threading.Timer(0.3, lambda: other.release(source, open_))
     timer.start()
     meter = door(tmp_path, Fake())
     assert torch.equal(meter.ask(IMAGES[:12], "a", "attack"), truth(IMAGES[:12]))

@@ -37,6 +37,10 @@ def cores_each(processes: Any) -> int:
     """
     if not isinstance(processes, int) or processes < 1:
         return 1
+    # torchrun starts the processes itself, and says how many there are on this machine
+    started = os.environ.get("LOCAL_WORLD_SIZE", "")
+    if "TORCHELASTIC_RUN_ID" in os.environ and started.isdecimal():
+        processes = max(1, int(started))
     cores = _usable_cores()
     cells = 1
     if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
