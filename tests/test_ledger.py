@@ -25,7 +25,7 @@ from stealing.queries.import_answers import record
 from stealing.queries.inspection import export, find_faults, spendings
 from stealing.queries.ledger import Ledger
 from stealing.queries.pace import Pace
-from stealing.queries.schema import Reservation, Source, Terms
+from stealing.queries.schema import Purpose, Reservation, Source, Terms
 from stealing.targets.recording import Recording
 
 IMAGES = noise(60)
@@ -52,10 +52,14 @@ def source(ledger: Ledger, account: str = "attacker/0") -> Source:
 
 
 def reserve(
-    ledger: Ledger, *parts: slice, pace: Pace | None = None, lease: float = 60.0
+    ledger: Ledger,
+    *parts: slice,
+    pace: Pace | None = None,
+    lease: float = 60.0,
+    purpose: Purpose = "attack",
 ) -> list[Reservation]:
     batches = [(NAMES[part], IMAGES[part]) for part in parts]
-    terms = Terms("attack", "raw", 0, 0.5)
+    terms = Terms(purpose, "raw", 0, 0.5)
     return ledger.reserve(source(ledger), batches, terms, lease=lease, pace=pace or Pace())
 
 
@@ -137,6 +141,23 @@ def test_an_adopted_request_names_each_image_rightly_even_one_that_was_given_up_
     dying.close()
     [found] = living.adopt(source(living), {sent.request}, 60)
     assert found.digests == sent.digests == digests(found.images)
+
+
+@pytest.mark.parametrize("is_served", [True, False])
+def test_an_image_is_counted_for_the_purpose_that_its_row_names_whoever_asks_again(
+    is_served: bool, place: str
+) -> None:
+    ledger = Ledger(place)
+    [lost] = reserve(ledger, slice(2, 6), purpose="evaluation")
+    ledger.forfeit(lost)
+    [again] = reserve(ledger, slice(0, 4))
+    if is_served:
+        store(ledger, again)
+    else:
+        ledger.release(source(ledger), again)
+    assert ledger.spent("target", "attack") == 2 * is_served
+    assert ledger.spent("target", "evaluation") == 4 + 2 * is_served
+    assert find_faults(ledger) == []
 
 
 def test_a_lease_that_ran_out_is_adopted_and_its_late_answer_is_left_to_who_adopted_it(

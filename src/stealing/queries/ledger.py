@@ -14,6 +14,7 @@ Shape letters: B images, D feature width.
 
 import time
 import uuid
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
@@ -204,7 +205,7 @@ class Ledger:
         now = self.database.now()
         monotonic = time.monotonic()
         reservations = list[Reservation]()
-        charged = 0
+        charged = Counter[Purpose]()
         with self.database.transaction() as execute:
             for digests, images in batches:
                 free = requests.find_unreserved(execute, source, digests, terms.repeat)
@@ -219,14 +220,14 @@ class Ledger:
                 request, idempotency = requests.write_request(
                     execute, source, kept, self.database.owner, start + lease
                 )
-                requests.write_reserved(execute, source, free_digests, request, terms)
+                charged += requests.write_reserved(execute, source, free_digests, request, terms)
                 # `start` is by the database's clock, which machines share; `due` is by our own
                 due = monotonic + (start - now)
                 made = Reservation(request, idempotency, free_digests, free_images, due)
                 reservations.append(made)
-                charged += len(free)
             # an error here undoes everything above
-            totals.charge(execute, source.target, terms.purpose, charged)
+            for purpose, count in charged.items():
+                totals.charge(execute, source.target, purpose, count)
         return reservations
 
     def renew(self, reservations: Collection[Reservation], lease: float) -> None:
@@ -310,7 +311,7 @@ class Ledger:
         """Take back the count of a request that was surely not served."""
         with self.database.transaction() as execute:
             if requests.close_request(execute, reservation.request, self.database.owner):
-                for purpose, count in requests.take_back(execute, reservation.request):
+                for purpose, count in requests.take_back(execute, reservation.request).items():
                     totals.charge(execute, source.target, purpose, -count)
 
     def forfeit(self, reservation: Reservation) -> None:

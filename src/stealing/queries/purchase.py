@@ -307,9 +307,13 @@ class _Purchase:
             raise
         for reservation, _ in answered:
             answers = stored.get(reservation.request)
-            if answers is not None:  # else another process adopted the request
+            if answers is not None:
                 self.bought += reservation.digests
                 self.answers.append(answers)
+            else:  # another process adopted the request, and may have taken it back
+                for digest in reservation.digests:
+                    if digest in self.order.places:
+                        self.foreign.append(digest)
         self._progress.update(len(self.bought), len(self.in_flight))
 
     def _settle(

@@ -5,6 +5,7 @@ row holds images: it is neither answered, nor taken back, nor given up.
 """
 
 import uuid
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -51,22 +52,27 @@ def write_request(
 
 def write_reserved(
     execute: Execute, source: Source, digests: Sequence[bytes], request: int, terms: Terms
-) -> None:
-    """Write a row for each image; an image that was given up before is charged once more."""
+) -> Counter[Purpose]:
+    """Write a row for each image; return how many images are charged, by purpose.
+
+    An image that was given up before is charged once more, for the purpose that its row names: the
+    counts of the rows add up to the totals.
+    """
     rest = (terms.repeat, terms.view, terms.purpose, "reserved", request, 1, terms.price)
     row = f"({marks((source.id, digests[0], *rest))})"
     values = list[object]()
     for digest in digests:
         values += [source.id, digest, *rest]
-    execute(
+    rows = execute(
         "INSERT INTO queries "
         "(source, digest, repeat, view, purpose, state, request, charged, cost) "
         f"VALUES {', '.join([row] * len(digests))} "
         "ON CONFLICT (source, digest, repeat) DO UPDATE SET state = 'reserved', "
         "request = excluded.request, charged = queries.charged + 1, "
-        "cost = queries.cost + excluded.cost",
+        "cost = queries.cost + excluded.cost RETURNING purpose",
         values,
     )
+    return Counter(purpose for (purpose,) in rows)
 
 
 def read_lease(execute: Execute, request: int) -> tuple[str, float] | None:
@@ -151,21 +157,18 @@ def close_request(execute: Execute, request: int, owner: str) -> bool:
     return bool(rows)
 
 
-def take_back(execute: Execute, request: int) -> list[tuple[Purpose, int]]:
+def take_back(execute: Execute, request: int) -> Counter[Purpose]:
     """Undo what `write_reserved` charged for a request; return how many images, by purpose.
 
     An image that was given up before stays charged for that time, with its share of the cost.
     """
-    counts = execute(
-        "SELECT purpose, count(*) FROM queries WHERE request = ? GROUP BY purpose", (request,)
-    )
-    execute(
+    rows = execute(
         "UPDATE queries SET state = 'failed', cost = cost - cost / charged, charged = charged - 1 "
-        "WHERE request = ?",
+        "WHERE request = ? RETURNING purpose",
         (request,),
     )
     execute("DELETE FROM queries WHERE request = ? AND charged = 0", (request,))
-    return [(purpose, int(count)) for purpose, count in counts]
+    return Counter(purpose for (purpose,) in rows)
 
 
 def give_up(execute: Execute, request: int) -> None:

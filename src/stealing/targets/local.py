@@ -141,8 +141,11 @@ class LocalTarget:
         """
         if self._features is None or len(self._unwritten) < WORTH_A_SHARD:
             return
-        self._features.add(list(self._unwritten), torch.stack(list(self._unwritten.values())))
-        self._unwritten.clear()
+        computed = self._unwritten
+        # A second Ctrl-C leaves a request that is still being computed: it gets a new dictionary.
+        self._unwritten = {}
+        names, features = zip(*computed.items(), strict=True)
+        self._features.add(names, torch.stack(features))
 
     def settle(
         self,

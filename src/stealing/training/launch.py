@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -40,7 +40,7 @@ ANNOUNCED_AFTER = 30.0
 """Seconds after which a process that waits for the others to be started says so."""
 
 MEETING = 3600.0
-"""Seconds after which it waits no longer. On a machine of its own, one may decode images first."""
+"""Seconds after which it waits no longer. Another machine may have to decode its images first."""
 
 POLL = 0.1
 """Seconds between two looks at who is there."""
@@ -136,22 +136,37 @@ def _started_by(environment: ClusterEnvironment) -> _Place:
         )
     # torchrun's own process may be the server of the store
     is_served = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    open_store = partial(
-        TCPStore,
-        environment.main_address,
-        environment.main_port,
-        environment.world_size(),
-        is_master=environment.global_rank() == 0 and not is_served,
-        wait_for_workers=False,
-        multi_tenant=True,
-        timeout=PATIENCE,
-    )
+    is_master = environment.global_rank() == 0 and not is_served
+    address = (environment.main_address, environment.main_port)
+    # it still holds what the processes wrote in earlier runs, and before torchrun restarted them
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    prefix = f"{attempt}/{next(_runs)}"
+
+    def open_store() -> Store:
+        return PrefixStore(prefix, _shared_store(*address, environment.world_size(), is_master))
+
     return _Place(
         environment.global_rank(),
         environment.world_size(),
         environment.local_rank(),
         open_store,
         remedy,
+    )
+
+
+_runs = itertools.count()
+"""Numbers the runs of this process, which are the same in all processes."""
+
+
+@cache
+def _shared_store(address: str, port: int, size: int, is_master: bool) -> Store:
+    """Return the store of all runs of these processes.
+
+    It stays open between two runs: a process that is early would connect to the server of the last
+    run, which then goes.
+    """
+    return TCPStore(
+        address, port, size, is_master=is_master, wait_for_workers=False, timeout=PATIENCE
     )
 
 
@@ -230,10 +245,6 @@ def _joined(place: _Place, accelerator: str, identity: str) -> Iterator[None]:
         dist.destroy_process_group()
 
 
-_meetings = itertools.count()
-"""Numbers the runs of this process: a store may still hold what processes of the last one wrote."""
-
-
 class _Meeting:
     """One meeting of all processes, in a thread.
 
@@ -242,63 +253,63 @@ class _Meeting:
     Attributes:
         thread: ends when all processes are connected, or with an error.
         error: that error, or None.
+        absent: numbers of the processes that are not here. At first it is process 0, which serves
+            the store.
     """
 
     def __init__(self, place: _Place, backend: str) -> None:
         self.error: Exception | None = None
+        self.absent = [0]
         self.thread = threading.Thread(target=self._meet, args=(place, backend), daemon=True)
-        self._store: Store | None = None
-        self._size = place.world_size
-        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-        self._prefix = f"{attempt}/{next(_meetings)}"
         self.thread.start()
 
     def _meet(self, place: _Place, backend: str) -> None:
         try:
-            store = PrefixStore(self._prefix, place.open_store())
-            store.set(f"{place.rank} is here", "yes")
-            self._store = store
-            while not store.check([f"{number} is here" for number in range(self._size)]):
-                time.sleep(POLL)
+            store = place.open_store()
+            store.set(_here(place.rank), "yes")
+            self.absent = list(range(place.world_size))
+            while self.absent:
+                self.absent = [number for number in self.absent if not store.check([_here(number)])]
+                if self.absent:
+                    time.sleep(POLL)
             dist.init_process_group(
                 backend,
                 store=store,
                 rank=place.rank,
-                world_size=self._size,
+                world_size=place.world_size,
                 timeout=PATIENCE,
             )
         except Exception as error:
             self.error = error
 
-    def absent(self) -> str:
-        """Name the processes that are not here."""
-        if self._store is None:  # process 0 is its server
-            return "process 0"
-        numbers = list[str]()
-        for number in range(self._size):
-            if not self._store.check([f"{number} is here"]):
-                numbers.append(str(number))
+    def awaited(self) -> str:
+        """Return in words for whom this process waits."""
+        numbers = [str(number) for number in self.absent]
         if not numbers:
             return "a connection to the others"
         if len(numbers) == 1:
             return f"process {numbers[0]}"
-        named = numbers[:NAMED]
         more = f" and {len(numbers) - NAMED} more" if len(numbers) > NAMED else ""
-        return f"processes {', '.join(named)}{more}"
+        return f"processes {', '.join(numbers[:NAMED])}{more}"
+
+
+def _here(number: int) -> str:
+    """Return the key that a process writes into the store when it is here."""
+    return f"{number} is here"
 
 
 def _meet(place: _Place, backend: str) -> None:
-    """Wait until all processes are there.
+    """Wait until all processes are here.
 
     Raises:
-        ProcessError: some are not, after an hour.
+        ProcessError: they are not, after `MEETING` seconds.
     """
     meeting = _Meeting(place, backend)
     meeting.thread.join(ANNOUNCED_AFTER)
     me = f"Process {place.rank} of {place.world_size}"
     if meeting.thread.is_alive():
         print(
-            f"{me} has waited {ANNOUNCED_AFTER:.0f} s for {meeting.absent()}, and waits "
+            f"{me} has waited {ANNOUNCED_AFTER:.0f} s for {meeting.awaited()}, and waits "
             f"{MEETING / 60:.0f} minutes in all: {place.remedy}",
             file=sys.stderr,
             flush=True,
@@ -306,7 +317,7 @@ def _meet(place: _Place, backend: str) -> None:
         meeting.thread.join(MEETING - ANNOUNCED_AFTER)
     if meeting.thread.is_alive():
         raise ProcessError(
-            f"{me} has waited {MEETING / 60:.0f} minutes for {meeting.absent()}, which did not "
+            f"{me} has waited {MEETING / 60:.0f} minutes for {meeting.awaited()}, which did not "
             f"come: {place.remedy}"
         )
     if meeting.error is not None:
