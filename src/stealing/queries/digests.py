@@ -18,7 +18,7 @@ def digests(images_uint8: Tensor) -> list[bytes]:
     shape = tuple(images_uint8.shape[1:])
     begun = hashlib.blake2b(str(shape).encode(), digest_size=16)
     # slices of one block of bytes: pixels are hashed where they are, and not copied first
-    pixels = images_uint8.cpu().contiguous().numpy().reshape(-1)
+    pixels = images_uint8.cpu().contiguous().numpy().reshape(-1).data
     size = math.prod(shape)
     hashes = list[bytes]()
     for start in range(0, len(pixels), size):

@@ -259,9 +259,8 @@ class Ledger:
             )
         if request is None:
             return None
-        idempotency, digests, images = request
         due = time.monotonic()  # it has waited for its turn before it was first sent
-        return Reservation(number, idempotency, digests, images, due, resent=True)
+        return Reservation(number, *request, due, resent=True)
 
     def store(
         self,
