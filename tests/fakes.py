@@ -107,7 +107,12 @@ class Remembering(Fake):
     remembers = True
 
     def settle(
-        self, features_BD: Tensor, images_uint8: Tensor, account: str, memory: bytes | None
+        self,
+        features_BD: Tensor,
+        images_uint8: Tensor,
+        digests: list[bytes],
+        account: str,
+        memory: bytes | None,
     ) -> tuple[Tensor, bytes]:
         before = int(memory or 0)
         if before == 3:

@@ -3,14 +3,17 @@
 Usage: python pair.py FOLDER [STEP]     or     torchrun --nproc-per-node=2 pair.py FOLDER [STEP]
 """
 
+import json
 import os
 import signal
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -23,6 +26,7 @@ from stealing.data.views import Views
 from stealing.encoders import Encoder
 from stealing.encoders.resnet import NarrowResNet
 from stealing.pretraining.simclr import SimCLRModule, nt_xent
+from stealing.training import checkpoints
 from stealing.training.distributed import all_gather_with_grad, rank, world_size
 from stealing.training.fit import Recorder, Settings, fit
 from stealing.training.launch import run_processes
@@ -127,6 +131,57 @@ def trained(
     return {name: value.clone().contiguous() for name, value in module.state_dict().items()}
 
 
+def traffic(folder: Path) -> dict[str, int]:
+    """What the processes sent in 200 steps besides features and gradients, by function."""
+    counts = Counter[str]()
+
+    def count(holder: Any, name: str) -> None:
+        inner = getattr(holder, name)
+
+        def counted(*arguments: Any, **options: Any) -> Any:
+            counts[name] += 1
+            return inner(*arguments, **options)
+
+        setattr(holder, name, counted)
+
+    for name in ("broadcast", "broadcast_object_list", "all_gather_object", "_broadcast_coalesced"):
+        count(dist, name)
+    count(checkpoints, "all_reduce_sum")  # the votes
+    # twice as many steps from one vote to the next, on a slow machine too
+    checkpoints.VOTE_EVERY = 60.0
+    module = surrogate()
+    module.total_steps = 200
+    before = Counter[str]()
+    inner = module.training_step
+
+    def step(batch: Any, batch_idx: int) -> Tensor:
+        if module.global_step == 0:  # DDP makes all processes alike when it is set up
+            before.update(counts)
+        return inner(batch, batch_idx)
+
+    module.training_step = step  # type: ignore[method-assign]
+    fit(
+        module,
+        TrainingImages(IMAGES, 8, 5),
+        folder,
+        name="t",
+        total_steps=200,
+        seed=3,
+        settings=Settings(threads=1),
+        recorder=Recorder(),
+    )
+    counts.subtract(before)
+    return dict(counts)
+
+
+def check_alike(weights: dict[str, Tensor]) -> None:
+    """Weights and BatchNorm's statistics are the same on all processes, to the last bit."""
+    first = {name: value.clone() for name, value in weights.items()}
+    for name, value in first.items():
+        dist.broadcast(value, src=0)
+        assert torch.equal(value, weights[name]), f"{name} of process {rank()}"
+
+
 def contrast() -> dict[str, Tensor]:
     """Loss and gradient of NT-Xent over all rows, of which each process holds its own."""
     rows = torch.randn(2, 8, 5, generator=generator("rows"))
@@ -146,8 +201,13 @@ if __name__ == "__main__":
     with run_processes(1, "cpu", [], "same"):
         for name, module in fits().items():
             weights = trained(module, folder / name, stop)
+            if world_size() > 1:
+                check_alike(weights)
             if rank() == 0:
                 save_file(weights, folder / f"{name}.safetensors")
         found = contrast()
         if rank() == 0:
             save_file(found, folder / "contrast.safetensors")
+        if world_size() > 1:
+            counts = traffic(folder / "traffic")
+            (folder / f"traffic-{rank()}.json").write_text(json.dumps(counts))

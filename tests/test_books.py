@@ -271,7 +271,7 @@ def test_a_request_belongs_to_its_owner_until_its_lease_ends_or_the_owner_is_gon
         lambda: ours.mark_in_doubt(second),
         lambda: ours.forfeit(second),
         lambda: store(ours, second),
-        lambda: ours.release(source(ours), second, "attack"),
+        lambda: ours.release(source(ours), second),
     ):
         deed()
         assert ours.in_doubt("t", "attack") == 0 and ours.spent("t", "attack") == 9
@@ -294,7 +294,7 @@ def test_what_is_given_up_is_charged_again_and_what_was_not_served_is_taken_back
     assert set(ledger.states(source(ledger), NAMES, 0).values()) == {("reserved", again.request)}
     found = ledger.database.read("SELECT charged, cost FROM queries ORDER BY id")
     assert found == [(2, 1.0)] * 4 + [(1, 0.5)] * 2
-    ledger.release(source(ledger), again, "attack")
+    ledger.release(source(ledger), again)
     found = ledger.database.read("SELECT charged, cost, state FROM queries ORDER BY id")
     assert found == [(1, 0.5, "failed")] * 4 and ledger.spent("t", "attack") == 4
     reserve(ledger, slice(0, 2), purpose="evaluation", repeat=3)

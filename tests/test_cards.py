@@ -178,8 +178,8 @@ def test_a_class_of_ones_own_is_built_only_from_a_module_that_is_trusted_by_name
 
     path = save_trivial(tmp_path)
     assert load_trivial(path).feature_dim == 16
-    assert "add trust=[serving] if you know that code" in refusal(path)
-    assert "add trust=[serving] if" in refusal(path, "servin", "serving.more", "stealing")
+    assert "add 'trust=[serving]' if you know that code" in refusal(path)
+    assert "add 'trust=[serving]' if" in refusal(path, "servin", "serving.more", "stealing")
     rewrite(
         path,
         lambda card: card["arch"]["backbone"].update({"class": "serving.Pace", "images": None}),

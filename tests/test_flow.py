@@ -129,7 +129,7 @@ def test_a_plan_names_queries_cost_and_time_and_makes_nothing(
     plan = command("train.py", *DEBUG, "plan_only=true", "budget.price=0.5")
     assert plan.returncode == 0, plan.stderr
     assert "128 images, cost 64.00" in plan.stdout
-    assert "Expected minutes" in plan.stdout
+    assert "Expected seconds" in plan.stdout
     assert not any(
         (tmp_path / "work" / name).exists() for name in ("targets", "banks", "surrogates", "runs")
     )

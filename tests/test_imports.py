@@ -13,6 +13,7 @@ LAYERS = [
     {"judge", "pipeline", "service"},
     {"result"},
     {"context", "evaluate", "finished", "preview", "surrogates"},
+    {"forecast"},
     {"identity", "preflight"},
     {"attacks", "pretraining", "targets", "report"},
     {"evaluation"},
@@ -26,7 +27,7 @@ LAYERS = [
     {"schema"},
     {"numbers", "trust"},
     {"reading"},
-    {"errors", "seeds", "console", "signals"},
+    {"errors", "seeds", "console", "signals", "timing"},
     {"text", "moved"},
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}

@@ -26,7 +26,7 @@ from stealing.queries.import_answers import record
 from stealing.queries.inspection import export, find_faults, spendings
 from stealing.queries.ledger import Ledger
 from stealing.queries.pace import Pace
-from stealing.queries.schema import Reservation, Source, Terms
+from stealing.queries.schema import Purpose, Reservation, Source, Terms
 from stealing.targets.recording import Recording
 
 IMAGES = noise(60)
@@ -53,10 +53,14 @@ def source(ledger: Ledger, account: str = "attacker/0") -> Source:
 
 
 def reserve(
-    ledger: Ledger, *parts: slice, pace: Pace | None = None, lease: float = 60.0
+    ledger: Ledger,
+    *parts: slice,
+    pace: Pace | None = None,
+    lease: float = 60.0,
+    purpose: Purpose = "attack",
 ) -> list[Reservation]:
     batches = [(NAMES[part], IMAGES[part]) for part in parts]
-    terms = Terms("attack", "raw", 0, 0.5)
+    terms = Terms(purpose, "raw", 0, 0.5)
     return ledger.reserve(source(ledger), batches, terms, lease=lease, pace=pace or Pace())
 
 
@@ -127,6 +131,36 @@ def test_a_request_in_doubt_is_adopted_whole_with_its_key_and_a_live_one_is_not(
     assert living.in_doubt("target", "attack") == 0 and find_faults(living) == []
 
 
+def test_an_adopted_request_names_each_image_rightly_even_one_that_was_given_up_before(
+    place: str,
+) -> None:
+    """Its row is older than those of the images before it in the request."""
+    dying, living = Ledger(place), Ledger(place)
+    [lost] = reserve(dying, slice(3, 4))
+    dying.forfeit(lost)
+    [sent] = reserve(dying, slice(0, 6))
+    dying.close()
+    [found] = living.adopt(source(living), {sent.request}, 60)
+    assert found.digests == sent.digests == digests(found.images)
+
+
+@pytest.mark.parametrize("is_served", [True, False])
+def test_an_image_is_counted_for_the_purpose_that_its_row_names_whoever_asks_again(
+    is_served: bool, place: str
+) -> None:
+    ledger = Ledger(place)
+    [lost] = reserve(ledger, slice(2, 6), purpose="evaluation")
+    ledger.forfeit(lost)
+    [again] = reserve(ledger, slice(0, 4))
+    if is_served:
+        store(ledger, again)
+    else:
+        ledger.release(source(ledger), again)
+    assert ledger.spent("target", "attack") == 2 * is_served
+    assert ledger.spent("target", "evaluation") == 4 + 2 * is_served
+    assert find_faults(ledger) == []
+
+
 def test_a_lease_that_ran_out_is_adopted_and_its_late_answer_is_left_to_who_adopted_it(
     place: str,
 ) -> None:
@@ -161,8 +195,8 @@ def test_a_request_that_was_surely_not_served_is_not_counted(place: str) -> None
     [lost] = reserve(ledger, slice(0, 4))
     ledger.forfeit(lost)
     [refused] = reserve(ledger, slice(0, 6))
-    ledger.release(source(ledger), refused, "attack")
-    ledger.release(source(ledger), refused, "attack")  # twice does nothing more
+    ledger.release(source(ledger), refused)
+    ledger.release(source(ledger), refused)  # twice does nothing more
     [row] = spendings(ledger)
     assert (row.spent, row.failed, row.cost) == (4, 4, 2.0) and find_faults(ledger) == []
     store(ledger, *reserve(ledger, slice(0, 6)))
@@ -222,7 +256,7 @@ def test_whatever_happens_in_whatever_order_the_counts_add_up(place: str) -> Non
                 *(
                     [source(owner), [(reservation, features(reservation))], None]
                     if deed == "store"
-                    else [source(owner), reservation, "attack"]
+                    else [source(owner), reservation]
                     if deed == "release"
                     else [reservation]
                 )

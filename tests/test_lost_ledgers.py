@@ -214,7 +214,7 @@ def left_open_again(folder: Path, images: slice, *, give_up: bool) -> None:
         if give_up:
             ledger.forfeit(made)
         else:
-            ledger.release(source, made, "attack")
+            ledger.release(source, made)
 
 
 def test_the_record_follows_a_long_purchase_and_not_every_request(

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from fakes import IMAGES, SIZE, Bar, Fake, Remembering, door, left_open, truth
+from torch import Tensor
 
 from stealing.errors import BudgetExceeded, Refused, TargetError
 from stealing.queries import door as doors
@@ -15,6 +16,7 @@ from stealing.queries import purchase
 from stealing.queries.database import SQLite
 from stealing.queries.digests import digests
 from stealing.queries.inspection import find_faults, spendings
+from stealing.queries.ledger import Ledger
 from stealing.queries.pace import Pace
 from stealing.queries.waiting import NotServed
 
@@ -277,9 +279,35 @@ def test_images_that_another_process_is_asking_about_are_waited_for_and_not_aske
 def test_images_that_another_process_gives_up_are_asked_about(tmp_path: Path) -> None:
     other, open_ = left_open(tmp_path, 5, alive=True)
     source = other.source("fake", "none", "a", "", SIZE)
-    timer = threading.Timer(0.3, lambda: other.release(source, open_, "attack"))
+    timer = threading.Timer(0.3, lambda: other.release(source, open_))
     timer.start()
     meter = door(tmp_path, Fake())
     assert torch.equal(meter.ask(IMAGES[:12], "a", "attack"), truth(IMAGES[:12]))
     timer.join()
     assert (meter.sent, meter._ledger.spent("fake", "attack")) == (12, 12)
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("deed", ["release", "forfeit"])
+def test_images_of_a_request_that_another_process_took_over_and_gave_up_are_asked_about_again(
+    deed: str, tmp_path: Path
+) -> None:
+    """The answer of the process that was given up comes after its lease."""
+
+    class Slow(Fake):
+        def answer(self, images_uint8: Tensor, account: str, idempotency: str = "") -> Tensor:
+            if not self.requests:
+                other = Ledger(str(tmp_path / "ledger.sqlite"))
+                [(request,)] = other.database.read("SELECT id FROM requests")
+                with other.database.transaction() as execute:
+                    execute("UPDATE requests SET lease = 0")
+                source = other.source("fake", "none", "a", "", SIZE)
+                [late] = other.adopt(source, {request}, 60.0)
+                other.release(source, late) if deed == "release" else other.forfeit(late)
+                other.close()
+            return super().answer(images_uint8, account, idempotency)
+
+    meter = door(tmp_path, Slow())
+    assert torch.equal(meter.ask(IMAGES[:5], "a", "attack"), truth(IMAGES[:5], 2))
+    assert meter._ledger.spent("fake", "attack") == (5 if deed == "release" else 10)
+    assert find_faults(meter._ledger) == []

@@ -70,6 +70,17 @@ def test_a_contrast_over_two_processes_has_the_loss_and_gradient_of_one(
         torch.testing.assert_close(two[key], one[key], atol=1e-6, rtol=1e-6)
 
 
+def test_in_a_step_processes_exchange_features_and_gradients_alone(
+    ended: tuple[Path, Path],
+) -> None:
+    """No buffer, no object, and a vote on a checkpoint or a stop only once in many steps."""
+    for number in range(2):
+        counts = json.loads((ended[1] / f"traffic-{number}.json").read_text())
+        votes = counts.pop("all_reduce_sum")
+        assert 2 <= votes <= 20, "200 steps"
+        assert set(counts.values()) <= {0}, counts
+
+
 def left(work: Path) -> list[int]:
     """Processes whose command names this folder."""
     found = []
@@ -204,6 +215,32 @@ def test_processes_with_different_choices_stop_and_say_so(tmp_path: Path) -> Non
             "ConfigError: The 2 processes of this run were given different"
         )
     assert list((tmp_path / "targets").glob("*")) == [], "nothing was trained"
+
+
+MEETING = """
+import stealing.training.launch as launch
+from stealing.commands import one_line_errors
+launch.ANNOUNCED_AFTER = 1
+launch.MEETING = 4
+with one_line_errors(), launch.run_processes(1, "cpu", [], "x"):
+    print("met")
+"""
+
+
+@pytest.mark.parametrize("absent", [0, 1])
+@pytest.mark.parametrize("kind", ["torchrun", "slurm"])
+def test_processes_that_wait_say_for_whom_and_end(kind: str, absent: int, tmp_path: Path) -> None:
+    present = 1 - absent
+    environment = environment_of(kind, present, tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-c", MEETING], env=environment, capture_output=True, text=True, timeout=90
+    )
+    said = [line for line in done.stderr.splitlines() if "rocess" in line]
+    assert done.returncode == 1 and done.stdout == ""
+    assert said[0].startswith(f"Process {present} of 2 has waited 1 s for process {absent}, and")
+    assert said[-1].startswith(f"ProcessError: Process {present} of 2 has waited 0 minutes for")
+    assert f"for process {absent}, which did not come: start the command by" in said[-1]
+    assert "Traceback" not in done.stderr and "terminate called" not in done.stderr
 
 
 def test_a_two_process_run_killed_in_two_fits_ends_in_the_result_of_an_uninterrupted_one(

@@ -16,6 +16,8 @@ READERS = {
     "evaluate.py": "asks for its features, counts right answers, and keeps images for pages",
     "judge.py": "counts right answers of one encoder",
     "preview.py": "counts its images for a plan",
+    "forecast.py": "counts its images to say how long they take",
+    "evaluation/cost.py": "counts its images to say how long they take",
     "evaluation/classes.py": "refuses a split without the classes of the other",
     "evaluation/protocol.py": "names cached predictions by its checksum",
 }

@@ -319,7 +319,7 @@ def test_a_batch_script_without_srun_says_what_it_waits_for_and_sigterm_ends_the
         assert process.stderr is not None
         told = process.stderr.readline()
         assert (
-            told.startswith("Process 0 of 2 has waited 0 s for the others")
+            told.startswith("Process 0 of 2 has waited 0 s for process 1, and waits 60 minutes")
             and "start the command by srun" in told
         )
         process.terminate()

@@ -1,11 +1,14 @@
-"""Threads wait without spinning: OpenMP reads its policy when torch loads, so it is set before."""
+"""Threads wait without spinning: OpenMP reads its policy when torch loads, so it is set before. The
+processes of a machine share its cores, whoever started them."""
 
 import os
 import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, choose
+
+from stealing import config
 
 AT_TORCH = """
 import importlib.abc, os, runpy, sys
@@ -57,3 +60,26 @@ def test_a_commands_threads_wait_passively(command: tuple[str, ...]) -> None:
 
 def test_a_users_own_policy_stays() -> None:
     assert policy("train.py", "experiment=debug", OMP_WAIT_POLICY="ACTIVE") == "ACTIVE"
+
+
+@pytest.mark.parametrize(
+    ("devices", "environment", "threads"),
+    [
+        (1, {}, 12),
+        (2, {}, 6),
+        (1, {"TORCHELASTIC_RUN_ID": "x", "LOCAL_WORLD_SIZE": "4"}, 3),
+        (2, {"TORCHELASTIC_RUN_ID": "x", "LOCAL_WORLD_SIZE": "4"}, 3),
+        (1, {"TORCHELASTIC_RUN_ID": "x", "LOCAL_WORLD_SIZE": "99"}, 1),
+        (1, {"TORCHELASTIC_RUN_ID": "x", "LOCAL_WORLD_SIZE": "many"}, 12),
+        (1, {"LOCAL_WORLD_SIZE": "4"}, 12),
+    ],
+)
+def test_the_processes_of_a_machine_share_its_cores_whoever_started_them(
+    devices: int, environment: dict[str, str], threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(config, "_usable_cores", lambda: 12)
+    for name in ("TORCHELASTIC_RUN_ID", "LOCAL_WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert choose(f"trainer.devices={devices}").trainer.threads == threads

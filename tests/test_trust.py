@@ -202,7 +202,7 @@ def test_a_configuration_names_no_class_of_a_module_that_is_not_trusted(
     config = choose(*DEBUG, override)
     with pytest.raises(ConfigError) as refused:
         check_choices(config)
-    assert str(refused.value).startswith(f"{place}._target_=") and f"add trust=[{module}]" in str(
+    assert str(refused.value).startswith(f"{place}._target_=") and f"add 'trust=[{module}]'" in str(
         refused.value
     )
     config.trust = ["other", module]
@@ -427,7 +427,7 @@ def test_a_class_of_ones_own_in_a_folder_needs_the_word_of_the_command(
             trust=["my_loss_of_tests"], attack={**values["attack"], "loss": node}
         ),
     )
-    assert "add trust=[my_loss_of_tests]" in refusal(folder)
+    assert "add 'trust=[my_loss_of_tests]'" in refusal(folder)
     assert (
         judged_again(folder, "trust=[my_loss_of_tests]").attack.loss._target_
         == "my_loss_of_tests.f"

@@ -1,5 +1,6 @@
 """Every command of the docs can be typed: its overrides compose, and it is run or says why not."""
 
+import ast
 import re
 import sys
 from collections.abc import Iterator
@@ -91,8 +92,16 @@ def test_brackets_of_a_command_stand_in_quotes() -> None:
     for page in PAGES:
         for command in typed_in(page):
             assert not is_open_pattern(command.text), f"{page.name}: zsh refuses {command.text}"
-        unquoted = re.findall(r"(?<!')trust=\[(?!.*\*\*)", page.read_text())
+        unquoted = re.findall(r"(?<!')trust=\[", page.read_text())
         assert not unquoted, f"{page.name}: 'trust=[...]' stands in quotes"
+
+
+def test_brackets_of_an_override_that_a_message_prints_stand_in_quotes() -> None:
+    for path in sorted((ROOT / "src").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                unquoted = re.findall(r"(?<![\w.'`])[a-z_.]+=\[\S*", node.value)
+                assert not unquoted, f"{path.name}: zsh refuses {unquoted[0]}"
 
 
 # Overrides that compose.

@@ -1,34 +1,28 @@
 """Plan a run: a configuration in; what it asks, costs, takes and lacks, on the terminal, out.
 
-No file or folder is made, and nothing is downloaded. Images that were decoded before are counted
+Nothing is made in the work folder, and nothing is downloaded. Images that were decoded before are counted
 exactly. Of other images only number and labels are read, and each of them counts as distinct.
 """
 
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import torch
 from omegaconf import DictConfig
-from torch import Tensor
 
 from stealing.config import instantiate_node, to_dict
 from stealing.console import TextConsole
 from stealing.data.cache import is_decoded, without_writing
 from stealing.data.images import Images
-from stealing.encoders import build_encoder, load_encoder
+from stealing.encoders import load_encoder
 from stealing.errors import ConfigError, StealingError
-from stealing.evaluation.features import BLOCK, encode
 from stealing.evaluation.protocol import Task
+from stealing.forecast import expected_seconds
 from stealing.preflight import (
     RunData,
     check_inputs,
-    control_steps,
-    images_of,
     measured,
     surrogate_start,
     trains_target,
@@ -36,7 +30,6 @@ from stealing.preflight import (
 from stealing.queries.digests import digests_of
 from stealing.queries.opening import check_known
 from stealing.targets.remote import RemoteTarget
-from stealing.training.fit import device_of
 
 EXTRAS = {
     "postgresql://": ("psycopg", "postgres"),
@@ -44,9 +37,6 @@ EXTRAS = {
     "TensorBoardRecorder": ("tensorboard", "tensorboard"),
 }
 """A text in a setting that needs an extra: the module that is imported then, and the extra."""
-
-ENCODERS = 5
-"""Encoders whose features the evaluation computes: target, surrogate and three controls."""
 
 
 def preview(config: DictConfig, console: TextConsole) -> None:
@@ -170,82 +160,21 @@ def _check_packages(config: DictConfig, missing: Missing) -> None:
             missing.sentences.append(f"{module} is not installed: pip install -e '.[{extra}]'.")
 
 
-@dataclass(frozen=True)
-class PassSeconds:
-    """Seconds that a network takes for one image on this machine.
-
-    Attributes:
-        forward: of features, in eval mode.
-        training: of a forward and a backward pass.
-    """
-
-    forward: float
-    training: float
-
-
 def _print_costs(config: DictConfig, data: RunData, console: TextConsole) -> None:
-    """Print queries, cost and the expected time, from a few timed passes on this machine."""
+    """Print queries, cost and the expected time on this machine."""
     budget = config.budget
     asked = measured(config, data)
     tasks = len(data.tasks) if asked else 0
     console.print(f"Attack: {budget.images} images, cost {budget.images * budget.price:.2f}.")
     console.print(f"Evaluation: {asked} images of {tasks} tasks.")
-    seconds = _expected_seconds(config, data, asked)
-    steps = ", ".join(f"{step} {spent / 60:.1f}" for step, spent in seconds.items())
-    total = sum(seconds.values()) / 60
-    console.print(f"Expected minutes here, if nothing is done yet: {steps}; in all {total:.1f}.")
+    seconds = expected_seconds(config, data, asked)
+    steps = ", ".join(f"{step} {spent:.0f}" for step, spent in seconds.items())
+    total = sum(seconds.values())
+    console.print(
+        f"Expected seconds here, if nothing is done yet: {steps}; in all {total:.0f} "
+        f"({total / 60:.1f} minutes). Images that are not decoded yet come on top.",
+        soft_wrap=True,
+    )
     console.print(f"Artefacts go to {Path(config.paths.work).resolve()}.", soft_wrap=True)
 
 
-def _expected_seconds(
-    config: DictConfig,
-    data: RunData,
-    asked: int,
-) -> dict[str, float]:
-    """Return how long each step takes if nothing is done yet."""
-    images = data.queries.batch(slice(0, BLOCK))
-    device = device_of(config.trainer.accelerator)
-    surrogate = _time_passes(to_dict(config.arch), images, device)
-    target = surrogate  # the speed of a saved or remote target is not known here
-    if trains_target(config) and config.target_arch != config.arch:
-        target = _time_passes(to_dict(config.target_arch), images, device)
-    pretrain = 0.0
-    if data.pretrain is not None:
-        # SimCLR pushes two views of each image through the network.
-        pushed = 2 * config.pretrain.epochs * len(data.pretrain)
-        pretrain = pushed * target.training
-    batch_size = min(config.control.batch_size, images_of(config))
-    # The control has the attack's compute, so one number serves both.
-    pushed = 2 * control_steps(config) * batch_size * config.trainer.accumulate
-    return {
-        "pretrain": pretrain,
-        "query": config.budget.images * target.forward,
-        "steal": pushed * surrogate.training,
-        "control": pushed * surrogate.training,
-        "evaluate": ENCODERS * asked * surrogate.forward,
-    }
-
-
-def _time_passes(arch: dict[str, Any], images: Tensor, device: str) -> PassSeconds:
-    encoder = build_encoder(arch, 0)
-    encoder.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    batch = images.to(device).float() / 255
-    forward = _seconds(lambda: encode(encoder, images), device)
-    training = _seconds(lambda: encoder(batch).square().mean().backward(), device)
-    return PassSeconds(forward / len(images), training / len(images))
-
-
-def _seconds(work: Callable[[], object], device: str) -> float:
-    """Return how long the second of two calls takes; the first one also allocates memory."""
-    work()
-    _finish(device)
-    start = time.perf_counter()
-    work()
-    _finish(device)
-    return time.perf_counter() - start
-
-
-def _finish(device: str) -> None:
-    """Wait until the device has computed what it was given."""
-    if device == "cuda":  # a GPU computes while Python goes on
-        torch.cuda.synchronize()

@@ -15,6 +15,7 @@ from stealing.config import to_dict
 from stealing.context import QueryResult, RunContext, StepRecord
 from stealing.defenses.chain import QueryBatch, cost
 from stealing.evaluate import Evaluation
+from stealing.evaluation.features import BLOCK
 from stealing.identity import VERSIONS
 from stealing.preflight import training_record
 from stealing.queries.digests import digests
@@ -162,7 +163,7 @@ def describe_defense(
     """
     if target.undefended is None:
         return None
-    images = answers.images.batch(slice(0, target.undefended.images_a_request))
+    images = answers.images.batch(slice(0, BLOCK))
     features_BD = target.undefended.answer(images, "cost")
     asked = QueryBatch("cost", digests(images), images)
     return {

@@ -131,7 +131,7 @@ def check_trust(settings: Mapping[str, Any]) -> None:
     trusted = settings.get("trust") or []
     if not isinstance(trusted, list) or not all(isinstance(name, str) for name in trusted):
         raise ConfigError(
-            f"trust={quoted(trusted)} is not a list of modules: write trust=[my.module]."
+            f"trust={quoted(trusted)} is not a list of modules: write 'trust=[my.module]'."
         )
     if trusted and os.getcwd() not in sys.path:
         # Modules are found from the working folder, and last: none of them hides an installed one.
@@ -232,6 +232,6 @@ def _trusted_module(target: Any, trusted: Sequence[str], setting: str = "") -> s
     if module not in trusted:
         raise ConfigError(
             f"{setting}{target} is not one of this project's classes here, and its module is not "
-            f"trusted: add trust=[{module}] if you know that code, or drop the name."
+            f"trusted: add 'trust=[{module}]' if you know that code, or drop the name."
         )
     return module

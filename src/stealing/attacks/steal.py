@@ -109,7 +109,7 @@ def steal_encoder(
     code = surrogate_code(arch, attack, answers.code, settings.callbacks)
     with making(folder, code, settings) as done:
         if done is None:
-            module = _module(answers, arch, attack, seed, start, settings)
+            module = surrogate_module(answers, arch, attack, seed, start, settings)
             spent = _train(module, answers, attack, folder, settings, recorder)
             if rank() == 0:
                 origin = {"seed": seed, "weights_seed": start, "attack": attack, **spent}
@@ -128,7 +128,7 @@ def _adapter(encoder: Encoder, answers: BoughtAnswers, seed: int) -> nn.Module:
     return build_adapter(encoder.feature_dim, width, weights_seed(seed, "surrogate", "adapter"))
 
 
-def _module(
+def surrogate_module(
     answers: BoughtAnswers,
     arch: dict[str, Any],
     attack: dict[str, Any],
@@ -136,6 +136,7 @@ def _module(
     start: int,
     settings: Settings,
 ) -> SurrogateModule:
+    """Return the module that trains a surrogate; its arguments are those of `steal_encoder`."""
     encoder = build_encoder(arch, start)
     return SurrogateModule(
         encoder,
@@ -150,6 +151,13 @@ def _module(
     )
 
 
+def averaging_callbacks(attack: dict[str, Any]) -> tuple[Callback, ...]:
+    """Return the callback that averages the weights, if the attack keeps their average."""
+    if attack["ema"] is None:
+        return ()
+    return (EMAWeightAveraging(decay=attack["ema"]),)
+
+
 def _train(
     module: SurrogateModule,
     answers: BoughtAnswers,
@@ -159,9 +167,6 @@ def _train(
     recorder: Recorder,
 ) -> dict[str, float]:
     """Train encoder and adapter in place; return the seconds."""
-    averaging: tuple[Callback, ...] = ()
-    if attack["ema"] is not None:
-        averaging = (EMAWeightAveraging(decay=attack["ema"]),)
     return fit(
         module,
         TrainingImages(answers.images, attack["batch_size"], module.seed),
@@ -171,7 +176,7 @@ def _train(
         seed=module.seed,
         settings=settings,
         recorder=recorder,
-        monitors=averaging,
+        monitors=averaging_callbacks(attack),
     )
 
 

@@ -67,9 +67,11 @@ def write_answers(
     # the door returns float32, so float64 would only double the size of a ledger
     is_half = features_BD.dtype == torch.float16
     vectors_BD = (features_BD if is_half else features_BD.float()).contiguous().numpy()
+    content = vectors_BD.tobytes()
+    size = len(content) // len(vectors_BD)
     values = list[object]()
-    for digest, vector_D in zip(reservation.digests, vectors_BD, strict=True):
-        answer = vector_D.tobytes()
+    for place, digest in enumerate(reservation.digests):
+        answer = content[place * size : (place + 1) * size]
         values += [digest, answer, checksum(digest, answer)]
     rows = ", ".join(["(?, ?, ?)"] * len(vectors_BD))
     # SQLite and PostgreSQL both name the columns of VALUES column1, column2, ...

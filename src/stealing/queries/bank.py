@@ -33,6 +33,15 @@ from stealing.queries.shards import (
     shard_in_memory,
 )
 
+WORTH_A_SHARD = 500
+"""Images from which on answers are written into a bank.
+
+Whoever has fewer reads or computes them again: few at a time would make many small files.
+"""
+
+PAGE = 10_000
+"""Answers written into a bank at a time."""
+
 PRECISION = np.dtype(np.float32)
 """Type of the numbers that are returned."""
 

@@ -14,6 +14,7 @@ Shape letters: B images, M of them that the bank lacks, D feature width.
 """
 
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -24,21 +25,12 @@ from torch import Tensor
 from stealing.artefacts import key
 from stealing.errors import BudgetExceeded, ConfigError, DataError, LedgerError, Refused
 from stealing.numbers import check_budget
-from stealing.queries.bank import Bank
+from stealing.queries.bank import PAGE, WORTH_A_SHARD, Bank
 from stealing.queries.digests import digests
 from stealing.queries.ledger import Ledger
 from stealing.queries.purchase import Order, buy
 from stealing.queries.schema import Purpose, Source, Terms
-from stealing.queries.target import RenamedTarget, StatefulTarget, Target
-
-WORTH_A_SHARD = 500
-"""Images from which on a question is copied into the bank.
-
-The ledger is slower to read, but few answers at a time would make many small files.
-"""
-
-PAGE = 10_000
-"""Answers copied into the bank at a time."""
+from stealing.queries.target import CachingTarget, RenamedTarget, StatefulTarget, Target
 
 IN_DOUBT = ("resend", "forfeit")
 
@@ -157,8 +149,15 @@ class MeteredTarget:
             DataError: images of another type, shape or size than the target takes; nothing is sent.
         """
         self._check_images(images_uint8)
-        image_digests = digests(images_uint8)
-        self._charge(set(image_digests), account, purpose, repeat)
+        terms = Terms(purpose, view, repeat, self.budget.price)
+        return self._answers(images_uint8, digests(images_uint8), account, terms)
+
+    def _answers(
+        self, images_uint8: Tensor, image_digests: list[bytes], account: str, terms: Terms
+    ) -> Tensor:
+        """Return answers (B, D) to images whose digests are made; see `ask`."""
+        repeat = terms.repeat
+        self._charge(set(image_digests), account, terms.purpose, repeat)
 
         source, bank = self._source(account, repeat)
         banked, is_banked = bank.find(image_digests)
@@ -170,14 +169,17 @@ class MeteredTarget:
         for place, digest in enumerate(image_digests):
             if not is_banked[place]:
                 places[digest] = place
-        terms = Terms(purpose, view, repeat, self.budget.price)
         order = Order(source, account, images_uint8, places, terms, self.budget.in_doubt)
-        bought = buy(order, self._target, self._ledger)
+        try:
+            bought, bought_MD = buy(order, self._target, self._ledger)
+        finally:
+            if isinstance(self._target, CachingTarget):
+                self._target.flush()
         self.sent += len(bought)
 
         # another process may have bought some of them; those are read from the ledger
         missing = list(places)
-        answers_MD = self._collect(source, missing, bought, repeat)
+        answers_MD = self._collect(source, missing, bought, bought_MD, repeat)
         if len(image_digests) >= WORTH_A_SHARD:
             for start in range(0, len(missing), PAGE):
                 bank.add(missing[start : start + PAGE], answers_MD[start : start + PAGE])
@@ -202,24 +204,28 @@ class MeteredTarget:
         Raises:
             Refused: there is none.
         """
+        self._check_images(images_uint8)
+        image_digests = digests(images_uint8)
+        terms = Terms(purpose, view, repeat, self.budget.price)
         try:
-            answers = self.ask(images_uint8, account, purpose, view=view, repeat=repeat)
+            answers = self._answers(images_uint8, image_digests, account, terms)
             return answers, torch.ones(len(images_uint8), dtype=torch.bool)
         except Refused:
             # requests before the refusal were answered, and are stored
-            image_digests = digests(images_uint8)
             source, _ = self._source(account, repeat)
             states = self._ledger.states(source, image_digests, repeat)
             is_answered = torch.zeros(len(images_uint8), dtype=torch.bool)
+            given = list[bytes]()
             for place, digest in enumerate(image_digests):
                 if digest in states and states[digest][0] == "stored":
                     is_answered[place] = True
+                    given.append(digest)
                 else:  # charged by `ask`, and never answered
                     self._got[purpose][account, repeat].discard(digest)
             if not is_answered.any():
                 raise
-            given = images_uint8[is_answered]
-            return self.ask(given, account, purpose, view=view, repeat=repeat), is_answered
+            answers = self._answers(images_uint8[is_answered], given, account, terms)
+            return answers, is_answered
 
     def _check_images(self, images_uint8: Tensor) -> None:
         shape = (3, self.size, self.size)
@@ -268,14 +274,23 @@ class MeteredTarget:
         return self._sources[name]
 
     def _collect(
-        self, source: Source, missing: list[bytes], bought: dict[bytes, Tensor], repeat: int
+        self,
+        source: Source,
+        missing: list[bytes],
+        bought: list[bytes],
+        bought_MD: Tensor,
+        repeat: int,
     ) -> Tensor:
         """Return answers (M, D), float32, just bought or, of other processes, from the ledger."""
-        others = [digest for digest in missing if digest not in bought]
-        answers = dict(bought)
+        if bought == missing:
+            return bought_MD.float()
+        row_of = {digest: row for row, digest in enumerate(bought)}
+        others = [digest for digest in missing if digest not in row_of]
+        parts = [bought_MD.float()] if bought else []
         if others:
-            answers.update(zip(others, self._ledger.read(source, others, repeat), strict=True))
-        return torch.stack([answers[digest] for digest in missing]).float()
+            row_of.update(zip(others, count(len(bought)), strict=False))
+            parts.append(self._ledger.read(source, others, repeat).float())
+        return torch.cat(parts)[[row_of[digest] for digest in missing]]
 
 
 def _merge(
@@ -286,6 +301,8 @@ def _merge(
     answers_MD: Tensor,
 ) -> Tensor:
     """Return all answers (B, D) in the order of the images, of which some may be equal."""
+    if len(missing) == len(image_digests):  # none is banked, and no two are equal
+        return answers_MD
     row_of = {digest: row for row, digest in enumerate(missing)}
     rows = [row_of[digest] for digest in image_digests if digest in row_of]
     answers_BD = answers_MD.new_empty(len(image_digests), answers_MD.shape[1])

@@ -14,6 +14,7 @@ Shape letters: B images, D feature width.
 
 import time
 import uuid
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
@@ -181,6 +182,7 @@ class Ledger:
         *,
         lease: float,
         pace: Pace,
+        can_resend: bool = True,
     ) -> list[Reservation]:
         """Count images, one request a batch; leave out those that are counted already.
 
@@ -190,6 +192,8 @@ class Ledger:
             terms: what is written beside each image.
             lease: seconds after the request's start until another process may adopt it.
             pace: how fast the target may be asked.
+            can_resend: keep the images until they are answered, so that any process can send them
+                again under the same key. A target in this process needs no such copy.
 
         Raises:
             BudgetExceeded: they do not fit what is left; none of them is counted.
@@ -201,7 +205,7 @@ class Ledger:
         now = self.database.now()
         monotonic = time.monotonic()
         reservations = list[Reservation]()
-        charged = 0
+        charged = Counter[Purpose]()
         with self.database.transaction() as execute:
             for digests, images in batches:
                 free = requests.find_unreserved(execute, source, digests, terms.repeat)
@@ -209,19 +213,21 @@ class Ledger:
                     continue
                 # counted before it is sent: a crash in between leaves it in doubt, not uncounted
                 free_digests = [digests[place] for place in free]
-                free_images = images[free]
+                # mostly all are free, and a copy of their pixels takes time
+                free_images = images if len(free) == len(digests) else images[free]
                 start = pace.book(execute, source.target, len(free), now)
+                kept = free_images if can_resend else free_images[:0]
                 request, idempotency = requests.write_request(
-                    execute, source, free_images, self.database.owner, start + lease
+                    execute, source, kept, self.database.owner, start + lease
                 )
-                requests.write_reserved(execute, source, free_digests, request, terms)
+                charged += requests.write_reserved(execute, source, free_digests, request, terms)
                 # `start` is by the database's clock, which machines share; `due` is by our own
                 due = monotonic + (start - now)
                 made = Reservation(request, idempotency, free_digests, free_images, due)
                 reservations.append(made)
-                charged += len(free)
             # an error here undoes everything above
-            totals.charge(execute, source.target, terms.purpose, charged)
+            for purpose, count in charged.items():
+                totals.charge(execute, source.target, purpose, count)
         return reservations
 
     def renew(self, reservations: Collection[Reservation], lease: float) -> None:
@@ -248,14 +254,13 @@ class Ledger:
         if former is None or not self._is_abandoned(*former, now):
             return None
         with self.database.transaction() as execute:
-            request = requests.take_over(execute, number, former, self.database.owner, now + lease)
+            request = requests.take_over(
+                execute, source, number, former, self.database.owner, now + lease
+            )
         if request is None:
             return None
-        idempotency, pixels, digests = request
-        images = torch.frombuffer(bytearray(pixels), dtype=torch.uint8)
-        images = images.view(-1, 3, source.size, source.size)
         due = time.monotonic()  # it has waited for its turn before it was first sent
-        return Reservation(number, idempotency, digests, images, due, resent=True)
+        return Reservation(number, *request, due, resent=True)
 
     def store(
         self,
@@ -301,12 +306,12 @@ class Ledger:
         with self.database.transaction() as execute:
             requests.end_lease(execute, reservation.request, self.database.owner)
 
-    def release(self, source: Source, reservation: Reservation, purpose: Purpose) -> None:
+    def release(self, source: Source, reservation: Reservation) -> None:
         """Take back the count of a request that was surely not served."""
         with self.database.transaction() as execute:
             if requests.close_request(execute, reservation.request, self.database.owner):
-                requests.take_back(execute, reservation.request)
-                totals.charge(execute, source.target, purpose, -len(reservation.digests))
+                for purpose, count in requests.take_back(execute, reservation.request).items():
+                    totals.charge(execute, source.target, purpose, -count)
 
     def forfeit(self, reservation: Reservation) -> None:
         """Give up a request in doubt: it stays counted, and its images may be asked about anew."""

@@ -29,7 +29,7 @@ from stealing.errors import Refused
 from stealing.queries.ledger import Ledger
 from stealing.queries.progress import QueryProgress
 from stealing.queries.schema import Reservation, Source, Terms
-from stealing.queries.target import StatefulTarget, Target
+from stealing.queries.target import InProcessTarget, StatefulTarget, Target
 from stealing.queries.totals import exceeded
 from stealing.queries.waiting import LONG, Busy, NotServed, Waits
 from stealing.signals import Deferred
@@ -62,11 +62,12 @@ class Order:
     in_doubt: str
 
 
-def buy(order: Order, target: Target, ledger: Ledger) -> dict[bytes, Tensor]:
+def buy(order: Order, target: Target, ledger: Ledger) -> tuple[list[bytes], Tensor]:
     """Have every image of the order answered and stored.
 
     Returns:
-        The answers that this process stored, (D,) by digest. The ledger has the others.
+        Digests and answers, (M, D), of the images that this process had answered. The ledger has
+        the others.
 
     Raises:
         BudgetExceeded: the images do not fit what is left; nothing is sent.
@@ -85,7 +86,8 @@ class _Purchase:
         foreign: images that another process has reserved; its answers are waited for.
         adopted: requests in doubt that this process took over and has not sent yet.
         in_flight: requests that were sent, by the future of their answer.
-        bought: answers that this process stored, (D,) by digest.
+        bought: digests of images whose answers this process stored.
+        answers: theirs, (B, D) of each request.
         lease: seconds until another process may take over a request of this one.
     """
 
@@ -97,7 +99,8 @@ class _Purchase:
         self.foreign: list[bytes] = []
         self.adopted: list[Reservation] = []
         self.in_flight: dict[Future[Tensor], Reservation] = {}
-        self.bought: dict[bytes, Tensor] = {}
+        self.bought: list[bytes] = []
+        self.answers: list[Tensor] = []
         self.lease = target.deadline + MARGIN
         self._renewed = time.monotonic()
         self._waits = Waits()
@@ -109,7 +112,7 @@ class _Purchase:
             initargs=(torch.get_num_threads(),),
         )
 
-    def run(self) -> dict[bytes, Tensor]:
+    def run(self) -> tuple[list[bytes], Tensor]:
         self._look_up(list(self.order.places))
         try:
             self._check_total()
@@ -130,7 +133,7 @@ class _Purchase:
                 self.ledger.mark_in_doubt(reservation)
             self._drain()
             self._pool.shutdown()
-        return self.bought
+        return self.bought, torch.cat(self.answers) if self.answers else torch.empty(0, 0)
 
     def _look_up(self, digests: list[bytes]) -> None:
         """Find out who has reserved which of these images, and take over requests in doubt."""
@@ -149,11 +152,15 @@ class _Purchase:
         settled = set[bytes]()
         for reservation in in_doubt:
             settled.update(reservation.digests)
-            if order.in_doubt == "forfeit":
+            is_in_process = len(reservation.images) == 0  # it ended with the process that died
+            if is_in_process:
+                self._release(reservation)
+            elif order.in_doubt == "forfeit":
                 self.ledger.forfeit(reservation)
-                unasked.update(order.places.keys() & set(reservation.digests))
             else:
                 self.adopted.append(reservation)
+                continue
+            unasked.update(order.places.keys() & set(reservation.digests))
         # in the order of the images, as a run that was never stopped asks
         self.unasked = deque(digest for digest in digests if digest in unasked)
         self.foreign = [digest for digest in reserved if digest not in settled]
@@ -188,13 +195,14 @@ class _Purchase:
         for start in range(0, count, size):
             batch = digests[start : start + size]
             rows = [self.order.places[digest] for digest in batch]
-            batches.append((batch, self.order.images[rows]))
+            batches.append((batch, _take(self.order.images, rows)))
         reservations = self.ledger.reserve(
             self.order.source,
             batches,
             self.order.terms,
             lease=self.lease,
             pace=self.target.pace,
+            can_resend=not isinstance(self.target, InProcessTarget),
         )
         reserved = set[bytes]()
         for reservation in reservations:
@@ -218,15 +226,18 @@ class _Purchase:
         if not self._waits.pause(seconds, "The pace of requests is limited"):
             raise NotServed
         try:
-            return self._waits.answered(
-                lambda: self.target.answer(
-                    reservation.images, self.order.account, reservation.idempotency
-                )
-            )
+            return self._waits.answered(lambda: self._answer(reservation))
         except Busy as busy:
             if busy.served:
                 raise busy.error from None
             raise NotServed from busy.error
+
+    def _answer(self, reservation: Reservation) -> Tensor:
+        images = reservation.images
+        account = self.order.account
+        if isinstance(self.target, InProcessTarget):
+            return self.target.answer_digested(images, reservation.digests, account)
+        return self.target.answer(images, account, reservation.idempotency)
 
     def _wait_for_others(self) -> None:
         """Pause before the next look at what another process has reserved."""
@@ -296,21 +307,41 @@ class _Purchase:
             raise
         for reservation, _ in answered:
             answers = stored.get(reservation.request)
-            if answers is not None:  # else another process adopted the request
-                self.bought.update(zip(reservation.digests, answers, strict=True))
+            if answers is not None:
+                self.bought += reservation.digests
+                self.answers.append(answers)
+            else:  # another process adopted the request, and may have taken it back
+                for digest in reservation.digests:
+                    if digest in self.order.places:
+                        self.foreign.append(digest)
         self._progress.update(len(self.bought), len(self.in_flight))
 
     def _settle(
         self, features_BD: Tensor, reservation: Reservation, memory: bytes | None
     ) -> tuple[Tensor, bytes]:
         assert isinstance(self.target, StatefulTarget)
-        return self.target.settle(features_BD, reservation.images, self.order.account, memory)
+        return self.target.settle(
+            features_BD,
+            reservation.images,
+            reservation.digests,
+            self.order.account,
+            memory,
+        )
 
     def _release(self, reservation: Reservation) -> None:
-        self.ledger.release(self.order.source, reservation, self.order.terms.purpose)
+        self.ledger.release(self.order.source, reservation)
 
     def _drain(self) -> None:
         """Book what is in flight after an error, Ctrl-C or SIGTERM; a second signal ends this."""
         while self.in_flight:
             with suppress(Exception):
                 self._gather()
+
+
+def _take(images_uint8: Tensor, places: list[int]) -> Tensor:
+    """Return these images; neighbours are a view, because a copy of pixels takes time."""
+    first = places[0]
+    after = first + len(places)
+    if places == list(range(first, after)):
+        return images_uint8[first:after]
+    return images_uint8[places]

@@ -5,12 +5,16 @@ row holds images: it is neither answered, nor taken back, nor given up.
 """
 
 import uuid
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from stealing.errors import LedgerError
 from stealing.queries.database import Execute
+from stealing.queries.digests import digests
 from stealing.queries.schema import Purpose, Source, Terms, marks
 
 OPEN = "images IS NOT NULL"
@@ -36,7 +40,7 @@ def write_request(
 ) -> tuple[int, str]:
     """Write an open request with a lease; return its number and its new idempotency key."""
     idempotency = uuid.uuid4().hex
-    # with the pixels, any process can send the request again after a crash
+    # with the pixels, any process can send the request again after a crash; there may be none
     pixels = images.numpy().tobytes()
     [(request,)] = execute(
         "INSERT INTO requests (source, idempotency, owner, lease, images) "
@@ -48,22 +52,27 @@ def write_request(
 
 def write_reserved(
     execute: Execute, source: Source, digests: Sequence[bytes], request: int, terms: Terms
-) -> None:
-    """Write a row for each image; an image that was given up before is charged once more."""
+) -> Counter[Purpose]:
+    """Write a row for each image; return how many images are charged, by purpose.
+
+    An image that was given up before is charged once more, for the purpose that its row names: the
+    counts of the rows add up to the totals.
+    """
     rest = (terms.repeat, terms.view, terms.purpose, "reserved", request, 1, terms.price)
     row = f"({marks((source.id, digests[0], *rest))})"
     values = list[object]()
     for digest in digests:
         values += [source.id, digest, *rest]
-    execute(
+    rows = execute(
         "INSERT INTO queries "
         "(source, digest, repeat, view, purpose, state, request, charged, cost) "
         f"VALUES {', '.join([row] * len(digests))} "
         "ON CONFLICT (source, digest, repeat) DO UPDATE SET state = 'reserved', "
         "request = excluded.request, charged = queries.charged + 1, "
-        "cost = queries.cost + excluded.cost",
+        "cost = queries.cost + excluded.cost RETURNING purpose",
         values,
     )
+    return Counter(purpose for (purpose,) in rows)
 
 
 def read_lease(execute: Execute, request: int) -> tuple[str, float] | None:
@@ -74,15 +83,17 @@ def read_lease(execute: Execute, request: int) -> tuple[str, float] | None:
 
 def take_over(
     execute: Execute,
+    source: Source,
     request: int,
     former: tuple[str, float],
     owner: str,
     until: float,
-) -> tuple[str, bytes, list[bytes]] | None:
+) -> tuple[str, list[bytes], Tensor] | None:
     """Give an open request another owner.
 
     Args:
         execute: of a transaction.
+        source: of its answers.
         request: its number.
         former: owner and end of the lease as they were read. They are part of the condition, so
             that only one of two processes that want the request gets it.
@@ -90,7 +101,11 @@ def take_over(
         until: end of the new lease.
 
     Returns:
-        Idempotency key, pixels and digests; None if another process was faster.
+        Idempotency key, digests and images; no images of a request that cannot be sent again. None
+        if another process was faster.
+
+    Raises:
+        LedgerError: the images are not those of the digests; nothing is taken over.
     """
     rows = execute(
         "UPDATE requests SET owner = ?, lease = ? WHERE id = ? AND owner = ? AND lease = ? "
@@ -100,8 +115,20 @@ def take_over(
     if not rows:
         return None
     [(idempotency, pixels)] = rows
-    digests = execute("SELECT digest FROM queries WHERE request = ? ORDER BY id", (request,))
-    return idempotency, pixels, [digest for (digest,) in digests]
+    known = execute("SELECT digest FROM queries WHERE request = ?", (request,))
+    names = [digest for (digest,) in known]
+    if not pixels:
+        return idempotency, names, torch.empty(0, 3, source.size, source.size, dtype=torch.uint8)
+    # made of the pixels, because rows have no order: that of an image which was given up before is
+    # older than those of its neighbours
+    images = torch.frombuffer(bytearray(pixels), dtype=torch.uint8)
+    images = images.view(-1, 3, source.size, source.size)
+    in_order = digests(images)
+    if set(in_order) != set(names):
+        raise LedgerError(
+            f"The images of request {request} are damaged: restore the ledger from a copy."
+        )
+    return idempotency, in_order, images
 
 
 def extend_leases(execute: Execute, requests: Sequence[int], owner: str, until: float) -> None:
@@ -130,17 +157,18 @@ def close_request(execute: Execute, request: int, owner: str) -> bool:
     return bool(rows)
 
 
-def take_back(execute: Execute, request: int) -> None:
-    """Undo what `write_reserved` charged for a request.
+def take_back(execute: Execute, request: int) -> Counter[Purpose]:
+    """Undo what `write_reserved` charged for a request; return how many images, by purpose.
 
     An image that was given up before stays charged for that time, with its share of the cost.
     """
-    execute(
+    rows = execute(
         "UPDATE queries SET state = 'failed', cost = cost - cost / charged, charged = charged - 1 "
-        "WHERE request = ?",
+        "WHERE request = ? RETURNING purpose",
         (request,),
     )
     execute("DELETE FROM queries WHERE request = ? AND charged = 0", (request,))
+    return Counter(purpose for (purpose,) in rows)
 
 
 def give_up(execute: Execute, request: int) -> None:

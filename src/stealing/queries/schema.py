@@ -4,7 +4,8 @@
 - `sources`: answers that may be mixed.
 - `budgets`: images that were counted by target and purpose, and the most that may be.
 - `requests`: what was sent under which idempotency key. `images` stays until the answers are
-  stored, so that any process can send the request again.
+  stored, so that any process can send the request again. It is empty until then if the target is
+  in the process: nothing of such a request survives it.
 - `queries`: one row an image, with its answer.
 - `turns`: when the last request was booked, and from when on the next may be sent, by the limit on
   images and by the limit on requests.
@@ -132,7 +133,7 @@ class Reservation:
         request: its number in the ledger.
         idempotency: the key to send it under, however often it is sent.
         digests: of its images, in their order.
-        images: uint8 (B, 3, size, size).
+        images: uint8 (B, 3, size, size); none, if another process asked its own target.
         due: moment of the process's monotonic clock before which it must not be sent.
         resent: True if a process that is gone has sent it before, so that it may have been served.
     """

@@ -4,7 +4,7 @@ import numpy as np
 
 from stealing.data.images import Images
 from stealing.errors import DataError
-from stealing.queries.digests import digests_of
+from stealing.queries.digests import iterate_digests
 
 
 def select(candidates: Images, count: int, seed: int, excluded: set[bytes]) -> Images:
@@ -26,7 +26,7 @@ def select(candidates: Images, count: int, seed: int, excluded: set[bytes]) -> I
     shuffled = candidates.part(order)
     seen = set(excluded)
     places: list[int] = []
-    for place, digest in enumerate(digests_of(shuffled)):
+    for place, digest in enumerate(iterate_digests(shuffled)):
         if len(places) == count:
             break
         if digest not in seen:

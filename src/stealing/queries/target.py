@@ -54,6 +54,32 @@ class Target(Protocol):
 
 
 @runtime_checkable
+class InProcessTarget(Protocol):
+    """A target in this process.
+
+    A request to it ends with the process, and nobody bills it. So a request that a crash left open
+    is taken back and asked anew. The target gets the digests that the door made of the images.
+    """
+
+    def answer_digested(self, images_uint8: Tensor, digests: list[bytes], account: str) -> Tensor:
+        """Return what `answer` returns.
+
+        Args:
+            images_uint8: what is asked about.
+            digests: one an image.
+            account: who asks.
+        """
+
+
+@runtime_checkable
+class CachingTarget(Protocol):
+    """A target that keeps what it computed until there is enough for a file."""
+
+    def flush(self) -> None:
+        """Write what is worth a file; the door calls this when a purchase has ended."""
+
+
+@runtime_checkable
 class StatefulTarget(Protocol):
     """A target in this process whose answers depend on what the account asked before.
 
@@ -68,13 +94,19 @@ class StatefulTarget(Protocol):
     remembers: bool
 
     def settle(
-        self, features_BD: Tensor, images_uint8: Tensor, account: str, memory: bytes | None
+        self,
+        features_BD: Tensor,
+        images_uint8: Tensor,
+        digests: list[bytes],
+        account: str,
+        memory: bytes | None,
     ) -> tuple[Tensor, bytes]:
         """Return the answers (B, D), and the account's state after them.
 
         Args:
             features_BD: what `answer` returned.
             images_uint8: the images that they belong to.
+            digests: one an image.
             account: who asks.
             memory: the account's state before, or None for a new account.
 

@@ -11,10 +11,17 @@ from stealing.defenses.chain import VERSION, Chain, QueryBatch
 from stealing.encoders import Encoder
 from stealing.errors import Refused, TargetError
 from stealing.evaluation.features import BLOCK, encode
-from stealing.queries.bank import Bank
+from stealing.queries.bank import PAGE, WORTH_A_SHARD, Bank
 from stealing.queries.digests import digests
 from stealing.queries.pace import Pace
 from stealing.queries.waiting import NotServed
+
+REQUEST_BYTES = 2**22
+"""Most bytes of pixels in a request, if that is more than a block."""
+
+MOST_BLOCKS = 4
+"""Most blocks of the encoder in a request: a statement of the ledger has only so many parameters,
+and a process that dies loses the work of one request."""
 
 
 def fingerprint(defense: Chain, settings: dict[str, object]) -> str:
@@ -43,14 +50,14 @@ class LocalTarget:
         defense_fingerprint: hash of the defense's settings.
         size: height and width that the encoder was made for.
         features: stores undefended features, so that another defense need not compute them again;
-            None to compute all.
+            None to compute all. A target without a defense reads it alone: its features are stored
+            as answers.
     """
 
     codec = ""
     pace = Pace()
     is_known = True
     version: str | None = None
-    images_a_request = BLOCK
     in_flight = 1
     # seconds that another process waits for this one: a slow one is not given up, and a dead one is
     # noticed by other means
@@ -68,11 +75,14 @@ class LocalTarget:
         self._encoder = encoder.to(memory_format=torch.channels_last)
         self._defense = defense
         self._features = features
+        # computed and not yet in the bank: features (D,) by digest
+        self._unwritten = dict[bytes, Tensor]()
         self._now = 0.0
         self.size = size
         self.fingerprint = encoder.fingerprint
         self.defense_fingerprint = defense_fingerprint
         self.remembers = defense.remembers
+        self.images_a_request = _images_a_request(size, defense)
 
     def answer(self, images_uint8: Tensor, account: str, idempotency: str = "") -> Tensor:
         """Return features (B, D), float32, of uint8 images (B, 3, H, W).
@@ -87,10 +97,13 @@ class LocalTarget:
         Raises:
             NotServed: with a TargetError as its cause, if a feature is not finite.
         """
-        names = digests(images_uint8)
-        features_BD = self._undefended(images_uint8, names)
+        return self.answer_digested(images_uint8, digests(images_uint8), account)
+
+    def answer_digested(self, images_uint8: Tensor, digests: list[bytes], account: str) -> Tensor:
+        """Return what `answer` returns, of images whose digests are made."""
+        features_BD = self._undefended(images_uint8, digests)
         if not self.remembers:
-            batch = QueryBatch(account, names, images_uint8)
+            batch = QueryBatch(account, digests, images_uint8)
             features_BD = self._defense.answer(features_BD, batch)
         _check_finite(features_BD)
         return features_BD
@@ -104,7 +117,11 @@ class LocalTarget:
             return stored
         # a copy: what `encode` returns cannot be written to
         features_BD = self._encoded(images_uint8).clone()
-        self._features.add(names, features_BD)
+        if self._defense.defenses:
+            # another one, because a defense may change its input
+            self._unwritten.update(zip(names, features_BD.clone(), strict=True))
+            if len(self._unwritten) >= PAGE:
+                self.flush()
         if is_stored.any():
             # an image keeps its stored features, even if the last bits differ on this processor
             features_BD[torch.from_numpy(is_stored)] = stored
@@ -116,14 +133,32 @@ class LocalTarget:
         _check_finite(features_BD)
         return features_BD
 
+    def flush(self) -> None:
+        """See `stealing.queries.target.CachingTarget`.
+
+        One shard is written, not one a request. Fewer features than are worth a shard wait for the
+        next ones; if the process ends before, they are computed again.
+        """
+        if self._features is None or len(self._unwritten) < WORTH_A_SHARD:
+            return
+        computed = self._unwritten
+        # A second Ctrl-C leaves a request that is still being computed: it gets a new dictionary.
+        self._unwritten = {}
+        names, features = zip(*computed.items(), strict=True)
+        self._features.add(names, torch.stack(features))
+
     def settle(
-        self, features_BD: Tensor, images_uint8: Tensor, account: str, memory: bytes | None
+        self,
+        features_BD: Tensor,
+        images_uint8: Tensor,
+        digests: list[bytes],
+        account: str,
+        memory: bytes | None,
     ) -> tuple[Tensor, bytes]:
         """See `stealing.queries.target.StatefulTarget`."""
-        names = digests(images_uint8)
         while True:
             try:
-                batch = QueryBatch(account, names, images_uint8, self._now)
+                batch = QueryBatch(account, digests, images_uint8, self._now)
                 answer_BD, memory_after = self._defense.settle(features_BD, batch, memory)
                 _check_finite(answer_BD)
                 return answer_BD, memory_after
@@ -131,6 +166,17 @@ class LocalTarget:
                 if refused.retry_after is None:
                     raise
                 self._now += refused.retry_after
+
+
+def _images_a_request(size: int, defense: Chain) -> int:
+    """Return how many images a request has: some blocks of the encoder.
+
+    Each request is two transactions. The pixels of one are in the ledger until it is answered.
+    """
+    if defense.remembers:  # a guard judges an account between requests
+        return BLOCK
+    blocks = REQUEST_BYTES // (BLOCK * 3 * size * size)
+    return BLOCK * min(max(blocks, 1), MOST_BLOCKS)
 
 
 def _check_finite(features_BD: Tensor) -> None:

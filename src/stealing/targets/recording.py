@@ -51,16 +51,19 @@ class Recording:
         self._source = self._ledger.source(source, "recorded", ACCOUNT, "", size)
 
     def answer(self, images_uint8: Tensor, account: str, idempotency: str = "") -> Tensor:
-        """Return features (B, D) of uint8 images (B, 3, size, size).
+        """Return features (B, D) of uint8 images (B, 3, size, size); see `answer_digested`."""
+        return self.answer_digested(images_uint8, digests(images_uint8), account)
+
+    def answer_digested(self, images_uint8: Tensor, digests: list[bytes], account: str) -> Tensor:
+        """Return the features (B, D) that are recorded under these digests.
 
         Raises:
             NotServed: with a TargetError as its cause, if some image is not in the recording.
         """
-        names = digests(images_uint8)
-        absent = len(names) - len(self._ledger.states(self._source, names, 0))
+        absent = len(digests) - len(self._ledger.states(self._source, digests, 0))
         if absent:
             raise NotServed from TargetError(
-                f"{absent} of {len(names)} images are not in the recording: ask about recorded "
+                f"{absent} of {len(digests)} images are not in the recording: ask about recorded "
                 "images alone (data=), and end where no task is measured (until=steal)."
             )
-        return self._ledger.read(self._source, names, 0)
+        return self._ledger.read(self._source, digests, 0)

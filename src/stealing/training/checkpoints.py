@@ -16,7 +16,13 @@ from stealing.artefacts import replacing
 from stealing.data.sampling import Batch, generator
 from stealing.errors import CheckpointError
 from stealing.signals import Deferred, Stopped
-from stealing.training.distributed import all_reduce_sum, rank
+from stealing.training.distributed import all_reduce_sum, rank, world_size
+
+VOTE_EVERY = 1.0
+"""Seconds between two votes of several processes on a checkpoint or a stop.
+
+A stop takes effect after so many seconds, or after one batch if that takes longer.
+"""
 
 
 class AtomicCheckpoints(TorchCheckpointIO):
@@ -70,6 +76,9 @@ class LastCheckpoint(Checkpoint):
     After the last batch of an epoch it waits for the epoch's end: Lightning would resume a
     checkpoint of that moment in the old epoch.
 
+    Several processes vote, because saving is collective. They do so every few batches: process 0
+    says after each vote how many there are until the next one.
+
     Args:
         folder: of the checkpoint.
         every: seconds.
@@ -81,11 +90,16 @@ class LastCheckpoint(Checkpoint):
         self.every = every
         self.stop = stop
         self.saved = time.monotonic()
+        self._voted = self.saved
+        self._interval = 1  # moments between two votes
+        self._moments = 0  # since the last vote
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Take the signals back from Lightning; mend its counters after a resume between epochs."""
         # Lightning ends a fit on SIGTERM without a checkpoint, and with exit code 0
         self.stop.take_over()
+        # Lightning 2.6 broadcasts before each batch whether it got SIGTERM, and waits for the GPU
+        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _no_vote  # type: ignore[method-assign]
         loop = trainer.fit_loop.epoch_loop
         if loop.batch_progress.current.completed >= trainer.num_training_batches:
             # the old epoch was complete: Lightning would count the next batch as one more of it
@@ -111,16 +125,39 @@ class LastCheckpoint(Checkpoint):
         Raises:
             Stopped: after the checkpoint is written.
         """
+        self._moments += 1
+        if self._moments < self._interval:
+            return
         is_time = rank() == 0 and time.monotonic() - self.saved >= self.every
         is_stopping = self.stop.pending is not None
         # saving is collective: without a vote, one process would wait for the others for ever
-        if not all_reduce_sum(is_time or is_stopping):
+        is_wanted = all_reduce_sum(is_time or is_stopping)
+        self._plan_next_vote()
+        if not is_wanted:
             return
         trainer.save_checkpoint(self.path)
         self.saved = time.monotonic()
         # asked again: a signal may have come while the checkpoint was written
         if all_reduce_sum(self.stop.pending is not None):
             raise Stopped(self.stop.pending or signal.SIGTERM)
+
+    def _plan_next_vote(self) -> None:
+        """Agree on how many moments the processes let pass until they vote again."""
+        if world_size() == 1:  # a vote costs nothing
+            self._moments = 0
+            return
+        now = time.monotonic()
+        seconds = max(now - self._voted, 1e-9) / self._moments
+        fitting = int(min(VOTE_EVERY, self.every) / seconds)
+        # at most twice as many: a few fast batches say little about the next ones
+        interval = min(max(fitting, 1), 2 * self._interval)
+        self._interval = int(all_reduce_sum(interval if rank() == 0 else 0))
+        self._voted = now
+        self._moments = 0
+
+
+def _no_vote() -> None:
+    """Stand in for a vote of Lightning: `LastCheckpoint` stops all processes together."""
 
 
 class StepSeed(Callback):

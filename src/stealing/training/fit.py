@@ -278,7 +278,8 @@ def _trainer(
         accelerator=settings.accelerator,
         devices=world_size() // processes.nodes,
         num_nodes=processes.nodes,
-        strategy=DDPStrategy() if is_distributed else "auto",
+        # BatchNorm's statistics are the same in all processes, and the answers never change
+        strategy=DDPStrategy(broadcast_buffers=False) if is_distributed else "auto",
         sync_batchnorm=is_distributed and settings.accelerator == "gpu",
         precision=settings.precision,  # type: ignore[arg-type]
         accumulate_grad_batches=settings.accumulate,

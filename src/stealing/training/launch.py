@@ -6,22 +6,29 @@ that is one sweep a process, and each with other choices. Here they start from t
 choices, and stop if these differ.
 """
 
+import itertools
 import os
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cache, partial
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
-from torch.distributed import TCPStore  # type: ignore[attr-defined]
+from torch.distributed import (  # type: ignore[attr-defined]
+    PrefixStore,
+    Store,
+    TCPStore,
+)
 
 from stealing.errors import ConfigError, ProcessError
 from stealing.training.distributed import barrier, detect
@@ -31,6 +38,15 @@ PATIENCE = timedelta(days=2)
 
 ANNOUNCED_AFTER = 30.0
 """Seconds after which a process that waits for the others to be started says so."""
+
+MEETING = 3600.0
+"""Seconds after which it waits no longer. Another machine may have to decode its images first."""
+
+POLL = 0.1
+"""Seconds between two looks at who is there."""
+
+NAMED = 8
+"""Most processes that one sentence names."""
 
 GRACE = 30.0
 """Seconds in which a collective operation may fail by itself after another process died."""
@@ -52,15 +68,15 @@ class _Place:
         rank: number of the process.
         world_size: number of all processes.
         device: number of the process on its machine.
-        meeting: arguments of `init_process_group` that say where the processes meet.
-        remedy: what to do if the others never come, or an empty text.
+        open_store: opens the store by which the processes meet. It waits for process 0.
+        remedy: what to do if the others never come.
     """
 
     rank: int
     world_size: int
     device: int
-    meeting: dict[str, Any]
-    remedy: str = ""
+    open_store: Callable[[], Store]
+    remedy: str = "it starts with the command; look at what it printed, and run it again."
 
 
 @contextmanager
@@ -90,7 +106,7 @@ def run_processes(
     store = TCPStore(
         "127.0.0.1", 0, count, is_master=True, wait_for_workers=False, timeout=PATIENCE
     )
-    first = _Place(0, count, 0, {"store": store})
+    first = _Place(0, count, 0, lambda: store)
     with _children(count, command, store.port), _joined(first, accelerator, identity):
         yield
 
@@ -106,8 +122,8 @@ def join_processes(
     # a scheduler sends SIGTERM to all processes of a job: the first decides when all of them stop
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     threading.Thread(target=_follow_parent, daemon=True).start()
-    store = TCPStore("127.0.0.1", port, count, is_master=False, timeout=PATIENCE)
-    with _joined(_Place(number, count, number, {"store": store}), accelerator, identity):
+    open_store = partial(TCPStore, "127.0.0.1", port, count, is_master=False, timeout=PATIENCE)
+    with _joined(_Place(number, count, number, open_store), accelerator, identity):
         yield
 
 
@@ -118,13 +134,39 @@ def _started_by(environment: ClusterEnvironment) -> _Place:
         remedy = (
             "start the command by srun, or ask SLURM for one task (--ntasks-per-node=1 --nodes=1)."
         )
-    address = f"tcp://{environment.main_address}:{environment.main_port}"
+    # torchrun's own process may be the server of the store
+    is_served = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    is_master = environment.global_rank() == 0 and not is_served
+    address = (environment.main_address, environment.main_port)
+    # it still holds what the processes wrote in earlier runs, and before torchrun restarted them
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    prefix = f"{attempt}/{next(_runs)}"
+
+    def open_store() -> Store:
+        return PrefixStore(prefix, _shared_store(*address, environment.world_size(), is_master))
+
     return _Place(
         environment.global_rank(),
         environment.world_size(),
         environment.local_rank(),
-        {"init_method": address},
+        open_store,
         remedy,
+    )
+
+
+_runs = itertools.count()
+"""Numbers the runs of this process, which are the same in all processes."""
+
+
+@cache
+def _shared_store(address: str, port: int, size: int, is_master: bool) -> Store:
+    """Return the store of all runs of these processes.
+
+    It stays open between two runs: a process that is early would connect to the server of the last
+    run, which then goes.
+    """
+    return TCPStore(
+        address, port, size, is_master=is_master, wait_for_workers=False, timeout=PATIENCE
     )
 
 
@@ -203,33 +245,80 @@ def _joined(place: _Place, accelerator: str, identity: str) -> Iterator[None]:
         dist.destroy_process_group()
 
 
-def _meet(place: _Place, backend: str) -> None:
-    """Wait until all processes are there."""
-    failures: list[Exception] = []
+class _Meeting:
+    """One meeting of all processes, in a thread.
 
-    def join() -> None:
+    No signal ends a wait inside torch, and Ctrl-C and SIGTERM must.
+
+    Attributes:
+        thread: ends when all processes are connected, or with an error.
+        error: that error, or None.
+        absent: numbers of the processes that are not here. At first it is process 0, which serves
+            the store.
+    """
+
+    def __init__(self, place: _Place, backend: str) -> None:
+        self.error: Exception | None = None
+        self.absent = [0]
+        self.thread = threading.Thread(target=self._meet, args=(place, backend), daemon=True)
+        self.thread.start()
+
+    def _meet(self, place: _Place, backend: str) -> None:
         try:
+            store = place.open_store()
+            store.set(_here(place.rank), "yes")
+            self.absent = list(range(place.world_size))
+            while self.absent:
+                self.absent = [number for number in self.absent if not store.check([_here(number)])]
+                if self.absent:
+                    time.sleep(POLL)
             dist.init_process_group(
                 backend,
+                store=store,
                 rank=place.rank,
                 world_size=place.world_size,
                 timeout=PATIENCE,
-                **place.meeting,
             )
         except Exception as error:
-            failures.append(error)
+            self.error = error
 
-    # in a thread: no signal ends a wait inside torch, and Ctrl-C and SIGTERM must
-    joining = threading.Thread(target=join, daemon=True)
-    joining.start()
-    joining.join(ANNOUNCED_AFTER if place.remedy else None)
-    if joining.is_alive():
+    def awaited(self) -> str:
+        """Return in words for whom this process waits."""
+        numbers = [str(number) for number in self.absent]
+        if not numbers:
+            return "a connection to the others"
+        if len(numbers) == 1:
+            return f"process {numbers[0]}"
+        more = f" and {len(numbers) - NAMED} more" if len(numbers) > NAMED else ""
+        return f"processes {', '.join(numbers[:NAMED])}{more}"
+
+
+def _here(number: int) -> str:
+    """Return the key that a process writes into the store when it is here."""
+    return f"{number} is here"
+
+
+def _meet(place: _Place, backend: str) -> None:
+    """Wait until all processes are here.
+
+    Raises:
+        ProcessError: they are not, after `MEETING` seconds.
+    """
+    meeting = _Meeting(place, backend)
+    meeting.thread.join(ANNOUNCED_AFTER)
+    me = f"Process {place.rank} of {place.world_size}"
+    if meeting.thread.is_alive():
         print(
-            f"Process {place.rank} of {place.world_size} has waited {ANNOUNCED_AFTER:.0f} s for "
-            f"the others to be started: {place.remedy}",
+            f"{me} has waited {ANNOUNCED_AFTER:.0f} s for {meeting.awaited()}, and waits "
+            f"{MEETING / 60:.0f} minutes in all: {place.remedy}",
             file=sys.stderr,
             flush=True,
         )
-        joining.join()
-    if failures:
-        raise failures[0]
+        meeting.thread.join(MEETING - ANNOUNCED_AFTER)
+    if meeting.thread.is_alive():
+        raise ProcessError(
+            f"{me} has waited {MEETING / 60:.0f} minutes for {meeting.awaited()}, which did not "
+            f"come: {place.remedy}"
+        )
+    if meeting.error is not None:
+        raise meeting.error
