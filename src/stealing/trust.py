@@ -83,6 +83,11 @@ OWN: dict[str, tuple[str, ...]] = {
     "attack": (
         "stealing.attacks.losses.l2",
         "stealing.attacks.losses.mse",
+        "stealing.attacks.siamese.PredictedCosine",
+        "stealing.attacks.siamese.barlow",
+        "stealing.attacks.siamese.infonce",
+        "stealing.attacks.siamese.soft_nn",
+        "stealing.attacks.siamese.wasserstein",
         "stealing.attacks.pairing.RawAndViews",
         "stealing.attacks.pairing.RawOrView",
         "stealing.training.schedule.constant",
