@@ -30,7 +30,10 @@ TORCH_OPTIMIZERS = (
 """Optimizers of torch.optim whose `step` does not need a closure that computes the loss again."""
 
 VIEWS = ("stealing.data.views.Views",)
-PRETRAINING = ("stealing.pretraining.simclr.SimCLRModule",)
+PRETRAINING = (
+    "stealing.pretraining.mocov2.MoCoV2Module",
+    "stealing.pretraining.simclr.SimCLRModule",
+)
 OPTIMIZERS = (
     *(f"torch.optim.{name}" for name in TORCH_OPTIMIZERS),
     "stealing.training.optimizers.lars",
