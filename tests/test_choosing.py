@@ -24,7 +24,7 @@ PIXELS = np.random.default_rng(3).integers(0, 256, (40, 3, 8, 8), dtype=np.uint8
 PIXELS[30:33] = PIXELS[5]  # copies
 IMAGES = Images("held", PIXELS, None, 0, np.arange(40), "held")
 TASK = set(digests_of(IMAGES.part(np.array([0, 1, 2]))))
-FEATURES = torch.randn(25, 6, generator=generator("choosing")).relu() + 3
+FEATURES = torch.randn(25, 6, generator=generator("choosing")).relu() + 300  # a common part cancels
 GREEDY = [name for name in SELECTIONS if name != "random"]
 
 
@@ -75,13 +75,13 @@ def test_rows_with_equal_features_are_chosen_once_each(order: Any) -> None:
 
 @pytest.mark.parametrize("selection", SELECTIONS)
 def test_budgets_nest_and_images_are_distinct_and_of_no_task(selection: str) -> None:
-    largest = chosen(35, selection=selection)
+    largest = chosen(34, selection=selection)
     names = digests_of(largest)
-    assert len(set(names)) == 35 and not TASK & set(names), "40 less three of a task and 2 copies"
-    for count in (1, 8, 34):
+    assert len(set(names)) == 34 and not TASK & set(names), "40, without 3 of a task and 3 copies"
+    for count in (1, 8, 33):
         assert np.array_equal(chosen(count, selection=selection).rows, largest.rows[:count])
-    with pytest.raises(DataError, match="The budget is 36 images and held has 35 distinct ones"):
-        chosen(36, selection=selection)
+    with pytest.raises(DataError, match="The budget is 35 images and held has 34 distinct ones"):
+        chosen(35, selection=selection)
 
 
 @pytest.mark.parametrize("selection", GREEDY)

@@ -153,6 +153,12 @@ def test_a_small_temperature_is_exact_where_exponentials_alone_would_overflow(
     torch.testing.assert_close(larger.double(), expected, atol=1e-4, rtol=1e-4)
 
 
+def test_a_common_part_of_all_features_does_not_blur_distances() -> None:
+    near = soft_nn(SURROGATE, TARGET, temperature=1.0)
+    far = soft_nn(SURROGATE + 1000, TARGET + 1000, temperature=1.0)
+    torch.testing.assert_close(far, near, atol=2e-3, rtol=2e-3)
+
+
 def test_equal_features_are_the_least_of_each_loss() -> None:
     for name in ("infonce-0.07", "soft_nn-1.0", "wasserstein", "barlow-0.0051"):
         loss, _ = LOSSES[name]

@@ -60,6 +60,7 @@ IGNORED_WARNINGS = (
     "IterableDataset",
     "logging interval",
     "LeafSpec",
+    "in eval mode",
 )
 """Words of Lightning's warnings that are expected here."""
 

@@ -94,7 +94,7 @@ def herding(features_ND: Tensor, count: int) -> Tensor:
     rows_ND = features_ND - features_ND.mean(0)
     lengths_N = rows_ND.square().sum(1)
     total_D = torch.zeros_like(rows_ND[0])
-    places = []
+    places: list[int] = []
     for _ in range(count):
         # the squared length of the new sum, without what is the same for all rows
         sums_N = lengths_N + 2 * rows_ND @ total_D

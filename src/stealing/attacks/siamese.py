@@ -122,7 +122,7 @@ class PredictedCosine(nn.Module):
     trained with the surrogate, stands in its checkpoints under `loss.`, and is dropped at the end.
 
     Args:
-        width: D, of the answers; the project passes it.
+        width: D, of the answers.
         hidden: H, width of the hidden layer.
 
     Source: the loss `symmetrized` of simclr.py in the released code, after SimSiam

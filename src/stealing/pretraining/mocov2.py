@@ -38,10 +38,11 @@ def contrast_with_queue(
     Source: MoCo (arXiv:1911.05722), equation 1.
     """
     with torch.autocast(query_BP.device.type, enabled=False):
-        queries = F.normalize(query_BP.float(), dim=1)
+        queries = F.normalize(query_BP.float())
         own = (queries * key_BP).sum(1, keepdim=True)
         logits = torch.cat([own, queries @ queue_KP.T], 1) / temperature
-        return F.cross_entropy(logits, torch.zeros_like(logits[:, 0], dtype=torch.long))
+        # the own key is in column 0
+        return F.cross_entropy(logits, logits.new_zeros(len(logits), dtype=torch.long))
 
 
 class MoCoV2Module(StepModule):
@@ -129,7 +130,7 @@ class MoCoV2Module(StepModule):
         query_BP = self.head(self.encoder(self.views(images, random))).float()
         with torch.no_grad():
             self._follow()
-            key_BP = F.normalize(self.momentum_encoder(self.views(images, random)).float(), dim=1)
+            key_BP = F.normalize(self.momentum_encoder(self.views(images, random)).float())
             key_BP = all_gather_with_grad(key_BP)
             earlier = self.queue.clone()  # the backward pass needs the keys of this step
             self.queue.copy_(torch.cat([key_BP, earlier])[: len(earlier)])
