@@ -27,12 +27,19 @@ ROOT = Path(__file__).parents[1]
 TESTS = {
     "attacks": (
         "test_attacks.py",
+        "test_losses.py",
         "test_asking.py",
+        "test_choosing.py",
         "test_plans.py",
         "test_surrogate.py",
         "test_own_code.py",
     ),
-    "pretraining": ("test_pretraining.py", "test_simclr.py", "test_own_code.py"),
+    "pretraining": (
+        "test_pretraining.py",
+        "test_simclr.py",
+        "test_mocov2.py",
+        "test_own_code.py",
+    ),
     "evaluation": ("test_evaluation.py", "test_heads.py", "test_protocol.py", "test_statistics.py"),
     "data": (
         "test_data.py",

@@ -19,12 +19,14 @@ from torch import Tensor, nn
 
 from stealing.attacks.losses import l2
 from stealing.attacks.pairing import RawAndViews
+from stealing.attacks.siamese import PredictedCosine
 from stealing.attacks.surrogate import SurrogateModule
 from stealing.data.images import Images
 from stealing.data.sampling import TrainingImages, generator
 from stealing.data.views import Views
 from stealing.encoders import Encoder
 from stealing.encoders.resnet import NarrowResNet
+from stealing.pretraining.mocov2 import MoCoV2Module
 from stealing.pretraining.simclr import SimCLRModule, nt_xent
 from stealing.training import checkpoints
 from stealing.training.distributed import all_gather_with_grad, rank, world_size
@@ -93,9 +95,39 @@ def surrogate(normed: bool = True) -> SurrogateModule:
     )
 
 
-def fits() -> dict[str, SimCLRModule | SurrogateModule]:
+def mocov2(normed: bool = True) -> MoCoV2Module:
+    """A queue of two batches and a half."""
+    torch.manual_seed(0)
+    return MoCoV2Module(
+        encoder(normed),
+        Views(crop=(0.5, 1)),
+        lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9),
+        projection=8,
+        temperature=0.5,
+        warmup=0.2,
+        queue=20,
+        momentum=0.9,
+        total_steps=STEPS,
+        seed=3,
+        head_seed=3,
+    )
+
+
+def predicted(normed: bool = True) -> SurrogateModule:
+    """A loss with parameters and with statistics of the batch."""
+    module = surrogate(normed)
+    torch.manual_seed(0)
+    module.loss = PredictedCosine(10, hidden=8)
+    module.optimizer = lambda p: torch.optim.SGD(p, lr=1e-2, momentum=0.9)
+    return module
+
+
+Module = SimCLRModule | MoCoV2Module | SurrogateModule
+
+
+def fits() -> dict[str, Module]:
     """All that are compared, by name."""
-    makers = {"simclr": simclr, "surrogate": surrogate}
+    makers = {"simclr": simclr, "surrogate": surrogate, "mocov2": mocov2, "predicted": predicted}
     return {
         f"{n}{'' if normed else '-unnormed'}": make(normed)
         for n, make in makers.items()
@@ -103,9 +135,7 @@ def fits() -> dict[str, SimCLRModule | SurrogateModule]:
     }
 
 
-def trained(
-    module: SimCLRModule | SurrogateModule, folder: Path, stop: int | None
-) -> dict[str, Tensor]:
+def trained(module: Module, folder: Path, stop: int | None) -> dict[str, Tensor]:
     """Weights after a fit with a checkpoint after each step; rank 0 is killed at step `stop`."""
     inner, count = module.training_step, [0]
 

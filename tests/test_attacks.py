@@ -14,6 +14,7 @@ from torch import Tensor
 from stealing.attacks.losses import l2, mse
 from stealing.attacks.pairing import RawAndViews, RawOrView
 from stealing.attacks.steal import BoughtAnswers, steal_encoder
+from stealing.attacks.surrogate import build_loss
 from stealing.config import instantiate_node, to_dict
 from stealing.data.images import Images
 from stealing.data.sampling import generator
@@ -50,8 +51,9 @@ def test_every_attack_composes_and_trains_the_surrogate_only(name: str) -> None:
     attack = choose(f"attack={name}").attack
     surrogate, target = torch.randn(4, 8, requires_grad=True), torch.randn(4, 8)
     images = torch.rand(4, 3, 8, 8)
+    loss = build_loss(instantiate(attack.loss), 8, 0)
     value = sum(
-        weight * instantiate(attack.loss)(surrogate[rows], target[rows])
+        weight * loss(surrogate[rows], target[rows])
         for weight, _, rows in instantiate_node(attack.pairing)(images, torch.arange(4), dice(4, 0))
     )
     value.backward()

@@ -68,6 +68,7 @@ def run_choices(config: DictConfig, choices: Mapping[str, str]) -> dict[str, str
     # Hydra has no name for a chain of defenses.
     selected["defense"] = "+".join(map(str, config.defense)) or "none"
     selected["start"] = str(config.start)
+    selected["selection"] = str(config.selection)
     return selected
 
 
@@ -85,6 +86,8 @@ def run_key(config: DictConfig, given: str | None, images: Mapping[str, str]) ->
     # its architecture and recipe among the parts.
     target = given or config.target.seed
     parts = {name: _in_key(name, to_dict(config[name])) for name in IN_KEY}
+    if config.selection != "random":  # keys are older than other selections
+        parts["selection"] = config.selection
     roles = dict[str, str]()
     if config.until == "evaluate":
         for name, task in config.data.tasks.items():

@@ -14,6 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from stealing.artefacts import claim, key
+from stealing.attacks.choosing import choose
 from stealing.attacks.query_plan import Plan, plan_context
 from stealing.attacks.steal import BoughtAnswers, steal_encoder
 from stealing.code import code_of
@@ -38,7 +39,6 @@ from stealing.provenance import peak_memory
 from stealing.queries.door import Budget, MeteredTarget
 from stealing.queries.ledger import Ledger
 from stealing.queries.opening import open_ledger
-from stealing.queries.selection import select
 from stealing.report.console import show_result
 from stealing.result import Records, conditions_of, write_result
 from stealing.saved.files import read_own_choices, write_choices
@@ -60,6 +60,7 @@ IGNORED_WARNINGS = (
     "IterableDataset",
     "logging interval",
     "LeafSpec",
+    "in eval mode",
 )
 """Words of Lightning's warnings that are expected here."""
 
@@ -97,7 +98,14 @@ def query(context: RunContext, door: MeteredTarget) -> QueryResult:
     for digests in context.data.digests.values():
         excluded.update(digests)
     count = plan.images(config.budget.images)
-    images = select(context.data.queries, count, config.seed, excluded)
+    images = choose(
+        context.data.queries,
+        count,
+        config.seed,
+        excluded,
+        selection=config.selection,
+        arch=to_dict(config.arch),
+    )
     account_context = _account_context(context, door, plan, len(images))
     repeat_distance = 0.0
     # Rank 0 sends the queries. The other ranks then read the answers.
@@ -113,7 +121,7 @@ def query(context: RunContext, door: MeteredTarget) -> QueryResult:
         images,
         features,
         source=f"{door.identity}/{asked}",
-        code=code_of(select, to_dict(config.plan)),
+        code=code_of(choose, to_dict(config.plan), to_dict(config.arch)),
     )
     return QueryResult(answers, repeat_distance, record)
 
@@ -125,6 +133,9 @@ def _account_context(context: RunContext, door: MeteredTarget, plan: Plan, image
         "plan": key(**to_dict(context.config.plan)),
         "queries": context.data.queries.checksum,
     }
+    if context.config.selection != "random":
+        # Another selection asks other questions of a defense that remembers.
+        inputs["selection"] = context.config.selection
     if not plan.grows:
         # Under such a plan an account asks other questions if the budget is another one.
         inputs["images"] = images

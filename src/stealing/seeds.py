@@ -10,8 +10,8 @@ from typing import Literal
 Owner = Literal["target", "surrogate", "control"]
 """An encoder that is trained. All its randomness derives from a seed of its own."""
 
-Part = Literal["encoder", "head", "adapter"]
-"""A part with initial weights: the encoder, SimCLR's projection head, or the adapter."""
+Part = Literal["encoder", "head", "adapter", "loss"]
+"""A part with initial weights: encoder, projection head of a pre-training, adapter, or a loss."""
 
 
 def derive_seed(*key: int | str) -> int:

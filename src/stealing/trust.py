@@ -30,7 +30,10 @@ TORCH_OPTIMIZERS = (
 """Optimizers of torch.optim whose `step` does not need a closure that computes the loss again."""
 
 VIEWS = ("stealing.data.views.Views",)
-PRETRAINING = ("stealing.pretraining.simclr.SimCLRModule",)
+PRETRAINING = (
+    "stealing.pretraining.mocov2.MoCoV2Module",
+    "stealing.pretraining.simclr.SimCLRModule",
+)
 OPTIMIZERS = (
     *(f"torch.optim.{name}" for name in TORCH_OPTIMIZERS),
     "stealing.training.optimizers.lars",
@@ -83,6 +86,11 @@ OWN: dict[str, tuple[str, ...]] = {
     "attack": (
         "stealing.attacks.losses.l2",
         "stealing.attacks.losses.mse",
+        "stealing.attacks.siamese.PredictedCosine",
+        "stealing.attacks.siamese.barlow",
+        "stealing.attacks.siamese.infonce",
+        "stealing.attacks.siamese.soft_nn",
+        "stealing.attacks.siamese.wasserstein",
         "stealing.attacks.pairing.RawAndViews",
         "stealing.attacks.pairing.RawOrView",
         "stealing.training.schedule.constant",

@@ -12,6 +12,7 @@ import torch
 from hydra.utils import instantiate
 from torch import Tensor, nn
 
+from stealing.attacks.surrogate import build_loss
 from stealing.config import unwrap
 from stealing.data.sampling import BatchRandom, generator
 from stealing.errors import ConfigError, StealingError
@@ -25,7 +26,7 @@ IMAGES = 4
 
 LOSS = (
     "a loss takes the surrogate's features and the answers, float32 (B, D) each, and returns a "
-    "scalar with gradient"
+    "finite scalar with gradient"
 )
 PAIRING = (
     "a pairing takes images, rows and random numbers, gives (weight, images, rows) triples, and "
@@ -94,7 +95,7 @@ def _refused(place: str, attack: dict[str, Any], contract: str) -> Iterator[None
 
 
 def _try_loss(node: dict[str, Any], batch_size: int) -> None:
-    loss = instantiate(node)
+    loss = build_loss(instantiate(node), WIDTH, seed=0)
     # absolute values, as after a ReLU: a loss may take logarithms or roots
     numbers = torch.randn(2, batch_size, WIDTH, generator=generator("check", "loss")).abs()
     surrogate_BD, target_BD = numbers
@@ -107,6 +108,8 @@ def _try_loss(node: dict[str, Any], batch_size: int) -> None:
         raise ValueError(f"it returns the shape {tuple(value.shape)}, which is not a scalar")
     if not value.requires_grad:
         raise ValueError("its value has no gradient")
+    if not value.isfinite():
+        raise ValueError(f"its value is {float(value)}")
     (gradient,) = torch.autograd.grad(value, surrogate_BD, allow_unused=True)
     if gradient is None:
         raise ValueError("the surrogate's features get no gradient")

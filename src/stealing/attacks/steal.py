@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from stealing.artefacts import key, write_atomically, write_done
-from stealing.attacks.surrogate import SurrogateModule, build_adapter
+from stealing.attacks.surrogate import Loss, SurrogateModule, build_adapter, build_loss
 from stealing.code import code_of
 from stealing.data.images import Images
 from stealing.data.sampling import TrainingImages
@@ -128,6 +128,11 @@ def _adapter(encoder: Encoder, answers: BoughtAnswers, seed: int) -> nn.Module:
     return build_adapter(encoder.feature_dim, width, weights_seed(seed, "surrogate", "adapter"))
 
 
+def _loss(attack: dict[str, Any], answers: BoughtAnswers, seed: int) -> Loss:
+    width = answers.features.shape[1]
+    return build_loss(instantiate(attack["loss"]), width, weights_seed(seed, "surrogate", "loss"))
+
+
 def surrogate_module(
     answers: BoughtAnswers,
     arch: dict[str, Any],
@@ -142,7 +147,7 @@ def surrogate_module(
         encoder,
         _adapter(encoder, answers, seed),
         answers.features,
-        loss=instantiate(attack["loss"]),
+        loss=_loss(attack, answers, seed),
         pairing=instantiate(attack["pairing"], _convert_="all"),
         optimizer=instantiate(attack["optimizer"]),
         schedule=instantiate(attack["schedule"]),

@@ -6,6 +6,7 @@ Shape letters: B images, D feature width.
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -34,7 +35,8 @@ class SurrogateModule(StepModule):
         adapter: maps surrogate features to the target's width; trained, too. The identity if the
             widths agree.
         answers: banked answers, (N, D), row i to image i of the training list.
-        loss: pure function of features and answers.
+        loss: function of features and answers. If it is an nn.Module, its parameters are trained,
+            too; see `build_loss`.
         pairing: which images are compared with which answers.
         optimizer: takes parameters, returns the optimizer.
         schedule: takes the optimizer and the number of steps, returns the schedule.
@@ -82,7 +84,8 @@ class SurrogateModule(StepModule):
 
     def configure_optimizers(self) -> Any:
         """Return optimizer and schedule; the schedule moves at each step, not at each epoch."""
-        optimizer = self.optimizer([*self.encoder.parameters(), *self.adapter.parameters()])
+        # the encoder's parameters, then the adapter's, then the loss's, if it has any
+        optimizer = self.optimizer(self.parameters())
         scheduler = self.schedule(optimizer, self.total_steps)
         return {
             "optimizer": optimizer,
@@ -100,3 +103,27 @@ def build_adapter(surrogate_dim: int, target_dim: int, seed: int) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return nn.Linear(surrogate_dim, target_dim)
+
+
+def build_loss(loss: Callable[..., Any], width: int, seed: int) -> Loss:
+    """Return a loss that can be called; its initial parameters depend on the seed alone.
+
+    A function has no parameters and is returned as it is. A loss with parameters is a class derived
+    from `nn.Module` whose constructor takes the width of the answers by position, and its settings
+    by name. `SurrogateModule` keeps it as `loss`: checkpoints hold its parameters under `loss.`,
+    and the optimizer gets them after those of encoder and adapter. It sees the rows of all
+    processes, and every process computes the same from them, so that nothing in it may gather, or
+    share statistics. The finished surrogate is saved without it.
+
+    Args:
+        loss: instantiated node `attack.loss`.
+        width: D, of the answers.
+        seed: of the parameters.
+    """
+    kind = loss.func if isinstance(loss, partial) else loss
+    if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
+        return loss
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        built: Loss = loss(width)
+    return built

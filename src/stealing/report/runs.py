@@ -14,6 +14,7 @@ from stealing.report.mixing import check_code, check_protocol, check_unmixed, fl
 from stealing.report.run_files import RESAMPLES, FinishedRun, readable
 from stealing.report.seeds import join
 from stealing.saved.files import read_choices, read_config
+from stealing.saved.restore import add_later_parts
 from stealing.sweeps.cells import cells
 
 VARIED = (
@@ -23,6 +24,7 @@ VARIED = (
     "pretrain",
     "arch",
     "start",
+    "selection",
     "control",
     "attack",
     "defense",
@@ -331,6 +333,7 @@ def _choices(first_runs: dict[str, FinishedRun]) -> dict[str, dict[str, str]]:
 def _settings(run: FinishedRun) -> dict[str, set[str]]:
     """Return the settings of each of `VARIED`, as `name=value`."""
     config = read_config(run.folder, DataError)
+    add_later_parts(config)
     settings = {part: set(flat_settings(config.get(part))) for part in VARIED}
     # Images and encoders count by what they are, not by where they lie.
     images = dict(run.result["data"])

@@ -77,6 +77,7 @@ def read_choices(folder: Path, refuse: type[StealingError]) -> dict[str, str]:
                 f"{path} has {quoted(choice)} for {quoted(group)}, which is not an option: "
                 "make the file again."
             )
+    choices.setdefault("selection", "random")  # runs of versions without another selection
     for group in NAMING_GROUPS:
         if not choices.get(group):
             raise refuse(f"{path} has no option for {group}: make the file again.")

@@ -129,6 +129,7 @@ def _trusted(config: DictConfig) -> list[str]:
 def add_later_parts(values: dict[str, Any]) -> None:
     """Add, in place, what runs of versions before it existed mean."""
     values.setdefault("callbacks", {})
+    values.setdefault("selection", "random")
     trainer = values.get("trainer")
     if isinstance(trainer, dict):
         trainer.setdefault("graph", False)

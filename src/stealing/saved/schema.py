@@ -26,6 +26,7 @@ RECIPE = {
 SETTINGS: dict[str, Any] = {
     "seed": int,
     "start": str,
+    "selection": str,
     "until": str,
     "plan_only": bool,
     "paths": {"work": str, "cache": str, "ledger": str},

@@ -26,6 +26,9 @@ STEPS = ("pretrain", "query", "steal", "evaluate")
 STARTS = ("own", "target")
 """Initial weights of the surrogate: its own, or those that the target started with."""
 
+SELECTIONS = ("random", "k_centre", "herding")
+"""Ways to choose the images that are sent; see `stealing.attacks.choosing`."""
+
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 """Lightning has more; these keep weights and stored features in float32."""
 
@@ -109,8 +112,8 @@ def _recipe(part: str) -> tuple[Setting, ...]:
         Setting(f"{part}.method", LATER, "Class that trains the encoder, such as SimCLR."),
         Setting(f"{part}.views", Built(), "Augmented views of the images.", required=False),
         Setting(f"{part}.optimizer", LATER, "Optimizer."),
-        Setting(f"{part}.projection", WIDTH, "Width of SimCLR's head.", "features", required=False),
-        Setting(f"{part}.temperature", POSITIVE, "Temperature of NT-Xent.", required=False),
+        Setting(f"{part}.projection", WIDTH, "Width of the head.", "features", required=False),
+        Setting(f"{part}.temperature", POSITIVE, "Temperature of the contrast.", required=False),
         Setting(
             f"{part}.warmup",
             SHARE,
@@ -134,6 +137,7 @@ BASE = (
         Choice(STARTS),
         "Initial weights of the surrogate; `target` needs known weights.",
     ),
+    Setting("selection", Choice(SELECTIONS), "How the images that are sent are chosen."),
     Setting("until", Choice(STEPS), "Last step to run."),
     Setting("plan_only", Switch(), "Print queries, cost and expected time, and stop."),
     Setting("paths.work", Text(), "Folder of all artefacts."),
