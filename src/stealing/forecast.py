@@ -31,8 +31,8 @@ from stealing.data.images import Images
 from stealing.data.sampling import TrainingImages
 from stealing.encoders import Encoder, build_encoder, load_encoder
 from stealing.errors import TrainingError
-from stealing.evaluation.features import BLOCK, encode
 from stealing.evaluation.cost import head_seconds
+from stealing.evaluation.features import BLOCK, encode
 from stealing.evaluation.protocol import Protocol
 from stealing.preflight import RunData, control_steps, images_of, trains_target
 from stealing.pretraining.pretrain import MONITOR
@@ -58,6 +58,7 @@ DOOR = 1.1
 
 NETWORKS = 4
 """Encoders of the surrogate's architecture that are judged: itself and three controls."""
+
 
 def expected_seconds(config: DictConfig, data: RunData, asked: int) -> dict[str, float]:
     """Return how long each step takes if nothing is done yet, up to the last step of the run.
@@ -115,9 +116,7 @@ def _target(config: DictConfig) -> Encoder | None:
     return load_encoder(Path(config.target.path), config.trust)[0]
 
 
-def _pretrain(
-    config: DictConfig, data: RunData, settings: Settings, of_target: float
-) -> float:
+def _pretrain(config: DictConfig, data: RunData, settings: Settings, of_target: float) -> float:
     """Return the seconds of the target's own training; 0 for a target that is there."""
     if data.pretrain is None:
         return 0.0

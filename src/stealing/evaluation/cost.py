@@ -63,9 +63,7 @@ def head_seconds(
     return seconds
 
 
-def _costs(
-    protocol: Protocol, width: int, classes: int, device: str
-) -> tuple[float, float, float]:
+def _costs(protocol: Protocol, width: int, classes: int, device: str) -> tuple[float, float, float]:
     """Return the seconds of a linear probe and of an MLP a training row, of kNN a pair of rows."""
     features = torch.randn(ROWS, width, device=device)
     labels = torch.randint(classes, (ROWS,), device=device)
