@@ -37,10 +37,11 @@ def cores_each(processes: Any) -> int:
     """
     if not isinstance(processes, int) or processes < 1:
         return 1
+    count: int = processes
     # torchrun starts the processes itself, and says how many there are on this machine
     started = os.environ.get("LOCAL_WORLD_SIZE", "")
     if "TORCHELASTIC_RUN_ID" in os.environ and started.isdecimal():
-        processes = max(1, int(started))
+        count = max(1, int(started))
     cores = _usable_cores()
     cells = 1
     if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
@@ -61,7 +62,7 @@ def cores_each(processes: Any) -> int:
         jobs = int(launcher.get("n_jobs") or 1)
         # joblib starts one job for each core if n_jobs is negative.
         cells = jobs if jobs > 0 else cores
-    return max(1, cores // (cells * processes))
+    return max(1, cores // (cells * count))
 
 
 def _usable_cores() -> int:
