@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from forked import Forks
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
@@ -49,6 +50,8 @@ def dice(count: int, *key: int | str) -> BatchRandom:
     return BatchRandom(generator(*key), count, slice(None))
 
 
+FORKS = Forks()
+LIBRARIES = ("OMP_", "MKL_", "TORCH", "LD_", "PYTHON")
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -62,6 +65,9 @@ def run_script(
     """Run a script of the project in a process of its own, as a user would, with this work
     folder."""
     env = {**os.environ, "STEALING_WORK": str(work), "OMP_NUM_THREADS": "1", **environment}
+    # Libraries read their variables when they are imported, and a fork has imported them.
+    if stdin == subprocess.DEVNULL and not any(name.startswith(LIBRARIES) for name in environment):
+        return FORKS.run([script, *arguments], ROOT, env)
     line = [sys.executable, script, *arguments]
     return subprocess.run(line, cwd=ROOT, env=env, stdin=stdin, capture_output=True, text=True)
 

@@ -24,7 +24,7 @@ def seen(arch: str) -> torch.Tensor:
     """Images of 16 pixels if the stem keeps them all, which is slow; otherwise of 32."""
     return (
         IMAGES[..., ::2, ::2]
-        if to_dict(choose(f"arch={arch}").arch)["backbone"].get("stem") == "cifar"
+        if to_dict(choose(f"arch={arch}").arch)["backbone"].get("stem") in ("cifar", "cont_steal")
         else IMAGES
     )
 

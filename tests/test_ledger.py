@@ -2,6 +2,7 @@
 answered, never twice."""
 
 import multiprocessing
+import os
 import random
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import ROOT
+from conftest import FORKS, ROOT
 from serving import noise
 from torch import Tensor
 
@@ -292,12 +293,7 @@ def test_a_recording_may_hold_pictures(tmp_path: Path) -> None:
 
 
 def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, "-m", "stealing.queries", *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
+    return FORKS.run(["-m", "stealing.queries", *arguments], ROOT, dict(os.environ))
 
 
 def test_the_command_shows_verifies_and_exports(tmp_path: Path) -> None:

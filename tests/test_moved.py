@@ -1,13 +1,10 @@
 """Names of earlier versions: what a user's file imported or named before a move still works."""
 
 import importlib
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import run_script
 
 from stealing.code import followed
 from stealing.defenses.chain import QueryBatch, StatefulDefense
@@ -77,13 +74,7 @@ def test_a_name_that_never_was_is_an_import_error() -> None:
 def test_a_configuration_with_the_old_callback_records_a_sweep(tmp_path: Path) -> None:
     words = ("-m", "experiment=debug", "until=pretrain", "seed=0")
     old = "hydra.callbacks.record._target_=stealing.report.sweep.Record"
-    done = subprocess.run(
-        [sys.executable, "train.py", *words, old],
-        cwd=ROOT,
-        env={**os.environ, "STEALING_WORK": str(tmp_path)},
-        capture_output=True,
-        text=True,
-    )
+    done = run_script(tmp_path, "train.py", *words, old)
     assert done.returncode == 0, done.stderr
     assert "stealing.report.sweep.Record is now stealing.sweeps.record.Record" in done.stderr
     assert len(list(tmp_path.glob("sweeps/*/sweep.json"))) == 1

@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import own_code
 import pytest
 import torch
-from conftest import DEBUG, ROOT, choose, stored
+from conftest import DEBUG, FORKS, ROOT, choose, stored
 from omegaconf import OmegaConf
 from test_simclr import ARCH as NORMED
 from test_simclr import CALL, IMAGES, PLAIN, RECIPE
@@ -247,15 +246,9 @@ def own_folder(folder: Path) -> Path:
 
 def from_own_folder(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     """Run train.py of the clone from the user's own folder."""
-    line = [sys.executable, str(ROOT / "train.py"), "--config-dir", "conf", *DEBUG]
+    line = [str(ROOT / "train.py"), "--config-dir", "conf", *DEBUG, "trust=[my_code]", *words]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "STEALING_WORK": "work"}
-    return subprocess.run(
-        [*line, "trust=[my_code]", *words],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
+    return FORKS.run(line, folder, environment)
 
 
 def test_a_loss_that_merges_is_refused_before_the_target_is_trained_or_asked(

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow.parquet
 import pytest
 from browsing import look
-from conftest import DEBUG, ROOT, Command, stored
+from conftest import DEBUG, ROOT, Command, run_script, stored
 from filelock import FileLock
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -47,8 +47,7 @@ CELLS = (
 
 
 def status(work: Path) -> subprocess.CompletedProcess[str]:
-    line = [sys.executable, "-m", "stealing.report", "--status", str(work)]
-    return subprocess.run(line, cwd=ROOT, capture_output=True, text=True)
+    return run_script(work, "-m", "stealing.report", "--status", str(work))
 
 
 def test_a_failed_cell_lets_the_others_finish_and_is_told_of_at_the_end(
