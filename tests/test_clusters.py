@@ -16,7 +16,7 @@ from pathlib import Path
 
 import postgres
 import pytest
-from conftest import ROOT
+from conftest import ROOT, run_script
 
 from stealing.queries.database import connect
 from stealing.queries.schema import SCHEMA
@@ -89,8 +89,9 @@ def ended(process: subprocess.Popen[bytes], work: Path) -> None:
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The work folder of the same sweep in one process, with a ledger of its own."""
-    work = tmp_path_factory.mktemp("alone") / "work"
-    ended(start(work), work)
+    work = tmp_path_factory.mktemp("alone")
+    done = run_script(work, "train.py", *CELLS)
+    assert done.returncode == 0, done.stderr
     return work
 
 
@@ -105,9 +106,10 @@ def holder_of(lock: Path) -> int | None:
     return None
 
 
-def kill_a_cell_in_its_fit(work: Path) -> str:
+def kill_a_cell_in_its_fit(sweep: subprocess.Popen[bytes], work: Path) -> str:
     """Kill the process of a cell that trains its surrogate; return the name of its run."""
     while True:
+        assert sweep.poll() is None, work.with_suffix(".log").read_text()[-3000:]
         for path in work.glob("runs/*/status.json"):
             if json.loads(path.read_text())["step"] == "steal":
                 process = holder_of(path.parent / ".lock")
@@ -134,9 +136,9 @@ def spent(ledger: str) -> dict[str, list[int]]:
 def check_sweep(work: Path, alone: Path, url: str | None, launcher: str, python: str) -> None:
     """Kill a cell of a sweep, start the sweep again, and compare it with one process."""
     ledger = str(work / "ledger.sqlite") if url is None else postgres.database(url)
-    overrides = (*LAUNCHERS[launcher], f"paths.ledger={ledger}")
+    overrides = (*LAUNCHERS[launcher], f'paths.ledger="{ledger}"')
     process = start(work, *overrides, python=python)
-    killed = kill_a_cell_in_its_fit(work)
+    killed = kill_a_cell_in_its_fit(process, work)
     code = process.wait(600)
     assert launcher == "ray" or code != 0, "Ray starts the cell again by itself"
     [other] = [path for path in work.glob("runs/*-s0-*") if path.name != killed]

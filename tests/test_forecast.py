@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pair
 import pytest
-import torch
 from conftest import DEBUG, choose
 from pair import IMAGES
 from torch import Tensor
@@ -21,7 +20,7 @@ from stealing.config import instantiate_node
 from stealing.data.images import Images
 from stealing.data.sampling import TrainingImages
 from stealing.errors import TrainingError
-from stealing.evaluation.cost import head_seconds
+from stealing.evaluation import cost
 from stealing.evaluation.protocol import Protocol, Task
 from stealing.preflight import RunData
 from stealing.pretraining.simclr import SimCLRModule
@@ -143,16 +142,18 @@ def test_a_plan_ends_at_the_last_step_of_the_run(
     assert list(forecast.expected_seconds(config, data_of(200), 0)) == steps
 
 
-def test_heads_cost_more_with_more_rows_more_inputs_and_the_papers_head() -> None:
+def test_heads_cost_more_with_more_rows_more_inputs_and_the_papers_head(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(cost, "EPOCHS", 1)
     protocol: Protocol = instantiate_node(choose("probe=standard").probe)
     paper: Protocol = instantiate_node(choose("probe=paper").probe)
     tasks = data_of(1000).tasks
 
-    def cost(protocol: Protocol, tasks: list[Task], inputs: int) -> float:
-        torch.manual_seed(0)
-        return head_seconds(protocol, tasks, {64: inputs}, "cpu")
+    def seconds(protocol: Protocol, tasks: list[Task], inputs: int) -> float:
+        return cost.head_seconds(protocol, tasks, {64: inputs}, "cpu")
 
-    once = cost(protocol, tasks, 1)
-    assert cost(protocol, tasks, 4) > 2 * once > 0
-    assert cost(protocol, [*tasks] * 4, 1) > 2 * once
-    assert cost(paper, tasks, 1) > 1.2 * once
+    once = seconds(protocol, tasks, 1)
+    assert seconds(protocol, tasks, 4) > 2 * once > 0
+    assert seconds(protocol, [*tasks] * 4, 1) > 2 * once
+    assert seconds(paper, tasks, 1) > 1.2 * once
