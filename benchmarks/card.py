@@ -22,6 +22,17 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 PYTHON = sys.executable
 
+SMALL = [
+    "experiment=debug",
+    "pretrain.epochs=1",
+    "attack.steps=8",
+    "probe.resamples=50",
+    "~data.tasks.plain_texture",
+    "~data.tasks.scene_kind",
+    "~data.tasks.plain_kind",
+]
+"""Overrides of a run that takes seconds on a CPU, most of them imports."""
+
 
 @dataclass(frozen=True)
 class Step:
@@ -43,7 +54,7 @@ class Step:
 def steps_of(is_small: bool, out: Path) -> list[Step]:
     """Return the steps in their order."""
     place = ["trainer=cpu", "trainer.threads=1"] if is_small else ["trainer=gpu"]
-    debug = ["experiment=debug"] if is_small else []
+    small = SMALL if is_small else []
     speed = [PYTHON, "benchmarks/speed.py", "--out", str(out / "speed.json")]
     short = ["--seconds", "0.2", "--rounds", "1"] if is_small else ["--seconds", "3"]
     run = [PYTHON, "train.py", "logger=csv", *place]
@@ -55,15 +66,15 @@ def steps_of(is_small: bool, out: Path) -> list[Step]:
             "replays", [PYTHON, "-m", "pytest", "-q", "tests/test_fast_step.py", "-k", "gpu"], 120
         ),
         Step("speed", [*speed, *short, "--only", *rows, *place], 240),
-        Step("pretrain", [*run, *(debug or judged), "until=pretrain", *graph(is_small)], 300),
-        Step("quickstart", [*run, *(debug or quick)], 180),
+        Step("pretrain", [*run, *(small or judged), "until=pretrain", *graph(is_small)], 300),
+        Step("quickstart", [*run, *(small or quick)], 180),
         Step(
             "resumed",
-            [*run, *(debug or quick), "seed=1", "trainer.checkpoint_seconds=0"],
+            [*run, *(small or quick), "seed=1", "trainer.checkpoint_seconds=0"],
             180,
             kill_first=True,
         ),
-        Step("cifar10_gpu", [*run, *(debug or judged), *graph(is_small)], 600),
+        Step("cifar10_gpu", [*run, *(small or judged), *graph(is_small)], 600),
     ]
 
 

@@ -1,6 +1,6 @@
 """Measure how near the limit of this machine each step runs: images a second, side by side.
 
-    python benchmarks/speed.py                    within 15 minutes on two cores
+    python benchmarks/speed.py --out results/speed/cpu.json      within 15 minutes on two cores
     python benchmarks/speed.py --only steal views
     python benchmarks/speed.py trainer=gpu        on a GPU, in bf16 and as CUDA graphs, too
 
@@ -10,13 +10,17 @@ float32. `limit` is the same network and optimizer on images that lie in memory,
 no loss beyond a mean; on a GPU it is the best of eager, compiled and graph. Arms are interleaved,
 so that other work on the machine slows all of them. Figures are medians of the rounds.
 
-Writes work/speed.json: a list of rows, and versions beside it.
+`time_to_quality` has no arms: it is the seconds until our recipe's surrogate is as good as that of
+the paper's recipe at its end.
+
+Writes work/speed.json: a list of rows, and versions beside it; and the same as text, for the docs.
 """
 
 import argparse
 import json
 import os
 import sys
+import textwrap
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from statistics import median
@@ -30,7 +34,8 @@ from stealing.console import TextConsole
 
 ROOT = Path(__file__).parents[1]
 OUT = Path(os.environ.get("STEALING_WORK", "work")) / "speed.json"
-STEPS = ("simclr", "steal", "steal_paper", "views", "probe", "door", "evaluate")
+RATES = ("simclr", "steal", "steal_paper", "views", "probe", "door", "evaluate")
+STEPS = (*RATES, "time_to_quality")
 
 Arm = Callable[[], float]
 """Works for a while; returns images a second."""
@@ -58,6 +63,7 @@ def row_of(step: str, device: str, precision: str, rates: dict[str, float]) -> d
     limit = max(fair.values(), default=None)
     return {
         "step": step,
+        "unit": "images/s",
         "device": device,
         "precision": precision,
         "ours": rates["ours"],
@@ -69,18 +75,33 @@ def row_of(step: str, device: str, precision: str, rates: dict[str, float]) -> d
 
 
 def shown(rows: Iterable[dict[str, Any]]) -> str:
-    """Return the rows as text."""
+    """Return the rows as text: a table of rates, then a sentence for each time."""
+    import speed_quality  # after --help: torch takes seconds to import
+
+    sentences: list[str] = []
     lines = [
         f"{'step':12} {'device':7} {'precision':11} {'ours':>9} {'plain':>9} {'limit':>9} ratio"
     ]
     for row in rows:
+        if row["unit"] == "seconds":
+            sentences += ["", *textwrap.wrap(speed_quality.sentence(row), 100)]
+            continue
         numbers = [
             "-" if row[name] is None else f"{row[name]:,.0f}" for name in ("ours", "plain", "limit")
         ]
         ratio = "-" if row["ratio"] is None else f"{row['ratio']:.2f}"
         place = f"{row['step']:12} {row['device']:7} {row['precision']:11}"
         lines.append(f"{place} {numbers[0]:>9} {numbers[1]:>9} {numbers[2]:>9} {ratio}")
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *sentences]) + "\n"
+
+
+def origin(facts: dict[str, Any]) -> str:
+    """Return where and with what the rows were measured."""
+    hardware = facts["hardware"]
+    versions = ", ".join(f"{name} {number}" for name, number in facts["versions"].items())
+    place = hardware["gpu"] or hardware["cpu"]
+    cores = f"{hardware['cores']} cores, {hardware['threads']} threads"
+    return f"{place}, {cores}; {facts['date']}, {facts['commit']}; {versions}\n"
 
 
 def measured(typed: argparse.Namespace, overrides: list[str]) -> list[dict[str, Any]]:
@@ -91,6 +112,10 @@ def measured(typed: argparse.Namespace, overrides: list[str]) -> list[dict[str, 
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         config, _ = compose_config("train", ["logger=csv", *overrides])
         for step in typed.only:
+            if step == "time_to_quality":
+                rows.append(quality_row(overrides, speed_arms.device_name(config)))
+                print(*shown(rows[-1:]).splitlines()[1:], sep="\n", flush=True)
+                continue
             for precision in speed_arms.precisions(step, config):
                 arms = speed_arms.arms_of(
                     step, config, precision, typed.seconds, is_compiled=typed.compiled
@@ -99,6 +124,15 @@ def measured(typed: argparse.Namespace, overrides: list[str]) -> list[dict[str, 
                 rows.append(row_of(step, speed_arms.device_name(config), precision, rates))
                 print(shown(rows[-1:]).splitlines()[1], flush=True)
     return rows
+
+
+def quality_row(overrides: list[str], device: str) -> dict[str, Any]:
+    """Return the row `time_to_quality`."""
+    import speed_quality
+
+    config, _ = compose_config("train", ["logger=csv", "target=zoo", *overrides])
+    paper, _ = compose_config("train", ["attack=stolen_encoder_paper"])
+    return speed_quality.measure(config, [paper.attack, config.attack], device)
 
 
 def main() -> None:
@@ -118,11 +152,15 @@ def main() -> None:
     typed, overrides = parser.parse_known_args()
     sys.path.insert(0, str(ROOT / "benchmarks"))
     rows = measured(typed, overrides)
+    import torch
+
     from stealing.provenance import provenance
 
-    facts = {"rows": rows, **provenance(1, 1)}
+    facts = {"rows": rows, **provenance(torch.get_num_threads(), 1)}
+    text = shown(rows) + "\n" + origin(facts)
     write_atomically(typed.out, json.dumps(facts, indent=1).encode())
-    TextConsole().print(shown(rows))
+    write_atomically(typed.out.with_suffix(".txt"), text.encode())
+    TextConsole().print(text)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,8 @@ replaced:
     <!-- copied from results/quickstart/table.txt lines 1-4,6 -->
     <!-- end -->
 
-A text file becomes a code block. A Markdown file stays as it is.
+A text file becomes a code block. A Markdown file stays as it is. For a file that is not there the
+page says that it was not measured yet.
 """
 
 import re
@@ -40,6 +41,8 @@ def selected(text: str, wanted: str | None) -> str:
 def block(match: re.Match[str]) -> str:
     """Return a block with today's result in it."""
     path = ROOT / match["path"]
+    if not path.exists():
+        return f"{match['start']}\nNot measured yet.\n\n{match['end']}"
     content = selected(path.read_text(), match["lines"])
     if path.suffix != ".md":
         content = f"```\n{content}\n```"

@@ -4,6 +4,7 @@ does not do again."""
 import json
 import os
 import pty
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from conftest import DEBUG, Command, choose, run_script, stored
 
 from stealing import load_surrogate
 from stealing.encoders import load_encoder
+from stealing.forecast import expected_seconds
+from stealing.preflight import measured, open_run_data
 
 
 def only(folder: Path, pattern: str) -> Path:
@@ -133,6 +136,21 @@ def test_a_plan_names_queries_cost_and_time_and_makes_nothing(
     assert not any(
         (tmp_path / "work" / name).exists() for name in ("targets", "banks", "surrogates", "runs")
     )
+
+
+def test_a_plan_forecasts_what_the_run_took_within_a_factor_of_two(
+    finished: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work, _ = finished
+    path = min(work.glob("runs/*-s0-*/result.json"), key=lambda path: path.stat().st_mtime)
+    # other work on the machine does not count
+    taken = json.loads(path.read_text())["cpu_seconds"]
+    monkeypatch.setattr("stealing.timing.clock", time.process_time)
+    config = choose(*DEBUG, f"paths.work={work}")
+    data = open_run_data(config)
+    expected = expected_seconds(config, data, measured(config, data))
+    assert set(expected) == set(taken)
+    assert 0.5 < sum(expected.values()) / sum(taken.values()) < 2, (expected, taken)
 
 
 def test_eval_judges_a_finished_run_under_another_protocol_without_training_or_asking(

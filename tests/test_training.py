@@ -19,6 +19,7 @@ from stealing.attacks.surrogate import SurrogateModule
 from stealing.data.sampling import TrainingImages
 from stealing.data.views import Views
 from stealing.pretraining.simclr import SimCLRModule
+from stealing.training.conditions import advise_bf16
 from stealing.training.fit import Recorder, Settings, fit
 from stealing.training.optimizers import lars
 
@@ -178,3 +179,35 @@ def test_every_pretraining_recipe_trains(name: str, tmp_path: Path) -> None:
         all(value.isfinite().all() for value in after.values())
         and moved(after, simclr().state_dict()) > 1e-3
     )
+
+
+@pytest.mark.parametrize(
+    ("flags", "choices", "lines"),
+    [
+        ("fpu avx512f avx512_bf16", {}, 1),
+        ("amx_bf16 amx_tile", {}, 1),
+        ("asimd bf16 i8mm", {}, 1),
+        ("avx2 avx512f avx512_vnni", {}, 0),
+        ("avx512_bf16", {"precision": "bf16-mixed"}, 0),
+        ("avx512_bf16", {"accelerator": "gpu"}, 0),
+    ],
+)
+def test_one_line_says_that_this_processor_is_faster_in_bfloat16(
+    flags: str,
+    choices: dict[str, Any],
+    lines: int,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text(f"model name\t: A processor\nflags\t\t: {flags}\n")
+    advise_bf16(Settings(**choices), cpuinfo)
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == lines and all("trainer.precision=bf16-mixed" in line for line in told)
+
+
+def test_nothing_is_said_of_a_processor_that_is_not_described(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    advise_bf16(Settings(), tmp_path / "absent")
+    assert capsys.readouterr().err == ""

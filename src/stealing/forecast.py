@@ -3,7 +3,6 @@
 Each network takes steps of its own fit by the run's own trainer. Its images and answers are random;
 views, loss, optimizer, precision and batch size are those of the run. Passes of features and heads
 are timed on random numbers, too. Nothing is made in the work folder.
-
 """
 
 import io
@@ -31,8 +30,8 @@ from stealing.data.images import Images
 from stealing.data.sampling import TrainingImages
 from stealing.encoders import Encoder, build_encoder, load_encoder
 from stealing.errors import TrainingError
-from stealing.evaluation.features import BLOCK, encode
 from stealing.evaluation.cost import head_seconds
+from stealing.evaluation.features import BLOCK, encode
 from stealing.evaluation.protocol import Protocol
 from stealing.preflight import RunData, control_steps, images_of, trains_target
 from stealing.pretraining.pretrain import MONITOR
@@ -58,6 +57,7 @@ DOOR = 1.1
 
 NETWORKS = 4
 """Encoders of the surrogate's architecture that are judged: itself and three controls."""
+
 
 def expected_seconds(config: DictConfig, data: RunData, asked: int) -> dict[str, float]:
     """Return how long each step takes if nothing is done yet, up to the last step of the run.
@@ -115,9 +115,7 @@ def _target(config: DictConfig) -> Encoder | None:
     return load_encoder(Path(config.target.path), config.trust)[0]
 
 
-def _pretrain(
-    config: DictConfig, data: RunData, settings: Settings, of_target: float
-) -> float:
+def _pretrain(config: DictConfig, data: RunData, settings: Settings, of_target: float) -> float:
     """Return the seconds of the target's own training; 0 for a target that is there."""
     if data.pretrain is None:
         return 0.0
@@ -179,6 +177,7 @@ class _StepTimer(Callback):
     """Times steps after the warm-up, and then ends the fit.
 
     Attributes:
+        step: last step that was taken.
         first: step and moment at which timing began, or None.
         last: step and moment at which it ended; None if the fit ended before.
     """
@@ -186,15 +185,16 @@ class _StepTimer(Callback):
     def __init__(self, device: str) -> None:
         self.device = device
         self.began = now(device)
+        self.step = 0
         self.first: tuple[int, float] | None = None
         self.last: tuple[int, float] | None = None
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
         """Look at the clock; a GPU is waited for at both ends alone."""
-        step = trainer.global_step
+        self.step = step = trainer.global_step
         passing = now("cpu")
         if self.first is None:
-            # a slow network has no time for more than one step
+            # of a slow network, one step has to be enough
             if step >= WARM_UP or passing - self.began > TIMED:
                 self.first = (step, now(self.device))
         elif step > self.first[0] and passing - self.first[1] >= TIMED:
@@ -233,10 +233,11 @@ def _fit_seconds(
             monitors=(*monitors, timer),
         )
     seconds = now(timer.device) - start
-    if timer.first is None or timer.last is None:
-        return seconds
-    a_step = (timer.last[1] - timer.first[1]) / (timer.last[0] - timer.first[0])
-    return seconds + (steps - timer.last[0]) * a_step
+    if timer.first is None or timer.last is None:  # it came to its end, or the loss to infinity
+        a_step = seconds / max(1, timer.step)
+    else:
+        a_step = (timer.last[1] - timer.first[1]) / (timer.last[0] - timer.first[0])
+    return seconds + (steps - timer.step) * a_step
 
 
 def _pass_seconds(encoder: Encoder, size: int, device: str) -> float:

@@ -47,6 +47,7 @@ from stealing.sweeps.record import register_cell
 from stealing.sweeps.status import ending_in_status, write_status
 from stealing.targets.open import LocalEncoder, OpenTarget, open_target
 from stealing.targets.sanity_check import check_first_answers
+from stealing.training.conditions import advise_bf16
 from stealing.training.distributed import main_process_first, rank
 from stealing.training.launch import join_processes, run_processes
 
@@ -305,6 +306,7 @@ def _start(context: RunContext) -> None:
     checksum = ""
     ending: AbstractContextManager[None] = nullcontext()
     if rank() == 0:
+        advise_bf16(settings)
         (folder / "done.json").unlink(missing_ok=True)  # written by other code
         checksum = write_choices(folder, context.config, context.choices)
         ending = ending_in_status(folder, lambda: status.step)

@@ -1,7 +1,8 @@
 """Plan a run: a configuration in; what it asks, costs, takes and lacks, on the terminal, out.
 
-Nothing is made in the work folder, and nothing is downloaded. Images that were decoded before are counted
-exactly. Of other images only number and labels are read, and each of them counts as distinct.
+Nothing is made in the work folder, and nothing is downloaded. Images that were decoded before are
+counted exactly. Of other images only number and labels are read, and each of them counts as
+distinct.
 """
 
 from collections.abc import Callable
@@ -176,5 +177,3 @@ def _print_costs(config: DictConfig, data: RunData, console: TextConsole) -> Non
         soft_wrap=True,
     )
     console.print(f"Artefacts go to {Path(config.paths.work).resolve()}.", soft_wrap=True)
-
-

@@ -12,6 +12,12 @@ from typing import Any
 
 import torch
 
+CPUINFO = Path("/proc/cpuinfo")
+"""Where Linux describes the processor."""
+
+BF16 = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
+"""Linux's names of instructions that multiply in bfloat16: two of x86, one of ARM."""
+
 
 def provenance(threads: int, processes: int) -> dict[str, Any]:
     """Return the date, the commit, the library versions and the hardware of this process.
@@ -64,9 +70,13 @@ def peak_memory() -> float:
 
 def processor() -> str:
     """Return the name of this machine's processor, or an empty string if it is unknown."""
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
+    if CPUINFO.exists():
+        for line in CPUINFO.read_text().splitlines():
             if "model name" in line:
                 return line.split(":")[1].strip()
     return platform.processor()
+
+
+def has_fast_bf16(cpuinfo: Path = CPUINFO) -> bool:
+    """Return True if this machine's processor multiplies in bfloat16; False if that is unknown."""
+    return cpuinfo.exists() and not BF16.isdisjoint(cpuinfo.read_text().split())
