@@ -22,6 +22,8 @@ def parameters(count: int = 6, **changes: torch.Tensor) -> ViewParameters:
         torch.tensor([[1.0, 1.0, 1.0, 0.0]]).repeat(count, 1),
         torch.ones(count, dtype=torch.bool),
         torch.zeros(count, dtype=torch.bool),
+        torch.zeros(count),
+        torch.zeros(count, dtype=torch.bool),
     )
     return nothing._replace(**changes)
 

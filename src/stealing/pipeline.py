@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 from stealing.artefacts import claim, key
 from stealing.attacks.query_plan import Plan, plan_context
 from stealing.attacks.steal import BoughtAnswers, steal_encoder
+from stealing.attacks.view_plan import AsksViews
 from stealing.code import code_of
 from stealing.commands import one_line_errors
 from stealing.config import instantiate_node, to_dict
@@ -114,6 +115,7 @@ def query(context: RunContext, door: MeteredTarget) -> QueryResult:
         features,
         source=f"{door.identity}/{asked}",
         code=code_of(select, to_dict(config.plan)),
+        views=plan.asked_views(images, config.seed) if isinstance(plan, AsksViews) else None,
     )
     return QueryResult(answers, repeat_distance, record)
 
