@@ -41,7 +41,7 @@ def features_of(images_uint8: Tensor) -> Tensor:
 
 
 class Door:
-    """Answers until an account has `stops` answers, image after image, and writes down what came."""
+    """Answers until the account has `stops` answers, and writes down what came."""
 
     def __init__(self, stops: int = 10**9) -> None:
         self.left = stops
@@ -95,7 +95,7 @@ def test_a_smaller_budget_and_smaller_blocks_send_the_same_pixels(
     bought(PLAN, part, 5)
     assert torch.equal(part.asked[0], whole.asked[0][:15]), "image by image, with all views"
     monkeypatch.setattr("stealing.attacks.view_plan.BLOCK", 2 * 3 * 3 * SIZE**2)
-    images, features = bought(PLAN, blocks)
+    _, features = bought(PLAN, blocks)
     assert [len(sent) for sent in blocks.asked] == [6] * 6 and BLOCK > 0
     assert torch.equal(torch.cat(blocks.asked), whole.asked[0])
     assert torch.equal(features, features_of(whole.asked[0]).view(12, 3, 5))
@@ -217,9 +217,7 @@ def test_an_attack_on_views_is_checked_with_its_plan_before_anything_is_bought()
     with pytest.raises(ConfigError, match=r"attack\.loss=.*mse does not work"):
         check_attack(ATTACK | {"pairing": ALL}, SIZE, replace(PLAN, count=1))
     with pytest.raises(ConfigError, match=r"attack\.batch_size=2 or more"):
-        check_attack(
-            to_dict(choose("attack=rda", "attack.batch_size=1").attack), SIZE, PLAN
-        )
+        check_attack(to_dict(choose("attack=rda", "attack.batch_size=1").attack), SIZE, PLAN)
 
 
 def stolen(folder: Path, pairing: dict[str, Any], loss: str, stop: int = 0) -> Any:
@@ -296,5 +294,3 @@ def test_a_plan_of_fewer_images_than_a_batch_is_refused_before_anything_is_bough
     data = RunData(IMAGES, replace(IMAGES, rows=np.arange(12).repeat(30)), [], {})
     with pytest.raises(ConfigError, match=r"attack\.batch_size=32 is more than the 25 images"):
         check_inputs(config, data)
-
-
