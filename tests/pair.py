@@ -18,9 +18,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from stealing.attacks.losses import l2
-from stealing.attacks.pairing import RawAndViews
+from stealing.attacks.pairing import AllAsked, RawAndViews
+from stealing.attacks.prototypes import discriminate_and_align
 from stealing.attacks.siamese import PredictedCosine
 from stealing.attacks.surrogate import SurrogateModule
+from stealing.data.asked_views import draw_views
 from stealing.data.images import Images
 from stealing.data.sampling import TrainingImages, generator
 from stealing.data.views import Views
@@ -28,6 +30,7 @@ from stealing.encoders import Encoder
 from stealing.encoders.resnet import NarrowResNet
 from stealing.pretraining.mocov2 import MoCoV2Module
 from stealing.pretraining.simclr import SimCLRModule, nt_xent
+from stealing.queries.digests import digests_of
 from stealing.training import checkpoints
 from stealing.training.distributed import all_gather_with_grad, rank, world_size
 from stealing.training.fit import Recorder, Settings, fit
@@ -122,17 +125,35 @@ def predicted(normed: bool = True) -> SurrogateModule:
     return module
 
 
+def of_views() -> SurrogateModule:
+    """Two views of each image in a pass, against the answers to three asked views."""
+    views = Views(crop=(0.5, 1))
+    return SurrogateModule(
+        encoder(False),
+        nn.Linear(24, 10),
+        torch.randn(40, 3, 10, generator=generator("answers")),
+        loss=lambda s, t: discriminate_and_align(s, t, temperature=0.2),
+        pairing=AllAsked(views, 2),
+        optimizer=lambda p: torch.optim.SGD(p, lr=1e-2, momentum=0.9),
+        schedule=lambda o, n: warmup_cosine(o, n, 0.2),
+        total_steps=STEPS,
+        seed=3,
+        asked=draw_views(views, digests_of(IMAGES), 3, 8, 3),
+    )
+
+
 Module = SimCLRModule | MoCoV2Module | SurrogateModule
 
 
 def fits() -> dict[str, Module]:
     """All that are compared, by name."""
     makers = {"simclr": simclr, "surrogate": surrogate, "mocov2": mocov2, "predicted": predicted}
-    return {
+    made = {
         f"{n}{'' if normed else '-unnormed'}": make(normed)
         for n, make in makers.items()
         for normed in (True, False)
     }
+    return {**made, "views-unnormed": of_views()}
 
 
 def trained(module: Module, folder: Path, stop: int | None) -> dict[str, Tensor]:

@@ -12,10 +12,11 @@ from hydra.utils import instantiate
 from torch import Tensor
 
 from stealing.attacks.losses import l2, mse
-from stealing.attacks.pairing import RawAndViews, RawOrView
+from stealing.attacks.pairing import RawAndViews, RawOrView, ViewPairing
 from stealing.attacks.steal import BoughtAnswers, steal_encoder
 from stealing.attacks.surrogate import build_loss
 from stealing.config import instantiate_node, to_dict
+from stealing.data.asked_views import AskedBatch
 from stealing.data.images import Images
 from stealing.data.sampling import generator
 from stealing.data.views import Views
@@ -50,12 +51,15 @@ def test_mse_is_the_mean_over_all_entries() -> None:
 def test_every_attack_composes_and_trains_the_surrogate_only(name: str) -> None:
     attack = choose(f"attack={name}").attack
     surrogate, target = torch.randn(4, 8, requires_grad=True), torch.randn(4, 8)
-    images = torch.rand(4, 3, 8, 8)
+    images, rows = torch.rand(4, 3, 8, 8), torch.arange(4)
     loss = build_loss(instantiate(attack.loss), 8, 0)
-    value = sum(
-        weight * loss(surrogate[rows], target[rows])
-        for weight, _, rows in instantiate_node(attack.pairing)(images, torch.arange(4), dice(4, 0))
-    )
+    pairing = instantiate_node(attack.pairing)
+    if isinstance(pairing, ViewPairing):
+        batch = AskedBatch(images, rows[:, None], torch.zeros_like(rows), rows)
+        pairs = pairing.of_views(batch, dice(4, 0))
+    else:
+        pairs = pairing(images, rows, dice(4, 0))
+    value = sum(weight * loss(surrogate, target[compared]) for weight, _, compared in pairs)
     value.backward()
     assert (
         value.ndim == 0

@@ -2,15 +2,18 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from conftest import dice
+from PIL import Image, ImageOps
+from scipy.ndimage import gaussian_filter
 from scipy.stats import kstest
 from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.v2 import functional as reference
 
 from stealing.data.sampling import BatchRandom, generator
-from stealing.data.views import ViewParameters, Views
+from stealing.data.views import ViewParameters, Views, quantised
 
 IMAGES = torch.rand(6, 3, 16, 16, generator=generator("test images"))
 
@@ -21,6 +24,8 @@ def parameters(count: int = 6, **changes: torch.Tensor) -> ViewParameters:
         torch.zeros(count, dtype=torch.bool),
         torch.tensor([[1.0, 1.0, 1.0, 0.0]]).repeat(count, 1),
         torch.ones(count, dtype=torch.bool),
+        torch.zeros(count, dtype=torch.bool),
+        torch.zeros(count),
         torch.zeros(count, dtype=torch.bool),
     )
     return nothing._replace(**changes)
@@ -280,3 +285,38 @@ def test_rows_are_drawn_independently_of_each_other() -> None:
     for column in columns:
         neighbours = torch.corrcoef(torch.stack([column[:-1], column[1:]]))[0, 1]
         assert abs(float(neighbours)) < 4.5 / math.sqrt(COUNT)
+
+
+def test_a_blur_equals_scipys_and_an_unblurred_view_keeps_its_bits() -> None:
+    views = Views(blur=0.5)
+    sigma = torch.tensor([0.1, 0.5, 1.0, 2.0, 0.0, 1.5])
+    seen = views.apply(IMAGES, parameters(sigma_B=sigma, jittered_B=torch.zeros(6).bool()))
+    for image, blurred, width in zip(IMAGES, seen, sigma.tolist(), strict=True):
+        if width == 0:
+            assert torch.equal(image, blurred)
+            continue
+        expected = gaussian_filter(
+            image.double().numpy(), (0, width, width), mode="nearest", radius=(0, 6, 6)
+        )
+        torch.testing.assert_close(blurred.double(), torch.from_numpy(expected), atol=1e-6, rtol=0)
+
+
+def test_a_solarised_view_equals_pils() -> None:
+    values = torch.arange(256).view(1, 1, 16, 16).expand(1, 3, 16, 16)
+    chosen = parameters(1, solarised_B=torch.ones(1).bool(), jittered_B=torch.zeros(1).bool())
+    seen = quantised(Views(solarise=0.1).apply(values.float() / 255, chosen))
+    pixels = np.asarray(ImageOps.solarize(Image.fromarray(values[0, 0].byte().numpy())))
+    assert seen[0, 0].tolist() == pixels.tolist()
+
+
+def test_square_crops_blurs_and_solarisation_have_their_distributions() -> None:
+    views = Views(crop=(0.9, 0.9), widest=1.0, blur=0.1, solarise=0.2)
+    drawn = views.draw(dice(20_000, "strong"), 32, 32)
+    assert drawn.box_B4[:, 2:].unique().tolist() == [30], "the square root of 0.9, of 32 pixels"
+    blurred = drawn.sigma_B > 0
+    assert float(blurred.float().mean()) == pytest.approx(0.1, abs=0.01)
+    assert kstest(drawn.sigma_B[blurred].numpy(), "uniform", (0.1, 1.9)).pvalue > 1e-3
+    assert float(drawn.solarised_B.float().mean()) == pytest.approx(0.2, abs=0.01)
+    plain = Views(crop=(0.9, 0.9)).draw(dice(20_000, "strong"), 32, 32)
+    assert torch.equal(plain.colour_B4, drawn.colour_B4), "without them, no number more is drawn"
+    assert not plain.sigma_B.any() and not plain.solarised_B.any()

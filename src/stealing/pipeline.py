@@ -17,6 +17,7 @@ from stealing.artefacts import claim, key
 from stealing.attacks.choosing import choose
 from stealing.attacks.query_plan import Plan, plan_context
 from stealing.attacks.steal import BoughtAnswers, steal_encoder
+from stealing.attacks.view_plan import AsksViews
 from stealing.code import code_of
 from stealing.commands import one_line_errors
 from stealing.config import instantiate_node, to_dict
@@ -123,6 +124,7 @@ def query(context: RunContext, door: MeteredTarget) -> QueryResult:
         features,
         source=f"{door.identity}/{asked}",
         code=code_of(choose, to_dict(config.plan), to_dict(config.arch)),
+        views=plan.asked_views(images, config.seed) if isinstance(plan, AsksViews) else None,
     )
     return QueryResult(answers, repeat_distance, record)
 

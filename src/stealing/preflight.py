@@ -123,12 +123,13 @@ def check_inputs(config: DictConfig, data: RunData) -> None:
     Raises:
         ConfigError, DataError: the message says what to change.
     """
-    check_plan(instantiate_node(config.plan))
-    budget = config.budget.images
-    if budget > len(data.queries):
+    plan = instantiate_node(config.plan)
+    check_plan(plan)
+    count = images_of(config)
+    if count > len(data.queries):
         raise DataError(
-            f"budget.images={budget} is more than the {len(data.queries)} query images: "
-            f"set budget.images={len(data.queries)} or less."
+            f"budget.images={config.budget.images} pays for {count} images under this plan, more "
+            f"than the {len(data.queries)} query images: set a smaller one."
         )
     _check_batches(config, data)
     devices = config.trainer.devices
@@ -140,7 +141,7 @@ def check_inputs(config: DictConfig, data: RunData) -> None:
         )
     check_tasks(config, data)
     # These try what the user wrote on random numbers, before anything is trained or bought.
-    check_attack(to_dict(config.attack), int(config.data.size))
+    check_attack(to_dict(config.attack), int(config.data.size), plan)
     for part in ("pretrain", "control"):
         check_recipe(to_dict(config[part]), part)
     trained = {"arch": "control"}

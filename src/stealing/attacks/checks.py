@@ -12,8 +12,11 @@ import torch
 from hydra.utils import instantiate
 from torch import Tensor, nn
 
+from stealing.attacks.pairing import ViewPairing
 from stealing.attacks.surrogate import build_loss
+from stealing.attacks.view_plan import AsksViews
 from stealing.config import unwrap
+from stealing.data.asked_views import AskedBatch
 from stealing.data.sampling import BatchRandom, generator
 from stealing.errors import ConfigError, StealingError
 from stealing.reading import first_line
@@ -25,12 +28,12 @@ IMAGES = 4
 """Random images: views of large ones take a while, and no pairing needs a whole batch."""
 
 LOSS = (
-    "a loss takes the surrogate's features and the answers, float32 (B, D) each, and returns a "
-    "finite scalar with gradient"
+    "a loss takes the surrogate's features, float32 (B, D), and the answers, (B, D) or, of all "
+    "asked views, (B, V, D), and returns a finite scalar with gradient"
 )
 PAIRING = (
-    "a pairing takes images, rows and random numbers, gives (weight, images, rows) triples, and "
-    "has their number as the attribute passes"
+    "a pairing takes images, rows and random numbers, or by of_views an AskedBatch and random "
+    "numbers, gives (weight, images, rows) triples, and has their number as the attribute passes"
 )
 PLAN = ("grows", "images", "carry_out")
 """What a run uses of a query plan."""
@@ -39,21 +42,23 @@ OPTIMIZER = "an optimizer takes the parameters"
 SCHEDULE = "a schedule takes the optimizer and the number of steps"
 
 
-def check_attack(attack: dict[str, Any], size: int) -> None:
+def check_attack(attack: dict[str, Any], size: int, plan: Any = None) -> None:
     """Refuse an attack whose parts cannot be called, or do not return what the training needs.
 
     Args:
         attack: resolved settings (`conf/attack`).
         size: height and width of the images, in pixels.
+        plan: the instantiated query plan; None for one answer an image.
 
     Raises:
         ConfigError: with the part and its contract, in one sentence.
     """
     with torch.random.fork_rng(devices=[]):  # a user's own function may draw random numbers
-        with _refused("attack.loss", attack, LOSS):
-            _try_loss(attack["loss"], int(attack["batch_size"]))
         with _refused("attack.pairing", attack, PAIRING):
-            _try_pairing(attack["pairing"], size)
+            views = plan.count if isinstance(plan, AsksViews) else 1
+            has_several = _try_pairing(attack["pairing"], size, views)
+        with _refused("attack.loss", attack, LOSS):
+            _try_loss(attack["loss"], int(attack["batch_size"]), has_several)
         with _refused("attack.optimizer", attack, OPTIMIZER):
             optimizer = instantiate(attack["optimizer"])([nn.Parameter(torch.zeros(2, 2))])
         with _refused("attack.schedule", attack, SCHEDULE):
@@ -94,14 +99,17 @@ def _refused(place: str, attack: dict[str, Any], contract: str) -> Iterator[None
         ) from error
 
 
-def _try_loss(node: dict[str, Any], batch_size: int) -> None:
+def _try_loss(node: dict[str, Any], batch_size: int, has_several: bool) -> None:
+    """Call a loss forward and backward, with one answer to each image or with several."""
     loss = build_loss(instantiate(node), WIDTH, seed=0)
+    # one more than images: a loss of one answer would broadcast another number, and train wrongly
+    answers = (batch_size + 1,) if has_several else ()
+    random = generator("check", "loss")
     # absolute values, as after a ReLU: a loss may take logarithms or roots
-    numbers = torch.randn(2, batch_size, WIDTH, generator=generator("check", "loss")).abs()
-    surrogate_BD, target_BD = numbers
-    surrogate_BD = surrogate_BD.clone().requires_grad_()
+    surrogate_BD = torch.randn(batch_size, WIDTH, generator=random).abs().requires_grad_()
+    target = torch.randn(batch_size, *answers, WIDTH, generator=random).abs()
     # a clone, as in-place operations are legal on features and not on leaves of the graph
-    value = loss(surrogate_BD.clone(), target_BD)
+    value = loss(surrogate_BD.clone(), target)
     if not isinstance(value, Tensor):
         raise TypeError(f"it returns {type(value).__name__}, which is not a tensor")
     if value.ndim != 0:
@@ -115,16 +123,39 @@ def _try_loss(node: dict[str, Any], batch_size: int) -> None:
         raise ValueError("the surrogate's features get no gradient")
 
 
-def _try_pairing(node: dict[str, Any], size: int) -> None:
+def _try_pairing(node: dict[str, Any], size: int, views: int) -> bool:
+    """Call a pairing; return True if it compares an image with several answers.
+
+    Raises:
+        ConfigError: the pairing is one of raw images, and each of them has several answers.
+    """
     pairing = instantiate(node, _convert_="all")
     images = torch.rand(IMAGES, 3, size, size, generator=generator("check", "images"))
     random = BatchRandom(generator("check", "dice"), IMAGES, slice(None))
-    pairs = list(pairing(images, torch.arange(IMAGES), random))
-    if len(pairs) != int(pairing.passes):
-        raise ValueError(f"it gives {len(pairs)} pairs where passes is {pairing.passes}")
-    for weight, views, rows in pairs:
+    places = torch.arange(IMAGES)
+    if isinstance(pairing, ViewPairing):
+        rows = places[:, None] * views + torch.arange(views)
+        batch = AskedBatch(images, rows, turns=torch.zeros_like(places), places=places)
+        pairs = list(pairing.of_views(batch, random))
+    elif views > 1:
+        raise ConfigError(
+            f"attack.pairing={node['_target_']} compares an image with one answer, and this plan "
+            f"asks about {views} views of each: choose plan=once, or an attack on views."
+        )
+    else:
+        pairs = list(pairing(images, places, random))
+    passes = 0
+    dimensions = set[int]()
+    for weight, seen, rows in pairs:
         float(weight)
-        if views.shape[1:] != images.shape[1:] or len(views) != len(rows):
+        if seen.shape[1:] != images.shape[1:] or len(seen) % len(rows):
             raise ValueError(
-                f"it pairs images of the shape {tuple(views.shape)} with {len(rows)} rows"
+                f"it pairs images of the shape {tuple(seen.shape)} with {len(rows)} rows"
             )
+        passes += len(seen) // len(rows)
+        dimensions.add(rows.ndim)
+    if passes != int(pairing.passes):
+        raise ValueError(f"it gives {passes} pairs where passes is {pairing.passes}")
+    if len(dimensions) > 1:
+        raise ValueError("it compares some images with one answer and others with several")
+    return max(dimensions) > 1

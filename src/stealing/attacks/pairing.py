@@ -1,23 +1,48 @@
 """Pairings: a batch of images in, weighted pairs of images and banked answers out, for one step.
 
-Shape letters: B images, C channels, H and W pixels. Images are float in [0, 1].
+A pairing of raw images is called with images and rows. A pairing of asked views has `of_views`; it
+may follow any query plan, as a raw image that is sent is the only view of itself.
+
+Shape letters: B images, V asked views of each, C channels, H and W pixels. Images are float in
+[0, 1].
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
+from stealing.data.asked_views import AskedBatch
 from stealing.data.sampling import RandomNumbers
 from stealing.data.views import Views
 from stealing.numbers import check_integer, check_number
 
 Pair = tuple[float, Tensor, Tensor]
-"""(weight, surrogate images (B, C, H, W), bank rows (B,)): one forward pass each."""
+"""(weight, surrogate images, bank rows): one forward pass each.
+
+Images are (B, C, H, W). Or they are k views of each image in one pass, (k B, C, H, W), all images
+in their first view first: the loss is then the mean of k losses. Rows are (B,), one answer an
+image, or (B, V), of which the loss gets (B, V, D).
+"""
 
 MOST_VIEWS = 1000
 """Most views of an image in one step."""
+
+
+@runtime_checkable
+class ViewPairing(Protocol):
+    """A pairing that says which asked view an image is compared with.
+
+    Attributes:
+        passes: views of each image that the surrogate sees in one step.
+    """
+
+    passes: int
+
+    def of_views(self, batch: AskedBatch, random: RandomNumbers) -> Iterator[Pair]:
+        """Give the pairs of one step."""
 
 
 @dataclass(frozen=True)
@@ -89,3 +114,61 @@ class RawOrView:
         is_raw = random.uniform(1)[:, 0] < 1 / (1 + self.view_weight)
         views = self.views(images, random)
         yield 1.0, torch.where(is_raw[:, None, None, None], images, views), rows
+
+
+@dataclass(frozen=True)
+class AskedInTurn:
+    """One asked view of each image, another one in each epoch, with the answer to it.
+
+    Source: Cont-Steal (arXiv:2201.07513). The paper's surrogate sees a view of its own; the one of
+    its released code sees the view that was sent (train_representation.py at 49233dd).
+
+    Attributes:
+        views: distribution of the surrogate's own views; None for the view that was sent.
+    """
+
+    views: Views | None
+
+    @property
+    def passes(self) -> int:
+        """Views of each image that the surrogate sees in one step."""
+        return 1
+
+    def of_views(self, batch: AskedBatch, random: RandomNumbers) -> Iterator[Pair]:
+        """Give the one pair of a step."""
+        rows = batch.answers_to(batch.turns)
+        if self.views is None:
+            yield 1.0, batch.seen(batch.turns), rows
+        else:
+            yield 1.0, self.views(batch.images, random), rows
+
+
+@dataclass(frozen=True)
+class AllAsked:
+    """Several views of each image in one forward pass, each with the answers to all asked views.
+
+    Source: RDA (`steal_train` of RDA.py at 85e285b), whose BatchNorm sees these views together.
+
+    Attributes:
+        views: distribution of the surrogate's views.
+        count: m of the source, 1 to 1,000.
+
+    Raises:
+        ConfigError: the number is out of range.
+    """
+
+    views: Views
+    count: int
+
+    def __post_init__(self) -> None:
+        check_integer("attack.pairing.count", self.count, 1, MOST_VIEWS)
+
+    @property
+    def passes(self) -> int:
+        """Views of each image that the surrogate sees in one step."""
+        return self.count
+
+    def of_views(self, batch: AskedBatch, random: RandomNumbers) -> Iterator[Pair]:
+        """Give the one pair of a step."""
+        views = [self.views(batch.images, random) for _ in range(self.count)]
+        yield 1.0, torch.cat(views), batch.rows

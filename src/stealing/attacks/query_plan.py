@@ -17,7 +17,7 @@ from stealing.artefacts import key
 from stealing.attacks.recovery import completed, remapped, standardised
 from stealing.data.images import Images
 from stealing.data.sampling import BatchRandom, generator
-from stealing.data.views import Views
+from stealing.data.views import Views, quantised
 from stealing.errors import ConfigError, Refused, TargetError
 from stealing.numbers import check_integer
 from stealing.queries.door import MeteredTarget
@@ -184,8 +184,7 @@ class Plan:
             return images_uint8
         source = generator("near", seed, copy, account)
         random = BatchRandom(source, len(images_uint8), slice(None))
-        views = self.views(images_uint8.float() / 255, random)
-        return (views * 255).round().to(torch.uint8)
+        return quantised(self.views(images_uint8.float() / 255, random))
 
 
 class _MergedAnswers:

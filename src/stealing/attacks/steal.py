@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from stealing.artefacts import key, write_atomically, write_done
 from stealing.attacks.surrogate import Loss, SurrogateModule, build_adapter, build_loss
 from stealing.code import code_of
+from stealing.data.asked_views import AskedViews
 from stealing.data.images import Images
 from stealing.data.sampling import TrainingImages
 from stealing.encoders import Encoder, build_encoder, load_encoder, save_encoder
@@ -37,15 +38,17 @@ class BoughtAnswers:
 
     Attributes:
         images: the images with an answer.
-        features: their answers, (N, D).
+        features: their answers, (N, D), or those to V views of each image, (N, V, D).
         source: names the target, the defense and the query plan; part of the surrogate's key.
         code: hash of the code that chose the images and combined the answers.
+        views: the views that were sent; None if the raw images were.
     """
 
     images: Images
     features: Tensor
     source: str
     code: str = ""
+    views: AskedViews | None = None
 
 
 def steps_of(attack: dict[str, Any], images: int, settings: Settings) -> int:
@@ -98,7 +101,7 @@ def steal_encoder(
         TargetError: answers that are not finite, or the same for all images.
         TrainingError: the fit diverged.
     """
-    check_answers(answers.features)
+    check_answers(answers.features.flatten(0, -2))
     inputs = {
         "answers": answers.source,
         "images": answers.images.checksum,
@@ -124,7 +127,7 @@ def steal_encoder(
 
 
 def _adapter(encoder: Encoder, answers: BoughtAnswers, seed: int) -> nn.Module:
-    width = answers.features.shape[1]
+    width = answers.features.shape[-1]
     return build_adapter(encoder.feature_dim, width, weights_seed(seed, "surrogate", "adapter"))
 
 
@@ -153,6 +156,7 @@ def surrogate_module(
         schedule=instantiate(attack["schedule"]),
         total_steps=steps_of(attack, len(answers.images), settings),
         seed=owner_seed(seed, "surrogate"),
+        asked=answers.views,
     )
 
 

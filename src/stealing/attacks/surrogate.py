@@ -2,7 +2,7 @@
 
 It never reaches the target.
 
-Shape letters: B images, D feature width.
+Shape letters: N images in the list, B images of a batch, V asked views of each, D feature width.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -14,16 +14,18 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from stealing.attacks.pairing import Pair
-from stealing.data.sampling import RandomNumbers
+from stealing.attacks.pairing import Pair, ViewPairing
+from stealing.data.asked_views import AskedBatch, AskedViews
+from stealing.data.sampling import BatchIndices, RandomNumbers
+from stealing.data.views import ViewParameters
 from stealing.encoders import Encoder
 from stealing.training.distributed import all_gather_with_grad
 from stealing.training.step import StepModule
 
 Loss = Callable[[Tensor, Tensor], Tensor]
-"""Surrogate features (B, D) and answers (B, D) to a scalar with gradient."""
+"""Surrogate features (B, D) and answers (B, D) or (B, V, D) to a scalar with gradient."""
 
-Pairing = Callable[[Tensor, Tensor, RandomNumbers], Iterator[Pair]]
+Pairing = Callable[[Tensor, Tensor, RandomNumbers], Iterator[Pair]] | ViewPairing
 """Images (B, 3, H, W), their bank rows (B,) and random numbers to the pairs of one step."""
 
 
@@ -34,7 +36,8 @@ class SurrogateModule(StepModule):
         encoder: the surrogate, trained in place.
         adapter: maps surrogate features to the target's width; trained, too. The identity if the
             widths agree.
-        answers: banked answers, (N, D), row i to image i of the training list.
+        answers: banked answers to the images of the training list, (N, D), or to V views of each,
+            (N, V, D).
         loss: function of features and answers. If it is an nn.Module, its parameters are trained,
             too; see `build_loss`.
         pairing: which images are compared with which answers.
@@ -42,6 +45,7 @@ class SurrogateModule(StepModule):
         schedule: takes the optimizer and the number of steps, returns the schedule.
         total_steps: horizon of the schedule.
         seed: of all views.
+        asked: the views that were sent; None if the raw images were.
     """
 
     answers: Tensor
@@ -58,29 +62,64 @@ class SurrogateModule(StepModule):
         schedule: Callable[[Optimizer, int], LRScheduler],
         total_steps: int,
         seed: int,
+        asked: AskedViews | None = None,
     ) -> None:
         super().__init__(seed, "steal/loss")
         self.encoder = encoder
         self.adapter = adapter
         # not persistent: the bank has the answers, and every checkpoint would copy them
-        self.register_buffer("answers", answers, persistent=False)
+        self.register_buffer("answers", answers.flatten(0, -2), persistent=False)
+        self.views_an_image = len(self.answers) // len(answers)
+        self._asked = asked
+        if asked is not None:
+            for name, part in asked.parameters._asdict().items():
+                self.register_buffer(f"asked_{name}", part, persistent=False)
         self.loss = loss
         self.pairing = pairing
         self.optimizer = optimizer
         self.schedule = schedule
         self.total_steps = total_steps
 
-    def step_loss(self, images_uint8: Tensor, places_B: Tensor, random: RandomNumbers) -> Tensor:
+    def addresses(self, draw: BatchIndices) -> Tensor:
+        """Return the bank row of each image's view whose turn it is in this epoch, (B,)."""
+        return draw.indices * self.views_an_image + draw.epoch % self.views_an_image
+
+    def step_loss(self, images_uint8: Tensor, rows_B: Tensor, random: RandomNumbers) -> Tensor:
         """Return the weighted sum of the loss over the pairs of this step.
 
         Each process returns the loss of the whole batch, over the rows of all processes.
         """
         images = images_uint8.float() / 255
         total = images.new_zeros(())
-        for weight, views, rows in self.pairing(images, places_B, random):
-            features = all_gather_with_grad(self.adapter(self.encoder(views)).float())
-            total = total + weight * self.loss(features, all_gather_with_grad(self.answers[rows]))
+        for weight, views, rows in self._pairs(images, rows_B, random):
+            features = self.adapter(self.encoder(views)).float()
+            answers = all_gather_with_grad(self.answers[rows])
+            parts = features.split(len(rows))
+            for part in parts:
+                loss = self.loss(all_gather_with_grad(part), answers)
+                total = total + weight / len(parts) * loss
         return total
+
+    def _pairs(self, images: Tensor, rows_B: Tensor, random: RandomNumbers) -> Iterator[Pair]:
+        if not isinstance(self.pairing, ViewPairing):
+            return self.pairing(images, rows_B, random)
+        places = rows_B // self.views_an_image
+        numbers = torch.arange(self.views_an_image, device=rows_B.device)
+        batch = AskedBatch(
+            images,
+            rows=places[:, None] * self.views_an_image + numbers,
+            turns=rows_B % self.views_an_image,
+            places=places,
+            asked=self._asked_here(),
+        )
+        return self.pairing.of_views(batch, random)
+
+    def _asked_here(self) -> AskedViews | None:
+        """Return the asked views with their parameters on the module's device."""
+        if self._asked is None:
+            return None
+        parts = (getattr(self, f"asked_{name}") for name in ViewParameters._fields)
+        return AskedViews(self._asked.views, ViewParameters(*parts))
 
     def configure_optimizers(self) -> Any:
         """Return optimizer and schedule; the schedule moves at each step, not at each epoch."""

@@ -2,8 +2,9 @@
 
 Shape letters: B images, C = 3 channels, H and W pixels, T tries. Images are float32 in [0, 1].
 
-Source: SimCLR (arXiv:2002.05709), appendix A, with the CIFAR changes (no blur). Crops have the
-distribution of torchvision's `RandomResizedCrop`, and all operations are defined as in torchvision.
+Source: SimCLR (arXiv:2002.05709), appendix A, with the CIFAR changes (no blur by default). Crops
+have the distribution of torchvision's `RandomResizedCrop`, and all operations are defined as in
+torchvision.
 
 Departures:
     - The order of the four colour operations is fixed; torchvision draws an order for each image.
@@ -31,6 +32,12 @@ TRIES = 10
 WIDEST = 4 / 3
 """Width over height of the widest crop; the narrowest crop has the inverse. Same source."""
 
+SIGMAS = (0.1, 2.0)
+"""Least and greatest standard deviation of a blur in pixels, as in SimCLR, appendix A."""
+
+REACH = 6
+"""Pixels on each side from which a blur takes light: three of its greatest deviations."""
+
 LUMA = (0.2989, 0.587, 0.114)
 """Weights of red, green and blue in a grey value. Same source."""
 
@@ -56,6 +63,8 @@ class ViewParameters(NamedTuple):
             circles.
         jittered_B: True if the colours change.
         grey_B: True if the view becomes grey.
+        sigma_B: standard deviation of its blur in pixels; 0 for none.
+        solarised_B: True if light values are inverted.
     """
 
     box_B4: Tensor
@@ -63,6 +72,8 @@ class ViewParameters(NamedTuple):
     colour_B4: Tensor
     jittered_B: Tensor
     grey_B: Tensor
+    sigma_B: Tensor
+    solarised_B: Tensor
 
 
 @dataclass(frozen=True)
@@ -77,9 +88,12 @@ class Views:
         jitter: strengths of brightness, contrast, saturation and hue.
         jitter_probability: probability that the colours of an image change.
         grey: probability of becoming grey.
+        widest: width over height of the widest crop, at least 1; the narrowest has the inverse.
+        blur: probability of a Gaussian blur; deviations are uniform, 0.1 to 2 pixels.
+        solarise: probability that values from 128 of 255 on are inverted.
 
     Raises:
-        ConfigError: a number is not in [0, 1], or the least crop is larger than the greatest.
+        ConfigError: a number is not in its range, or the least crop is larger than the greatest.
     """
 
     crop: tuple[float, float] = (1.0, 1.0)
@@ -87,10 +101,14 @@ class Views:
     jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.4, 0.1)
     jitter_probability: float = 0.8
     grey: float = 0.2
+    widest: float = WIDEST
+    blur: float = 0.0
+    solarise: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("flip", "jitter_probability", "grey"):
+        for name in ("flip", "jitter_probability", "grey", "blur", "solarise"):
             check_number(f"views.{name}", getattr(self, name), high=1)
+        check_number("views.widest", self.widest, low=1)
         for name in ("crop", "jitter"):
             for number in getattr(self, name):
                 check_number(f"views.{name}", number, high=1)
@@ -125,13 +143,30 @@ class Views:
         else:
             whole = _constant((0, 0, width, height), colour.device, torch.int64)
             box_B4 = whole.repeat(len(colour), 1)
+        sigma_B, solarised_B = self._draw_blur_and_solarisation(random, grey[:, 0])
         return ViewParameters(
             box_B4=box_B4,
             flip_B=flip[:, 0] < self.flip,
             colour_B4=colour_B4,
             jittered_B=jittered[:, 0] < self.jitter_probability,
             grey_B=grey[:, 0] < self.grey,
+            sigma_B=sigma_B,
+            solarised_B=solarised_B,
         )
+
+    def _draw_blur_and_solarisation(
+        self, random: RandomNumbers, like_B: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return the deviations of blurs, and which views are solarised, both (B,)."""
+        nothing_B = torch.zeros_like(like_B)
+        if self.blur == self.solarise == 0:
+            # no number is drawn: views without both are those of versions that had neither
+            return nothing_B, nothing_B.bool()
+        is_blurred, share, is_solarised = random.uniform(3).unbind(1)
+        least, greatest = SIGMAS
+        sigma_B = least + share * (greatest - least)
+        blurred_B = is_blurred < self.blur
+        return torch.where(blurred_B, sigma_B, nothing_B), is_solarised < self.solarise
 
     def _boxes(
         self,
@@ -148,7 +183,7 @@ class Views:
         """
         least, greatest = self.crop
         area_BT = height * width * (least + area_BT * (greatest - least))
-        ratio_BT = torch.exp((ratio_BT * 2 - 1) * math.log(WIDEST))
+        ratio_BT = torch.exp((ratio_BT * 2 - 1) * math.log(self.widest))
         squares_BT2 = torch.stack([area_BT * ratio_BT, area_BT / ratio_BT], 2)
         sizes_BT2 = squares_BT2.sqrt().round().long()
         device = area_BT.device
@@ -158,7 +193,10 @@ class Views:
         size_B2 = sizes_BT2.take_along_dim(first_B[:, None, None], 1)[:, 0]
         corner_B2 = (place_B2 * (whole - size_B2 + 1)).long()
 
-        largest = (min(width, round(height * WIDEST)), min(height, round(width * WIDEST)))
+        largest = (
+            min(width, round(height * self.widest)),
+            min(height, round(width * self.widest)),
+        )
         fallback = _constant(largest, device, torch.int64)
         fits_B1 = fits_BT.any(1, keepdim=True)
         size_B2 = torch.where(fits_B1, size_B2, fallback)
@@ -170,16 +208,27 @@ class Views:
 
         No operation here is a matrix product: autocast would compute that in lower precision.
         """
-        box, flip, colour, jittered, grey = (part.to(images_BCHW.device) for part in parameters)
+        parts = (part.to(images_BCHW.device) for part in parameters)
+        box, flip, colour, jittered, grey, sigma, solarised = parts
         is_cropped = self.crop[0] < 1
         views = _crop(images_BCHW, box, flip) if is_cropped else _flip(images_BCHW, flip)
         views = torch.where(jittered[:, None, None, None], _jitter(views, colour), views)
-        return torch.where(grey[:, None, None, None], _luma(views).expand_as(views), views)
+        views = torch.where(grey[:, None, None, None], _luma(views).expand_as(views), views)
+        if self.blur > 0:
+            views = _blur(views, sigma)
+        if self.solarise > 0:
+            views = torch.where(solarised[:, None, None, None], _solarised(views), views)
+        return views
 
     def __call__(self, images_BCHW: Tensor, random: RandomNumbers) -> Tensor:
         """Draw parameters for these images and apply them."""
         height, width = images_BCHW.shape[2:]
         return self.apply(images_BCHW, self.draw(random, height, width))
+
+
+def quantised(images_BCHW: Tensor) -> Tensor:
+    """Round images to uint8, the form in which every image is sent."""
+    return (images_BCHW * 255).round().to(torch.uint8)
 
 
 def _flip(images: Tensor, flip_B: Tensor) -> Tensor:
@@ -222,6 +271,27 @@ def _places(
     # As if the image were cropped before it is resized: no place beyond the box's outer pixels.
     pixels = pixels.maximum(start_B1).minimum(start_B1 + length_B1 - 1)
     return (2 * pixels + 1) / size - 1
+
+
+def _blur(images: Tensor, sigma_B: Tensor) -> Tensor:
+    """Blur each image along both axes; pixels beyond the edge have the value of the edge."""
+    offsets = torch.arange(-REACH, REACH + 1, device=images.device)
+    # the bound keeps 0 from being divided by 0; its weights are 1 in the centre and 0 elsewhere
+    widths_B1 = sigma_B[:, None].clamp(min=1e-3)
+    weights_BK = torch.exp(-(offsets**2) / (2 * widths_B1**2))
+    weights_KB111 = (weights_BK / weights_BK.sum(1, keepdim=True)).T[..., None, None, None]
+    for axis, padding in ((3, (REACH, REACH, 0, 0)), (2, (0, 0, REACH, REACH))):
+        size = images.shape[axis]
+        padded = F.pad(images, padding, mode="replicate")
+        images = torch.zeros_like(images)
+        for shift, weight in enumerate(weights_KB111):
+            images = images + weight * padded.narrow(axis, shift, size)
+    return images
+
+
+def _solarised(images: Tensor) -> Tensor:
+    """Invert values from 128 of 255 on, as `PIL.ImageOps.solarize` does."""
+    return torch.where(images < 128 / 255, images, 1 - images)
 
 
 def _luma(images: Tensor) -> Tensor:

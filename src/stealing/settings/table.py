@@ -212,16 +212,26 @@ BASE = (
         Choice(("resend", "forfeit")),
         "What to do with requests in doubt after a crash.",
     ),
-    Setting("plan.repeats", COUNT, "Times that the same image is sent."),
-    Setting("plan.near", ANY_COUNT, "Near copies of each image that are sent as well."),
-    Setting("plan.views", Built(), "Views that make the near copies."),
-    Setting("plan.accounts", COUNT, "Accounts that share the images."),
-    Setting("plan.shared", ANY_COUNT, "Images that every account sends.", "images"),
+    Setting("plan.repeats", COUNT, "Times that the same image is sent.", required=False),
     Setting(
-        "plan.rank", COUNT, "Rank of the matrix that fills in truncated answers.", nullable=True
+        "plan.near", ANY_COUNT, "Near copies of each image that are sent as well.", required=False
+    ),
+    Setting("plan.count", COUNT, "Views of each image that are sent.", "queries", required=False),
+    Setting("plan.views", Built(), "Views that are sent, or that make the near copies."),
+    Setting("plan.accounts", COUNT, "Accounts that share the images.", required=False),
+    Setting("plan.shared", ANY_COUNT, "Images that every account sends.", "images", required=False),
+    Setting(
+        "plan.rank",
+        COUNT,
+        "Rank of the matrix that fills in truncated answers.",
+        nullable=True,
+        required=False,
     ),
     Setting(
-        "plan.standardise", Switch(), "Whether scale, sign and shift of each feature are removed."
+        "plan.standardise",
+        Switch(),
+        "Whether scale, sign and shift of each feature are removed.",
+        required=False,
     ),
     Setting("attack.loss", LATER, "Loss between the surrogate's features and the answers."),
     Setting("attack.pairing", Built(), "Which images are paired with which answers."),

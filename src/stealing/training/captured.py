@@ -101,7 +101,7 @@ class CapturedStep:
             assert self._work is not None
         draw = batch.draw
         self._images.copy_(batch.images, non_blocking=True)
-        self._places.copy_(draw.indices, non_blocking=True)
+        self._places.copy_(self.module.addresses(draw), non_blocking=True)
         self._numbers.copy_(self.module.ahead.packed(draw), non_blocking=True)
         for rate, group in zip(self._rates, self._optimizer.param_groups, strict=False):
             rate.fill_(group["lr"])  # a number as an argument of a kernel: nothing waits
@@ -119,7 +119,7 @@ class CapturedStep:
         """Set up the tensors that each step fills, then capture."""
         device = self.module.device
         self._images = batch.images.clone()
-        self._places = batch.draw.indices.to(device).clone()
+        self._places = self.module.addresses(batch.draw).to(device).clone()
         state = _State(self.module, self._optimizer)
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             # the first step counts the numbers that a step takes

@@ -43,6 +43,10 @@ class StepModule(L.LightningModule):
         """
         raise NotImplementedError
 
+    def addresses(self, draw: BatchIndices) -> Tensor:
+        """Return what `step_loss` gets as places, (B,); a subclass may add what epochs change."""
+        return draw.indices
+
     @property
     def ahead(self) -> NumbersAhead:
         """The random numbers of this fit, on the device of the module."""
@@ -59,7 +63,7 @@ class StepModule(L.LightningModule):
         """Return the loss of one step, over the rows of all processes."""
         if self.captured is None:
             draw = batch.draw
-            loss = self.step_loss(batch.images, draw.indices, self.random(draw))
+            loss = self.step_loss(batch.images, self.addresses(draw), self.random(draw))
         else:
             loss = self.captured(batch)
         self.log(self.loss_name, loss)
