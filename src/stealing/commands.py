@@ -31,7 +31,14 @@ from omegaconf.errors import (
 
 from stealing.artefacts import WORK
 from stealing.config import unwrap
-from stealing.errors import ConfigError, StealingError, StorageError, TrainingError, UnexpectedError
+from stealing.errors import (
+    ConfigError,
+    ProcessError,
+    StealingError,
+    StorageError,
+    TrainingError,
+    UnexpectedError,
+)
 from stealing.settings.overrides import explain_hydra_error
 
 PACKAGE = Path(__file__).parent
@@ -44,6 +51,9 @@ UNRESOLVED = (
     UnsupportedInterpolationType,
 )
 """Errors of OmegaConf about a value that a user wrote; its other errors are bugs of code."""
+
+LOST_CELL = ("UncompletedJobError", "WorkerCrashedError")
+"""Names of submitit's and Ray's errors for a cell whose process is gone."""
 
 
 @contextmanager
@@ -107,6 +117,11 @@ def user_error(error: Exception, work: Path, command: str = "train") -> Stealing
         storage_error = StorageError.of(error)
         if storage_error is not None:
             return storage_error
+    if type(error).__name__ in LOST_CELL:
+        return ProcessError(
+            "The process of a cell was killed, or ran out of time or memory: run the same command "
+            "again, and it goes on."
+        )
     # torch's OutOfMemoryError is known by its name, so that this module does not import torch.
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return TrainingError(
