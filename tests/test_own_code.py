@@ -53,7 +53,7 @@ def test_a_loss_that_cannot_train_is_refused_in_one_sentence(name: str, reason: 
     with pytest.raises(ConfigError, match=rf"attack\.loss=own_code\.{name} .*{reason}") as refused:
         check_attack(ATTACK | {"loss": loss}, 8)
     assert "\n" not in str(refused.value)
-    assert str(refused.value).endswith("a scalar with gradient.")
+    assert str(refused.value).endswith("a finite scalar with gradient.")
 
 
 def test_a_pairing_whose_passes_are_not_its_pairs_is_refused() -> None:
@@ -178,7 +178,7 @@ def test_callbacks_are_chosen_by_name_and_no_callback_is_the_key_of_before() -> 
     key = run_key(config, None, {"queries": "one"})
     assert settings_of(config).callbacks.keys() == {"learning_rate"}
     assert key != run_key(choose(*DEBUG), None, {"queries": "one"})
-    with pytest.raises(ConfigError, match=r"add trust=\[my\.module\]"):
+    with pytest.raises(ConfigError, match=r"add 'trust=\[my\.module\]"):
         check_choices(choose(*DEBUG, "+callbacks.mine={_target_: my.module.Callback}"))
 
 

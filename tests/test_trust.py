@@ -211,13 +211,13 @@ def test_a_configuration_names_no_class_of_a_module_that_is_not_trusted(
 
 @pytest.mark.parametrize("trust", ["os", "3", "[3]", "[[os]]", "[{os: 1}]"])
 def test_trust_is_a_list_of_modules(trust: str) -> None:
-    with pytest.raises(ConfigError, match=r"write trust=\[my\.module\]"):
+    with pytest.raises(ConfigError, match=r"write 'trust=\[my\.module\]'"):
         check_choices(choose(*DEBUG, f"trust={trust}"))
 
 
 def test_a_service_names_no_class_of_a_module_that_is_not_trusted() -> None:
     with pytest.raises(
-        ConfigError, match=r"defense\.mine\._target_=os\.system is not one of .* add trust=\[os\]"
+        ConfigError, match=r"defense\.mine\._target_=os\.system is not one of .* add 'trust=\[os\]"
     ):
         build_service(choose("+defense.mine={_target_: os.system, command: x}", name="service"))
 

@@ -22,13 +22,7 @@ from stealing.code import code_of
 from stealing.commands import one_line_errors
 from stealing.config import instantiate_node, to_dict
 from stealing.console import TextConsole
-from stealing.context import (
-    QueryResult,
-    RunContext,
-    StepRecord,
-    StepTimer,
-    open_run,
-)
+from stealing.context import QueryResult, RunContext, StepRecord, StepTimer, open_run
 from stealing.errors import ProcessError
 from stealing.evaluate import Evaluation, TrainedEncoder, evaluate_tasks
 from stealing.finished import finish, is_finished

@@ -132,7 +132,7 @@ def _adapter(encoder: Encoder, answers: BoughtAnswers, seed: int) -> nn.Module:
 
 
 def _loss(attack: dict[str, Any], answers: BoughtAnswers, seed: int) -> Loss:
-    width = answers.features.shape[1]
+    width = answers.features.shape[-1]
     return build_loss(instantiate(attack["loss"]), width, weights_seed(seed, "surrogate", "loss"))
 
 

@@ -99,7 +99,8 @@ class LastCheckpoint(Checkpoint):
         # Lightning ends a fit on SIGTERM without a checkpoint, and with exit code 0
         self.stop.take_over()
         # Lightning 2.6 broadcasts before each batch whether it got SIGTERM, and waits for the GPU
-        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _no_vote  # type: ignore[method-assign]
+        loop = trainer.fit_loop.epoch_loop
+        loop._broadcast_sigterm_tensor = _no_vote  # type: ignore[method-assign]
         loop = trainer.fit_loop.epoch_loop
         if loop.batch_progress.current.completed >= trainer.num_training_batches:
             # the old epoch was complete: Lightning would count the next batch as one more of it
