@@ -21,12 +21,14 @@ from stealing.data.asked_views import AskedBatch, AskedViews, draw_views
 from stealing.data.images import Images
 from stealing.data.sampling import BatchIndices
 from stealing.data.views import Views, quantised
+from stealing.encoders import build_encoder
 from stealing.errors import BudgetExceeded, ConfigError, Refused, TargetError
 from stealing.preflight import images_of
 from stealing.queries.digests import digests, digests_of
 from stealing.queries.door import Budget, MeteredTarget
 from stealing.queries.opening import open_ledger
 from stealing.training.fit import Recorder
+from stealing.training.schedule import constant
 
 SIZE = 8
 PIXELS = np.random.default_rng(0).integers(0, 256, (12, 3, SIZE, SIZE), dtype=np.uint8)
@@ -199,6 +201,34 @@ def test_the_view_of_an_epoch_is_the_next_one_and_begins_again_after_the_last() 
         module.addresses(BatchIndices(epoch, 0, 0, 2, places, 1)).tolist() for epoch in range(4)
     ]
     assert rows == [[12, 0], [13, 1], [14, 2], [12, 0]]
+
+
+def test_views_of_one_pass_are_compared_one_after_the_other_and_their_losses_averaged() -> None:
+    images, features = bought(PLAN, Door())
+    encoder = build_encoder(ARCH, 1)
+
+    def loss(surrogate_BD: Tensor, answers_BVD: Tensor) -> Tensor:
+        return (surrogate_BD[:, None, :5] - answers_BVD).square().max()
+
+    module = SurrogateModule(
+        encoder,
+        torch.nn.Identity(),
+        features,
+        loss=loss,
+        pairing=AllAsked(STRONG, 2),
+        optimizer=torch.optim.SGD,
+        schedule=constant,
+        total_steps=1,
+        seed=0,
+        asked=PLAN.asked_views(images, 7),
+    )
+    places = torch.tensor([4, 0, 9])
+    pixels = images.batch(places.numpy())
+    value = module.step_loss(pixels, places * 3, dice(3, 1))
+    random = dice(3, 1)
+    parts = [encoder(STRONG(pixels.float() / 255, random)) for _ in range(2)]
+    expected = sum(loss(part, features[places]) for part in parts) / 2
+    torch.testing.assert_close(value, expected)
 
 
 IN_TURN = {"_target_": "stealing.attacks.pairing.AskedInTurn", "views": None}

@@ -148,7 +148,7 @@ def test_autocast_changes_no_view() -> None:
 
 
 def test_draws_are_a_function_of_the_dice_and_a_share_of_the_rows_gets_its_own() -> None:
-    views = Views(crop=(0.2, 1.0))
+    views = Views(crop=(0.2, 1.0), blur=0.5, solarise=0.5)
     drawn = views.draw(dice(64, "many"), 32, 32)
     again = views.draw(dice(64, "many"), 32, 32)
     share = views.draw(BatchRandom(generator("many"), 64, slice(16, 48)), 32, 32)
