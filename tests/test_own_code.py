@@ -44,6 +44,7 @@ SUPERVISED = {
         ("rows", r"it returns the shape \(8,\), which is not a scalar"),
         ("detached", "its value has no gradient"),
         ("of_target", "the surrogate's features get no gradient"),
+        ("infinite", "its value is inf"),
         ("number", "it returns float, which is not a tensor"),
         ("of_one", "TypeError: .*of_one"),
         ("of_width_three", "RuntimeError: "),
@@ -54,7 +55,7 @@ def test_a_loss_that_cannot_train_is_refused_in_one_sentence(name: str, reason: 
     with pytest.raises(ConfigError, match=rf"attack\.loss=own_code\.{name} .*{reason}") as refused:
         check_attack(ATTACK | {"loss": loss}, 8)
     assert "\n" not in str(refused.value)
-    assert str(refused.value).endswith("a scalar with gradient.")
+    assert str(refused.value).endswith("a finite scalar with gradient.")
 
 
 def test_a_pairing_whose_passes_are_not_its_pairs_is_refused() -> None:
