@@ -36,6 +36,11 @@ def of_target(surrogate_BD: Tensor, target_BD: Tensor) -> Tensor:
     return (target_BD.clone().requires_grad_() * 2).mean()
 
 
+def infinite(surrogate_BD: Tensor, target_BD: Tensor) -> Tensor:
+    """A mistake: it divides by zero."""
+    return (surrogate_BD - target_BD).square().mean() / 0
+
+
 def number(surrogate_BD: Tensor, target_BD: Tensor) -> float:
     """A mistake: no tensor."""
     return float((surrogate_BD - target_BD).detach().square().mean())

@@ -143,6 +143,11 @@ class Pixels:
         return features_of(images_uint8)
 
 
+def test_a_plan_of_views_without_their_number_is_one_sentence() -> None:
+    with pytest.raises(ConfigError, match="plan.count is null: set it, or attack.epochs"):
+        instantiate_node(choose("plan=fresh_views", "attack=stolen_encoder").plan)
+
+
 def test_each_view_is_charged_and_banked_once_and_a_larger_budget_pays_for_the_rest(
     tmp_path: Path,
 ) -> None:

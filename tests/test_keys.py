@@ -65,8 +65,9 @@ NOT_IN_KEY_OF_SERVICE = {
 
 DEFENSES = "defense=[noise,cosine,rounding,topk,unit,additive,poisoning,b4b,transform,guard]"
 TRAINED: tuple[tuple[str, ...], ...] = (
-    (),
-    ("experiment=debug", "attack=conventional", "pretrain=simclr_lars", "arch=resnet34", DEFENSES),
+    ("attack=barlow", "pretrain=mocov2"),
+    ("attack=infonce",),
+    ("experiment=debug", "attack=sym_cosine", "pretrain=simclr_lars", "arch=resnet34", DEFENSES),
     (
         "data=cifar10",
         "attack=stolen_encoder_paper",
@@ -128,6 +129,7 @@ def valid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Valid:
     service = to_dict(choose("target=service", "target.authorized=true"))
     return {
         "defense.guard.policy": ["slow"],
+        "selection": ["k_centre"],
         "defense.guard.reference": [str(reference)],
         "defense.topk.by": ["magnitude"],
         "target.remote": [service["target"]["remote"]],

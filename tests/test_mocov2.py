@@ -147,7 +147,8 @@ def test_no_gradient_reaches_the_momentum_encoder_and_its_batchnorm_never_trains
     step_of(module, 0).backward()
     assert module.encoder.training and module.head.training
     assert not any(part.training for part in module.momentum_encoder.modules())
-    assert all(value.grad is None for value in module.momentum_encoder.parameters())
+    slow = list(module.momentum_encoder.parameters())
+    assert not any(value.requires_grad for value in slow), "several processes wait for no gradient"
     assert all(value.grad is not None for value in module.encoder.parameters())
     [group] = module.configure_optimizers()["optimizer"].param_groups
     trained_parts = [*module.encoder.parameters(), *module.head.parameters()]

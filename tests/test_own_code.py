@@ -43,6 +43,7 @@ SUPERVISED = {
         ("rows", r"it returns the shape \(8,\), which is not a scalar"),
         ("detached", "its value has no gradient"),
         ("of_target", "the surrogate's features get no gradient"),
+        ("infinite", "its value is inf"),
         ("number", "it returns float, which is not a tensor"),
         ("of_one", "TypeError: .*of_one"),
         ("of_width_three", "RuntimeError: "),

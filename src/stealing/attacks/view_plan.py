@@ -5,7 +5,6 @@ Each view is one query, like any image: it is quantised, charged, banked and fou
 Shape letters: N images, M images whose views all have an answer, V views of each, D feature width.
 """
 
-from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -38,25 +37,27 @@ class AsksViews(Protocol):
         """Return the views of these images that are sent, a function of the arguments."""
 
 
-@dataclass(frozen=True)
 class ViewPlan:
     """Send `count` views of each image, and keep the answer to each of them.
 
     The raw image is not sent. Two views with the same pixels are one query.
 
-    Attributes:
-        count: views of each image, V.
+    Args:
+        count: views of each image, V. It is null if it follows another setting that is null.
         views: their distribution.
 
     Raises:
-        ConfigError: the number is out of range.
+        ConfigError: the number is null or out of range.
     """
 
-    count: int
-    views: Views
-
-    def __post_init__(self) -> None:
-        check_integer("plan.count", self.count, 1)
+    def __init__(self, count: int | None, views: Views) -> None:
+        if count is None:
+            raise ConfigError(
+                "plan.count is null: set it, or attack.epochs, whose number plan=fresh_views sends."
+            )
+        check_integer("plan.count", count, 1)
+        self.count = count
+        self.views = views
 
     @property
     def grows(self) -> bool:

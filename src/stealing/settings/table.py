@@ -216,14 +216,7 @@ BASE = (
     Setting(
         "plan.near", ANY_COUNT, "Near copies of each image that are sent as well.", required=False
     ),
-    Setting(
-        "plan.count",
-        COUNT,
-        "Views of each image that are sent; a plan of views needs a number.",
-        "queries",
-        nullable=True,  # plan=fresh_views sends attack.epochs of them, which may be null
-        required=False,
-    ),
+    Setting("plan.count", COUNT, "Views sent of each image.", nullable=True, required=False),
     Setting("plan.views", Built(), "Views that are sent, or that make the near copies."),
     Setting("plan.accounts", COUNT, "Accounts that share the images.", required=False),
     Setting("plan.shared", ANY_COUNT, "Images that every account sends.", "images", required=False),
