@@ -41,7 +41,11 @@ CELLS = (
 
 LAUNCHERS = {
     "submitit": ("hydra/launcher=submitit_local",),
-    "ray": ("hydra/launcher=ray", "+hydra.launcher.ray.init.num_cpus=2"),
+    "ray": (
+        "hydra/launcher=ray",
+        "+hydra.launcher.ray.init.num_cpus=2",
+        "+hydra.launcher.ray.init.include_dashboard=false",
+    ),
 }
 
 
