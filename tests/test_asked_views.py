@@ -122,7 +122,7 @@ def test_a_budget_is_images_times_views_and_is_never_exceeded(budget: int, image
     with pytest.raises(ConfigError, match=r"budget\.images=2 is not enough for plan\.count=3"):
         PLAN.images(2)
     with pytest.raises(ConfigError, match=r"plan\.count=0"):
-        replace(PLAN, count=0)
+        ViewPlan(0, STRONG)
 
 
 class Pixels:
@@ -248,9 +248,9 @@ def test_an_attack_on_views_is_checked_with_its_plan_before_anything_is_bought()
     check_attack(ATTACK | {"pairing": IN_TURN}, SIZE, PLAN)
     with pytest.raises(ConfigError, match=r"RawOrView compares .* 3 views .* choose plan=once"):
         check_attack(ATTACK, SIZE, PLAN)
-    check_attack(ATTACK, SIZE, replace(PLAN, count=1))
+    check_attack(ATTACK, SIZE, ViewPlan(1, STRONG))
     with pytest.raises(ConfigError, match=r"attack\.loss=.*mse does not work"):
-        check_attack(ATTACK | {"pairing": ALL}, SIZE, replace(PLAN, count=1))
+        check_attack(ATTACK | {"pairing": ALL}, SIZE, ViewPlan(1, STRONG))
     with pytest.raises(ConfigError, match=r"attack\.batch_size=2 or more"):
         check_attack(to_dict(choose("attack=rda", "attack.batch_size=1").attack), SIZE, PLAN)
 

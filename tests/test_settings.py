@@ -63,7 +63,7 @@ EVERYTHING: dict[str, tuple[tuple[str, ...], ...]] = {
             "trainer=gpu",
             "probe=paper",
         ),
-        ("data=cifar10_unseen", "target=service", "logger=csv", "pretrain=simclr_adamw"),
+        ("data=cifar10_unseen", "target=service", "logger=csv", "plan=views"),
         ("data=folders", "target=openai", MODEL, "plan=sybil"),
     ),
     "eval": (("target=zoo",),),
