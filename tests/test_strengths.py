@@ -119,7 +119,7 @@ def test_b4b_takes_settings_up_to_their_edge_and_none_beyond(change: str) -> Non
     }
     assert B4B(**settings).answer(drawn(2), asked(images(2))).shape == (2, D)
     name, value = change.split("=")
-    with pytest.raises(ConfigError, match="set them so"):
+    with pytest.raises(ConfigError, match=rf"defense\.b4b\.{name}={value} is not .*: set one"):
         B4B(**(settings | {name: int(value)}))
 
 
@@ -285,7 +285,7 @@ def test_noise_of_an_angle_turns_in_the_plane_of_its_own_draw() -> None:
         torch.testing.assert_close(given.answer(rows, question), 0.6 * rows + 0.8 * across)
         assert given.remembers == fresh
     for wrong in (0.0, 1.01, -0.5):
-        with pytest.raises(ConfigError, match="set it there"):
+        with pytest.raises(ConfigError, match="set one"):
             CosineNoise(wrong, False, None)
 
 
