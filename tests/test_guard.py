@@ -18,6 +18,7 @@ from stealing.defenses.guard import Watch
 from stealing.defenses.keyed import Secret
 from stealing.encoders import load_encoder
 from stealing.errors import CheckpointError, ConfigError, Refused
+from stealing.numbers import GREATEST
 
 D = 16
 SIZES = (20, 100, 400)
@@ -146,11 +147,11 @@ def test_an_attack_that_is_spread_thin_enough_is_never_judged(reference: str) ->
 def test_whatever_is_asked_answers_are_finite_and_a_lower_threshold_never_suspects_less(
     policy: str, reference: str
 ) -> None:
-    rows = torch.cat(
-        [broad(150), torch.zeros(50, D), torch.full((50, D), 1e30), torch.ones(150, D)]
-    )
     pictures, suspected = images(400), []
-    for threshold in (1e9, 4.0, 0.5):
+    for threshold in (GREATEST, 4.0, 0.5):
+        # Features of 1e30 score above any threshold that can be set.
+        large = torch.full((50, D), 1e3 if threshold == GREATEST else 1e30)
+        rows = torch.cat([broad(150), torch.zeros(50, D), large, torch.ones(150, D)])
         chain = guard(
             reference, f"defense.guard.policy={policy}", f"defense.guard.threshold={threshold}"
         )

@@ -19,6 +19,7 @@ from stealing.data.sampling import generator
 from stealing.defenses.guard import Guard, HonestTraffic, Watch, Watched
 from stealing.defenses.keyed import Secret
 from stealing.errors import ConfigError, Refused
+from stealing.numbers import LEAST
 
 D = 6
 SIZES = [10.0, 40.0, 80.0]
@@ -154,7 +155,7 @@ def reference(tmp_path: Path) -> str:
 
 def guard(reference: str, policy: str = "degrade", **settings: Any) -> Guard:
     terms = {
-        "threshold": 1e-9,
+        "threshold": LEAST,
         "patience": 10,
         "rate": 4.0,
         "sigma": 0.3,
@@ -205,7 +206,7 @@ def test_an_account_is_judged_from_its_patienth_image_on_and_not_before(referenc
         chain = guard(reference, patience=patience)
         chain.answer(rows, question)
         assert torch.equal(chain.answer(rows, question), rows) != suspected
-    assert score(rows) > 1e-9
+    assert score(rows) > LEAST
 
 
 def test_degraded_answers_carry_noise_of_sigma_by_content(reference: str) -> None:
@@ -309,5 +310,5 @@ def test_secret_and_reference_are_in_the_fingerprint(
 def test_a_threshold_a_rate_or_a_deviation_that_means_nothing_is_refused(
     wrong: dict[str, float], reference: str
 ) -> None:
-    with pytest.raises(ConfigError, match="set them so"):
+    with pytest.raises(ConfigError, match="set one"):
         guard(reference, **wrong)

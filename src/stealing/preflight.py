@@ -127,9 +127,11 @@ def check_inputs(config: DictConfig, data: RunData) -> None:
     check_plan(plan)
     count = images_of(config)
     if count > len(data.queries):
+        # A plan that sends each image more often needs a larger budget for all of them.
+        largest = len(data.queries) * config.budget.images // count
         raise DataError(
-            f"budget.images={config.budget.images} pays for {count} images under this plan, more "
-            f"than the {len(data.queries)} query images: set a smaller one."
+            f"budget.images={config.budget.images} pays for {count} images, more than the "
+            f"{len(data.queries)} query images: set budget.images={largest} or less."
         )
     _check_batches(config, data)
     devices = config.trainer.devices
