@@ -247,7 +247,7 @@ def test_a_purchase_that_fails_leaves_the_number_of_what_was_answered(tmp_path: 
 @pytest.mark.slow
 def test_a_run_that_bought_few_images_knows_its_ledger(command: Command, tmp_path: Path) -> None:
     work = tmp_path / "work"
-    query = (*DEBUG, "until=query", "budget.images=16")
+    query = (*DEBUG, "until=query", "budget.images=16", "attack.batch_size=16")
     assert command("train.py", *query).returncode == 0 and stored(work) == 16
     [done] = work.glob("runs/*/done.json")
     assert read_sealed(done)["ledger"] == identity_of(work)
