@@ -117,7 +117,7 @@ def _try_loss(node: dict[str, Any], batch_size: int, has_several: bool) -> None:
     if not value.requires_grad:
         raise ValueError("its value has no gradient")
     if not value.isfinite():
-        raise ValueError(f"its value is {float(value)}")
+        raise ValueError(f"its value is {float(value.detach())}")
     (gradient,) = torch.autograd.grad(value, surrogate_BD, allow_unused=True)
     if gradient is None:
         raise ValueError("the surrogate's features get no gradient")
