@@ -43,6 +43,8 @@ CELLS = (
     "defense=none,topk",
     "seed=0,1",
     "budget.price=0.001",
+    "~data.tasks.shapes_texture",
+    "~data.tasks.tiny_other_classes",
 )
 
 
@@ -233,7 +235,7 @@ def test_the_page_of_a_sweep_is_readable_in_a_browser_and_on_a_phone(
     assert len(titles) == len(set(titles)) >= 10 and "What is missing?" not in titles
     table = pyarrow.parquet.read_table(tmp_path / "report" / "runs.parquet")
     assert (
-        table.num_rows == 24 * 4 * 2 and (tmp_path / "report" / "runs.csv").stat().st_size > 10_000
+        table.num_rows == 24 * 2 * 2 and (tmp_path / "report" / "runs.csv").stat().st_size > 5_000
     )
     assert "\\toprule" in (tmp_path / "report" / "tables.tex").read_text()
     named = set(re.findall(r"cifar10_tiny-\S+?-s\d-\w{16}", page.read_text()))
