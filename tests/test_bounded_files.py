@@ -265,7 +265,7 @@ def test_metadata_of_a_table_that_would_grow_is_refused_or_names_no_classes(tmp_
         pq.write_table(table.replace_schema_metadata({b"huggingface": text}), path)
         with within_mebibytes(200):
             if text == LARGE:
-                with pytest.raises(DataError, match="is no Parquet file") as refused:
+                with pytest.raises(DataError, match="is not a Parquet file") as refused:
                     open_table(path)
                 sentence(refused, path)
             else:

@@ -67,6 +67,8 @@ DEFENSES = "defense=[noise,cosine,rounding,topk,unit,additive,poisoning,b4b,tran
 TRAINED: tuple[tuple[str, ...], ...] = (
     ("attack=barlow", "pretrain=mocov2"),
     ("attack=infonce",),
+    ("attack=rda_paper",),
+    ("attack=cont_steal_paper",),
     ("experiment=debug", "attack=sym_cosine", "pretrain=simclr_lars", "arch=resnet34", DEFENSES),
     (
         "data=cifar10",
@@ -228,11 +230,18 @@ def test_a_walk_in_which_every_value_is_refused_does_not_pass(valid: Valid) -> N
         changes_key(config, "defense.guard.policy", "degrade", key_of(config), valid)
 
 
+PENALTIES = "1.0e-4,3.162e-4,1.0e-3,3.162e-3,1.0e-2,3.162e-2,1.0e-1"
+# The experiment had the standard probe then.
+DEBUG_THEN = (
+    "experiment=debug",
+    f"probe.linear.penalties=[{PENALTIES}]",
+    "probe.linear.tolerance=1.0e-4",
+)
 KNOWN_KEYS = {
     (): "445d9e839e13805d",
-    ("experiment=debug",): "c4671aaa7c207649",
-    ("experiment=debug", "pretrain=simclr_lars"): "7faac86c65eb2d9d",
-    ("experiment=debug", "pretrain=simclr_adamw"): "7751bb3351388050",
+    DEBUG_THEN: "c4671aaa7c207649",
+    (*DEBUG_THEN, "pretrain=simclr_lars"): "7faac86c65eb2d9d",
+    (*DEBUG_THEN, "pretrain=simclr_adamw"): "7751bb3351388050",
 }
 """Keys of runs that were made while SimCLR was the only way to pre-train, and no recipe named
 it."""

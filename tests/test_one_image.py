@@ -194,7 +194,7 @@ def test_the_wire_in_the_documentation_is_asked_through_the_door(
             b"%d,1.0" % sum(body["pixels"]),
         )
         place = ["target=numbers", f"target.remote.url={service.url}"]
-        with pytest.raises(ConfigError, match=r"add trust=\[my.wires\]"):
+        with pytest.raises(ConfigError, match=r"add 'trust=\[my.wires\]'"):
             check_choices(composed(own, *place))
         config = composed(own, *place, "trust=[my.wires]")
         check_choices(config)
@@ -208,7 +208,7 @@ def test_the_wire_in_the_documentation_is_asked_through_the_door(
 
 
 def test_a_target_of_the_users_own_is_asked_through_the_door(own: Path) -> None:
-    with pytest.raises(ConfigError, match=r"add trust=\[my_service\]"):
+    with pytest.raises(ConfigError, match=r"add 'trust=\[my_service\]'"):
         check_choices(composed(own, "target=means"))
     config = composed(own, "target=means", "trust=[my_service]")
     check_choices(config)

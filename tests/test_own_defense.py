@@ -119,7 +119,7 @@ def test_a_stateful_defense_of_a_user_goes_on_where_it_stopped_for_each_account(
 
 
 def test_a_defense_of_a_user_is_refused_without_her_trust(words: list[str]) -> None:
-    with pytest.raises(ConfigError, match=r"add trust=\[my_fading_defense\]"):
+    with pytest.raises(ConfigError, match=r"add 'trust=\[my_fading_defense\]'"):
         check_choices(choose(words[0], "defense=fading"))
 
 

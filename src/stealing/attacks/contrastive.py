@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stealing.errors import ConfigError
+from stealing.numbers import LEAST, check_number
 
 
 def cont_steal(surrogate_BD: Tensor, target_BD: Tensor, *, temperature: float) -> Tensor:
@@ -33,6 +34,7 @@ def cont_steal(surrogate_BD: Tensor, target_BD: Tensor, *, temperature: float) -
     Source: Cont-Steal (arXiv:2201.07513), as Con-Steal.py of RDA has it at 85e285b. Departure:
     logsumexp, so that a small temperature does not overflow.
     """
+    check_number("attack.loss.temperature", temperature, LEAST)
     # autocast would multiply the matrices in 16 bits
     with torch.autocast(surrogate_BD.device.type, enabled=False):
         surrogate = F.normalize(surrogate_BD.float(), dim=1)
@@ -58,6 +60,7 @@ def nt_xent_between(surrogate_BD: Tensor, target_BD: Tensor, *, temperature: flo
 
     Source: the released code of Cont-Steal, Loss.py at 49233dd. Departure: logsumexp.
     """
+    check_number("attack.loss.temperature", temperature, LEAST)
     with torch.autocast(surrogate_BD.device.type, enabled=False):
         both = F.normalize(torch.cat([target_BD.float(), surrogate_BD.float()]), dim=1)
         # -inf: no feature is its own negative

@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stealing.attacks.contrastive import discriminate
+from stealing.numbers import LEAST, check_number
 
-LEAST = 1e-12
+FLOOR = 1e-12
 """Least squared distance, and least 1 + cosine, whose logarithm is taken."""
 
 
@@ -48,13 +49,14 @@ def discriminate_and_align(surrogate_BD: Tensor, answers: Tensor, *, temperature
         ConfigError: one image has no negatives.
 
     Source: RDA (`OurLoss` of RDA.py at 85e285b, both weights 1). Departures: logsumexp, and the
-    bound `LEAST`, below which a term has no gradient.
+    bound `FLOOR`, below which a term has no gradient.
     """
+    check_number("attack.loss.temperature", temperature, LEAST)
     # autocast would multiply the matrices in 16 bits
     with torch.autocast(surrogate_BD.device.type, enabled=False):
         x_BD = F.normalize(surrogate_BD.float(), dim=1)
         y_BD = prototypes(answers)
         apart = discriminate(x_BD @ y_BD.T / temperature, x_BD @ x_BD.T / temperature)
-        distance_B = (x_BD - y_BD).square().sum(1).clamp(min=LEAST)
-        angle_B = (1 + F.cosine_similarity(x_BD, y_BD)).clamp(min=LEAST)
+        distance_B = (x_BD - y_BD).square().sum(1).clamp(min=FLOOR)
+        angle_B = (1 + F.cosine_similarity(x_BD, y_BD)).clamp(min=FLOOR)
         return apart + (distance_B.log() - angle_B.log()).mean()

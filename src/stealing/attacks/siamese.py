@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stealing.numbers import LEAST, check_integer, check_number
+
 
 def infonce(surrogate_BD: Tensor, target_BD: Tensor, *, temperature: float) -> Tensor:
     """Contrast the features of each image with those of all others, from both encoders.
@@ -29,6 +31,7 @@ def infonce(surrogate_BD: Tensor, target_BD: Tensor, *, temperature: float) -> T
 
     Source: `info_nce_loss` of simclr.py in the released code, as its stealing loop calls it.
     """
+    check_number("attack.loss.temperature", temperature, LEAST)
     with torch.autocast(surrogate_BD.device.type, enabled=False):
         rows = F.normalize(torch.cat([surrogate_BD.float(), target_BD.float()]))
         return _contrast(rows @ rows.T / temperature)
@@ -49,6 +52,7 @@ def soft_nn(surrogate_BD: Tensor, target_BD: Tensor, *, temperature: float) -> T
     Departure: the released code adds 1e-9 inside the logarithm, which bounds the loss at 21 nats
     and stops the gradient of a row beyond it. A log-sum-exp needs no such constant.
     """
+    check_number("attack.loss.temperature", temperature, LEAST)
     with torch.autocast(surrogate_BD.device.type, enabled=False):
         rows = torch.cat([surrogate_BD.float(), target_BD.float()])
         # distances stay, and smaller numbers cancel less in the next line
@@ -106,6 +110,7 @@ def barlow(surrogate_BD: Tensor, target_BD: Tensor, *, off_diagonal: float) -> T
     code correlates one view's rows of both encoders with the other view's. It needs an answer to
     each view, and no term of it compares the surrogate with the target.
     """
+    check_number("attack.loss.off_diagonal", off_diagonal)
     with torch.autocast(surrogate_BD.device.type, enabled=False):
         surrogate = F.batch_norm(surrogate_BD.float(), None, None, training=True)
         target = F.batch_norm(target_BD.float(), None, None, training=True)
@@ -134,6 +139,7 @@ class PredictedCosine(nn.Module):
 
     def __init__(self, width: int, *, hidden: int) -> None:
         super().__init__()
+        check_integer("attack.loss.hidden", hidden, 1)
         # no bias before BatchNorm, which takes it off again
         self.first = nn.Linear(width, hidden, bias=False)
         self.second = nn.Linear(hidden, width)

@@ -28,7 +28,7 @@ def open_table(file: Path) -> pq.ParquetFile:
     try:
         # Reading a pipe or a device may never end.
         if file.exists() and not file.is_file():
-            raise DataError(f"{file} is no Parquet file (it is not a file): name one.")
+            raise DataError(f"{file} is not a Parquet file (it is not a file): name one.")
         with file.open("rb") as handle:
             start = handle.read(len(POINTER))
         if start == POINTER:
