@@ -163,7 +163,7 @@ POINTS = {
     "in mid-epoch of the target's training": f"{PRETRAINING}:6",
     "between two renames of a checkpoint": "os:replace:last.ckpt",
     "between a trained target and its file": "os:replace:encoder.safetensors",
-    "between counting and asking": "stealing.targets.local:LocalTarget.answer:1",
+    "between counting and asking": "stealing.targets.local:LocalTarget.answer_digested:1",
     "between asking and storing, in the attack": "stealing.queries.ledger:Ledger.store:1",
     "in mid-epoch of the surrogate's training": f"{STEALING}:7",
     "between the surrogate and its adapter": "os:replace:adapter.safetensors",
