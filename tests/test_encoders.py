@@ -53,6 +53,11 @@ def test_every_architecture_gives_its_features_learns_and_comes_back_from_its_fi
     assert torch.equal(features, encode(encoder, images))
 
 
+def test_a_network_without_its_width_is_one_sentence() -> None:
+    with pytest.raises(ConfigError, match=r"Identity has no feature_dim: set self\.feature_dim"):
+        Encoder(torch.nn.Identity(), [0.5] * 3, [0.25] * 3)
+
+
 @pytest.mark.parametrize("arch", ARCHS)
 def test_channels_last_and_bfloat16_agree_with_float32(arch: str) -> None:
     encoder, images = built(arch).eval(), seen(arch).float() / 255

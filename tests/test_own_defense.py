@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import DEBUG, Command, choose
+from conftest import DEBUG, Command, choose, stored
 from serving import Trivial, noise
 from torch import Tensor
 
@@ -153,5 +153,9 @@ def test_a_run_goes_through_defenses_of_a_user(
     path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
     done = command("train.py", *DEBUG, *words, "defense=[scaled,fading]", PYTHONPATH=path)
     assert done.returncode == 0, done.stderr
-    [result] = (tmp_path / "work").glob("runs/*/result.json")
-    assert json.loads(result.read_text())["choices"]["defense"] == "scaled+fading"
+    [path_of_result] = (tmp_path / "work").glob("runs/*/result.json")
+    result = json.loads(path_of_result.read_text())
+    assert result["choices"]["defense"] == "scaled+fading"
+    queries = result["queries"]
+    # The tasks are asked with the defense and without it, and both ways count.
+    assert queries["spent"] + queries["evaluation"] == stored(tmp_path / "work")

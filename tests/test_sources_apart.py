@@ -274,7 +274,7 @@ def test_a_plan_of_images_that_are_not_decoded_counts_them_and_makes_nothing(
     assert (
         error is None
         and "4 images, cost 2.00" in told
-        and "Evaluation: 12 images of 1 tasks" in told
+        and "Evaluation: 12 images, tasks: 1." in told
     )
     assert tree(tmp_path) == before
 

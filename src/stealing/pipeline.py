@@ -250,7 +250,7 @@ def run_steps(context: RunContext, ledger: Ledger, status: StepStatus) -> Record
             doors["TA_clean"] = MeteredTarget(target.undefended, ledger, banks, budget)
     evaluation, records["evaluate"] = evaluate(context, doors, surrogate, control_encoder, answers)
     if evaluation is not None:
-        write_result(context, target, door, bought, records, evaluation)
+        write_result(context, target, doors, bought, records, evaluation)
     return records
 
 

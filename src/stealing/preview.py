@@ -24,6 +24,7 @@ from stealing.forecast import expected_seconds
 from stealing.preflight import (
     RunData,
     check_inputs,
+    images_of,
     measured,
     surrogate_start,
     trains_target,
@@ -166,8 +167,14 @@ def _print_costs(config: DictConfig, data: RunData, console: TextConsole) -> Non
     budget = config.budget
     asked = measured(config, data)
     tasks = len(data.tasks) if asked else 0
-    console.print(f"Attack: {budget.images} images, cost {budget.images * budget.price:.2f}.")
-    console.print(f"Evaluation: {asked} images of {tasks} tasks.")
+    console.print(
+        f"Attack: at most {budget.images} queries about {images_of(config)} images, "
+        f"cost {budget.images * budget.price:.2f}."
+    )
+    twice = ""
+    if config.target.remote is None and config.defense:
+        twice = ", each with the defense and without it"
+    console.print(f"Evaluation: {asked} images, tasks: {tasks}{twice}.")
     seconds = expected_seconds(config, data, asked)
     steps = ", ".join(f"{step} {spent:.0f}" for step, spent in seconds.items())
     total = sum(seconds.values())

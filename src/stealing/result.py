@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ LOGGED = ("TA", "SA", "recovered", "honest_loss")
 def write_result(
     context: RunContext,
     target: OpenTarget,
-    door: MeteredTarget,
+    doors: Mapping[str, MeteredTarget],
     bought: QueryResult,
     records: Records,
     evaluation: Evaluation,
@@ -44,18 +45,20 @@ def write_result(
     Args:
         context: of the run.
         target: that was attacked.
-        door: to the target as it is offered.
+        doors: to the target, by what is measured through them: `TA` as it is offered, and
+            `TA_clean` without its defense, if the run has both.
         bought: what the query step returned.
         records: of all steps.
         evaluation: what was measured.
     """
     folder = context.folder
+    door = doors["TA"]
     # `result.json` is written last: a report that finds it finds the arrays too.
     write_atomically(folder / "right.safetensors", save(evaluation.right))
     write_atomically(folder / "sample.safetensors", save(evaluation.sample))
     result = {
         **_origin(context, door, bought.answers, records),
-        "queries": _queries(context, door, bought),
+        "queries": _queries(context, doors, bought),
         "artefacts": _artefacts(context, records),
         "files": {
             "right": "right.safetensors",
@@ -101,19 +104,20 @@ def _origin(
 
 def _queries(
     context: RunContext,
-    door: MeteredTarget,
+    doors: Mapping[str, MeteredTarget],
     bought: QueryResult,
 ) -> dict[str, Any]:
     """Return what was asked, and what it cost."""
     budget = context.config.budget
-    spent = door.spent("attack")
-    evaluation = door.spent("evaluation")
+    spent = doors["TA"].spent("attack")
+    # One door may stand for both.
+    evaluation = sum(door.spent("evaluation") for door in set(doors.values()))
     return {
         "budget": budget.images,
         "spent": spent,
         "images": len(bought.answers.images),
         "evaluation": evaluation,
-        "in_doubt": door.in_doubt(),
+        "in_doubt": doors["TA"].in_doubt(),
         "cost": spent * budget.price,
         "evaluation_cost": evaluation * budget.price,
         "apart": bought.repeat_distance,  # results keep the first name of this figure

@@ -8,6 +8,8 @@ import hashlib
 import torch
 from torch import Tensor, nn
 
+from stealing.errors import ConfigError
+
 
 class Encoder(nn.Module):
     """A backbone behind its own normalisation: images (B, 3, H, W) to features (B, D).
@@ -28,6 +30,11 @@ class Encoder(nn.Module):
         std: list[float],
     ) -> None:
         super().__init__()
+        if not hasattr(backbone, "feature_dim"):
+            name = type(backbone).__name__
+            raise ConfigError(
+                f"{name} has no feature_dim: set self.feature_dim to the width of its features."
+            )
         self.backbone = backbone
         self.feature_dim = int(backbone.feature_dim)  # type: ignore[arg-type]
         # Buffers, so that they are saved with the weights and no caller can normalise twice.

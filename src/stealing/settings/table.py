@@ -189,7 +189,7 @@ BASE = (
     Setting(
         "budget.evaluation",
         Integer(0, MOST),
-        "Most images that the evaluation of a run may send.",
+        "Most images that the evaluation may send, with a defense and again without it.",
         "images",
     ),
     Setting(

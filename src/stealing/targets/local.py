@@ -171,7 +171,7 @@ class LocalTarget:
 def _images_a_request(size: int, defense: Chain) -> int:
     """Return how many images a request has: some blocks of the encoder.
 
-    Each request is two transactions. The pixels of one are in the ledger until it is answered.
+    Each request is two transactions.
     """
     if defense.remembers:  # a guard judges an account between requests
         return BLOCK
