@@ -149,9 +149,12 @@ def _cell(name: str, value: Any) -> Any:
 
 
 def _column(cells: list[Any]) -> pa.Array:
-    """The cells, in the type that Arrow finds for them or, for a mixture, as text."""
+    """The cells, in the type that Arrow finds for them or, if no file can have it, as text."""
     try:
-        return pa.array(cells)
+        column = pa.array(cells)
+        # A file has no structs without fields.
+        pq.write_table(pa.table({"column": column}), io.BytesIO())
+        return column
     except (pa.ArrowException, OverflowError, TypeError, ValueError):
         return pa.array([None if cell is None else repr(cell) for cell in cells])
 
