@@ -4,10 +4,10 @@ Usage: python benchmarks/kills.py [--count 30] [--seed 0]
 
 A blow is SIGKILL or SIGTERM at equal odds, in the target's training (SimCLR) and in the surrogate's
 by turns. Each third run first loses requests, as it is killed between asking and storing, and
-forfeits them (`budget.in_doubt=forfeit`). A blow after the end of the fit does not count, and
-another is drawn. All runs are forks of this process, on drawn images. They are compared with an
-undisturbed run. Prints a table, and writes all blows to `results/hostile/kills.json`; the exit code
-is 1 if any bit differs.
+forfeits them (`budget.in_doubt=forfeit`); a local target takes them back, and none is lost. A blow
+after the end of the fit does not count, and another is drawn. All runs are forks of this process,
+on drawn images. They are compared with an undisturbed run. Prints a table, and writes all blows to
+`results/hostile/kills.json`; the exit code is 1 if any bit differs.
 """
 
 import argparse
