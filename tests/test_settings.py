@@ -200,6 +200,8 @@ def test_each_cell_of_a_sweep_has_its_turn_and_its_sentence(command: Command) ->
         ("budget=128.5", "say budget=b2500"),
         ("budget=500,1000", "say budget=b500"),
         ("trainer={devices:2}", "names no option of trainer"),
+        ("arch=[1,2]", "names no option of arch"),
+        ("defense=[topk,null]", "names no option of defense"),
         ("~budget", "leave it out"),
         ("~attack.steps", "leave it out"),
         ("target_arch=resnet18", "say arch@target_arch=resnet18"),

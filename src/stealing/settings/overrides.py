@@ -137,6 +137,11 @@ def _parsed(word: str) -> Override:
     )
 
 
+def _is_name(value: Any) -> bool:
+    """Return whether a value is a string; a quoted one has a text."""
+    return isinstance(value, str) or hasattr(value, "text")
+
+
 def _check_choice(override: Override) -> None:
     """Refuse a value that is not a name of an option; Hydra would raise a ValueError."""
     values: list[Any]
@@ -147,8 +152,8 @@ def _check_choice(override: Override) -> None:
     else:
         values = [override.value()]
     for value in values:
-        # A quoted string has a text.
-        if isinstance(value, str | list) or hasattr(value, "text"):
+        names = value if isinstance(value, list) else [value]
+        if all(_is_name(name) for name in names):
             continue
         word = override.input_line
         if override.key_or_group == "budget":
