@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from stealing.attacks.contrastive import cont_steal, nt_xent_between
+from stealing.attacks.contrastive import cont_steal
 from stealing.attacks.prototypes import discriminate_and_align, prototypes
+from stealing.attacks.siamese import infonce
 from stealing.data.sampling import generator
 from stealing.errors import ConfigError
 
@@ -68,7 +69,7 @@ def rda_loop(surrogate: Tensor, answers: Tensor, temperature: float) -> Tensor:
 
 LOSSES: dict[str, tuple[Loss, Loss, tuple[int, ...]]] = {
     "cont_steal": (cont_steal, cont_steal_loop, ()),
-    "nt_xent_between": (nt_xent_between, nt_xent_loop, ()),
+    "infonce": (infonce, nt_xent_loop, ()),
     "discriminate_and_align": (discriminate_and_align, rda_loop, (3,)),
 }
 

@@ -85,7 +85,6 @@ OWN: dict[str, tuple[str, ...]] = {
     "plan": ("stealing.attacks.query_plan.Plan", "stealing.attacks.view_plan.ViewPlan", *VIEWS),
     "attack": (
         "stealing.attacks.contrastive.cont_steal",
-        "stealing.attacks.contrastive.nt_xent_between",
         "stealing.attacks.losses.l2",
         "stealing.attacks.losses.mse",
         "stealing.attacks.siamese.PredictedCosine",

@@ -44,31 +44,6 @@ def cont_steal(surrogate_BD: Tensor, target_BD: Tensor, *, temperature: float) -
         return discriminate(between_BB, within_BB)
 
 
-def nt_xent_between(surrogate_BD: Tensor, target_BD: Tensor, *, temperature: float) -> Tensor:
-    """Contrast 2B features of B images: the surrogate's, and the answers.
-
-    Both features of an image are the positive pair, from either side. The other 2B - 2 features, of
-    either encoder, are its negatives. The positive pair is among the terms that it is divided by.
-
-    Args:
-        surrogate_BD: surrogate features, (B, D), with gradient; L2-normalised here.
-        target_BD: banked answers to the same images, (B, D); L2-normalised here.
-        temperature: > 0.
-
-    Returns:
-        Scalar mean over the 2B features, in nats.
-
-    Source: the released code of Cont-Steal, Loss.py at 49233dd. Departure: logsumexp.
-    """
-    check_number("attack.loss.temperature", temperature, LEAST)
-    with torch.autocast(surrogate_BD.device.type, enabled=False):
-        both = F.normalize(torch.cat([target_BD.float(), surrogate_BD.float()]), dim=1)
-        # -inf: no feature is its own negative
-        logits = (both @ both.T / temperature).fill_diagonal_(-torch.inf)
-        positive = torch.arange(len(both), device=both.device).roll(len(target_BD))
-        return F.cross_entropy(logits, positive)
-
-
 def discriminate(between_BB: Tensor, within_BB: Tensor) -> Tensor:
     """Return the mean of -log(e^positive / sum of e^negative), over the rows of two matrices.
 

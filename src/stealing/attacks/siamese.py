@@ -29,7 +29,8 @@ def infonce(surrogate_BD: Tensor, target_BD: Tensor, *, temperature: float) -> T
         target_BD: banked answers to the same images, (B, D); normalised here.
         temperature: softmax temperature, > 0.
 
-    Source: `info_nce_loss` of simclr.py in the released code, as its stealing loop calls it.
+    Source: `info_nce_loss` of simclr.py in the released code, as its stealing loop calls it. The
+    released code of Cont-Steal has the same formula (Loss.py at 49233dd).
     """
     check_number("attack.loss.temperature", temperature, LEAST)
     with torch.autocast(surrogate_BD.device.type, enabled=False):
