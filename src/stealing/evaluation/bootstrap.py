@@ -112,10 +112,7 @@ class Estimate:
 
     def p_value(self) -> float:
         """Return the two-sided p-value of the hypothesis that the true value is 0."""
-        error, freedom = self.standard_error()
-        if error == 0:
-            return float(self.point == 0)
-        return float(2 * student.sf(abs(self.point) / error, freedom))
+        return p_value(self.point, *self.standard_error())
 
 
 def standard_error(of_images: float, by_seed: NDArray[np.float64]) -> tuple[float, float]:
@@ -139,6 +136,19 @@ def standard_error(of_images: float, by_seed: NDArray[np.float64]) -> tuple[floa
 def margin(error: float, freedom: float) -> float:
     """Return half the width of the symmetric 95 % interval of an estimate with such an error."""
     return float(student.ppf(UPPER, freedom)) * error
+
+
+def p_value(point: float, error: float, freedom: float) -> float:
+    """Return the two-sided p-value of the hypothesis that what was estimated is 0.
+
+    Args:
+        point: the estimate.
+        error: its standard error.
+        freedom: degrees of freedom of the error.
+    """
+    if error == 0:
+        return float(point == 0)
+    return float(2 * student.sf(abs(point) / error, freedom))
 
 
 def _stacked(estimates: Sequence[Estimate]) -> NDArray[np.float64]:

@@ -1,4 +1,8 @@
-"""`python -m stealing.report work/runs`: runs in; tables and one page, or states of sweeps, out."""
+"""`python -m stealing.report work/runs`: runs in; tables and one page, or states of sweeps, out.
+
+Two words in the place of the first path do other things: `claim` makes files of a leaderboard from
+finished runs, and `leaderboard` makes its tables.
+"""
 
 import argparse
 import shlex
@@ -16,7 +20,14 @@ from stealing.text import printable
 
 
 def main() -> None:
-    """Write the report, or show the states of sweeps."""
+    """Write the report, show the states of sweeps, make claims, or make a leaderboard."""
+    words = sys.argv[1:]
+    if words[:1] == ["claim"]:
+        claim(words[1:])
+        return
+    if words[:1] == ["leaderboard"]:
+        leaderboard(words[1:])
+        return
     options = _parser().parse_args()
     with one_line_errors():
         if options.status:
@@ -54,6 +65,47 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--out", type=Path, default=WORK / "report", help="folder to write to")
     return parser
+
+
+def claim(words: Sequence[str]) -> None:
+    """Make the claims of finished runs; a claim that is there keeps its other seeds.
+
+    Args:
+        words: of the command line, after `claim`.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m stealing.report claim",
+        description="Make claim files of a leaderboard from finished runs of an attack.",
+    )
+    parser.add_argument("paths", nargs="+", type=Path, help="runs, folders of runs, or sweeps")
+    parser.add_argument(
+        "--out", type=Path, default=Path("results/leaderboard"), help="folder to write to"
+    )
+    options = parser.parse_args(words)
+    with one_line_errors():
+        # Imported here, because it imports torch, which --status does not need.
+        from stealing.report.claim_files import write_claims
+
+        for path in write_claims(options.paths, options.out):
+            print(printable(f"Written: {path}"))
+
+
+def leaderboard(words: Sequence[str]) -> None:
+    """Check all claims of a folder, and write its tables.
+
+    Args:
+        words: of the command line, after `leaderboard`.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m stealing.report leaderboard",
+        description="Check the claims in a folder, and write its tables beside them.",
+    )
+    parser.add_argument("folder", type=Path, help="folder of claims, such as results/leaderboard")
+    options = parser.parse_args(words)
+    with one_line_errors():
+        from stealing.report.leaderboard_tables import write_board
+
+        print(printable(f"Written: {write_board(options.folder)}"))
 
 
 def status(paths: Sequence[Path]) -> set[str]:

@@ -62,7 +62,7 @@ def comparisons(groups: Sequence[RunGroup], head: str) -> list[Comparison]:
         test = paired_difference(first, second, head, resamples=RESAMPLES)
         tests.append(test)
         p_values.append(test[2])
-    adjusted = _holm(p_values)
+    adjusted = holm(p_values)
     compared = []
     for pair, (difference, interval, p), raised in zip(pairs, tests, adjusted, strict=True):
         equal = pair.first.options(name for name in varied if name != pair.choice)
@@ -95,7 +95,7 @@ def _pairs(groups: Sequence[RunGroup]) -> list[_Pair]:
     return pairs
 
 
-def _holm(values: Sequence[float]) -> list[float]:
+def holm(values: Sequence[float]) -> list[float]:
     """Return p-values adjusted for how many there are, in the given order.
 
     The smallest p is multiplied by the number of tests, the next by one less, and so on; none

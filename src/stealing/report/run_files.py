@@ -212,12 +212,12 @@ def _has_rows_of(result: dict[str, Any], right: Outcomes) -> bool:
 
 def _is_result(result: dict[str, Any]) -> bool:
     """Return whether a file, which a stranger may have changed, has the form of its version."""
-    if not _fits(result, COMMON):
+    if not fits(result, COMMON):
         return False
     if result.keys() >= NEEDED:
         return _is_current(result)
     # An earlier version wrote other figures. Reports refuse such a run and name it.
-    return _fits(result["tasks"], MappingOf(MappingOf((dict, str))))
+    return fits(result["tasks"], MappingOf(MappingOf((dict, str))))
 
 
 def _is_current(result: Mapping[str, Any]) -> bool:
@@ -225,7 +225,7 @@ def _is_current(result: Mapping[str, Any]) -> bool:
     tasks = result["tasks"]
     # Earlier versions did not write it.
     made = result.get("made") or {}
-    if not tasks or not _fits(result, RESULT) or not isinstance(made, dict):
+    if not tasks or not fits(result, RESULT) or not isinstance(made, dict):
         return False
     return all(map(_is_made, made.values())) and all(map(_is_task, tasks.values()))
 
@@ -238,7 +238,7 @@ def _is_made(part: Any) -> bool:
     if part is None:
         return True
     read = {name: kind for name, kind in MADE.items() if isinstance(part, dict) and name in part}
-    return _fits(part, MappingOf((str, int, type(None)))) and _fits(part, read)
+    return fits(part, MappingOf((str, int, type(None)))) and fits(part, read)
 
 
 def _is_task(heads: Any) -> bool:
@@ -247,22 +247,22 @@ def _is_task(heads: Any) -> bool:
         return False
     rows = dict(heads)
     role = rows.pop("role", None)
-    return isinstance(role, str) and _fits(rows, MappingOf(ROW))
+    return isinstance(role, str) and fits(rows, MappingOf(ROW))
 
 
-def _fits(value: Any, kind: Any) -> bool:
+def fits(value: Any, kind: Any) -> bool:
     """Return whether a value has a form: types, a mapping of forms, a `MappingOf` or `PAIR`."""
     if isinstance(kind, MappingOf):
-        return isinstance(value, dict) and all(_fits(part, kind.part) for part in value.values())
+        return isinstance(value, dict) and all(fits(part, kind.part) for part in value.values())
     if isinstance(kind, dict):
         if not isinstance(value, dict) or not kind.keys() <= value.keys():
             return False
-        return all(_fits(value[name], part) for name, part in kind.items())
+        return all(fits(value[name], part) for name, part in kind.items())
     if kind is PAIR:
         if not isinstance(value, list) or len(value) != 2:
             return False
         low, high = value
-        return _fits(low, NUMBER) and _fits(high, NUMBER)
+        return fits(low, NUMBER) and fits(high, NUMBER)
     if isinstance(value, float) and not math.isfinite(value):
         return False
     return isinstance(value, kind)

@@ -55,12 +55,18 @@ class CommonGround:
     tasks: list[str]
 
     @classmethod
-    def of(cls, results: Sequence[Result], head: str = "linear") -> Self:
+    def of(
+        cls,
+        results: Sequence[Result],
+        head: str = "linear",
+        tasks: Sequence[str] | None = None,
+    ) -> Self:
         """Decide controls and tasks.
 
         Args:
             results: of one attack, target, data, protocol and number of images.
             head: of the accuracies.
+            tasks: that others decided on; None for those that are informative here.
 
         Raises:
             DataError: they cannot be compared, none is undefended, or no task is informative.
@@ -68,15 +74,16 @@ class CommonGround:
         check_scene(results)
         lenders = _lenders(results)
         rows = dict[str, dict[str, Any]]()
-        tasks = []
+        informative = []
         for task in next(iter(lenders.values()))["tasks"]:
             rows[task] = _mean_row([cell["tasks"][task][head] for cell in lenders.values()])
             # Rounded: 0.44 - 0.34 is a tenth of the rows, but less than 0.1 as a float.
             if round(held_lead(rows[task]) - INFORMATIVE, 9) >= 0:
-                tasks.append(task)
-        if not tasks:
+                informative.append(task)
+        counted = informative if tasks is None else list(tasks)
+        if not counted:
             raise DataError(NO_TASK)
-        return cls(head, lenders, rows, tasks)
+        return cls(head, lenders, rows, counted)
 
     def attacks(self, results: Sequence[Result]) -> list[Result]:
         """Return the attacks on each defense, joined over the seeds that the defense is judged on.
@@ -150,12 +157,25 @@ class CommonGround:
         }
         for role, names in roles.items():
             figures["roles"][role] = {"tasks": names, "recovered": self._share(cells, names)}
-        figures["intervals"]["recovered"] = self._interval(recovered, cells)
+        figures["intervals"]["recovered"] = self._interval(recovered, cells, self.tasks)
         worst = max(tasks, key=lambda task: _loss(tasks[task][self.head]["held"]))
         figures["worst"] = {"task": worst, "honest_loss": _loss(tasks[worst][self.head])}
         cost = _means([cell["defense"] for cell in cells.values()], ("milliseconds", "bytes"))
         overall = {self.head: figures}
         return {**first, "seeds": list(cells), "tasks": tasks, "overall": overall, "defense": cost}
+
+    def share(self, cells: Seeds, tasks: Sequence[str]) -> tuple[float, tuple[float, float]] | None:
+        """Return what cells of one attack recovered, with its 95 % interval; None without a gap.
+
+        Args:
+            cells: by seed, of seeds that `lenders` has.
+            tasks: some of those that are informative.
+        """
+        share = self._share(cells, tasks)
+        if share is None:
+            return None
+        low, high = self._interval(share, cells, tasks)
+        return share, (low, high)
 
     def _share(self, cells: Seeds, tasks: Iterable[str], *, is_held: bool = False) -> float | None:
         """Return (SA - C) / (TA_clean - C), each a sum over tasks and seeds; None without a gap."""
@@ -177,21 +197,21 @@ class CommonGround:
                 whole += lent["TA_clean"] - lent[name]
         return taken, whole
 
-    def _interval(self, share: float, cells: Seeds) -> list[float]:
-        """Return the 95 % interval of the share over all informative tasks."""
+    def _interval(self, share: float, cells: Seeds, tasks: Sequence[str]) -> list[float]:
+        """Return the 95 % interval of the share over these tasks."""
         below = []
         above = []
-        for task in self.tasks:
+        for task in tasks:
             errors = [_errors(cell["tasks"][task][self.head]) for cell in cells.values()]
             below.append(fmean(low for low, _ in errors))
             above.append(fmean(high for _, high in errors))
         # Tasks are resampled independently, so their variances add up.
-        _, whole = self._gaps(cells, self.tasks)
+        _, whole = self._gaps(cells, tasks)
         low = hypot(*below) * len(cells) / whole
         high = hypot(*above) * len(cells) / whole
         if len(cells) == 1:
             return [share - low, share + high]
-        by_seed = [self._share({seed: cell}, self.tasks) for seed, cell in cells.items()]
+        by_seed = [self._share({seed: cell}, tasks) for seed, cell in cells.items()]
         return _interval(share, (low + high) / 2, [one for one in by_seed if one is not None])
 
     def _honest_loss(self, cells: Seeds) -> dict[str, Any]:
