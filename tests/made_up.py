@@ -123,6 +123,7 @@ def finished_run(
     ):
         (folder / name).write_text(json.dumps(content))
     config = f"probe: {{neighbours: {neighbours}}}\ntarget: {{path: my.safetensors}}\n"
+    config += "attack: {steps: 6}\n"
     if strength is not None:
         config += f"defense: {{{defense}: {{k: {strength}}}}}\n"
     (folder / "config.yaml").write_text(config)

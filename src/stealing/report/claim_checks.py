@@ -54,7 +54,7 @@ FORM = {
     "budget": int,
     "data": MappingOf(str),
     "choices": MappingOf(TEXT),
-    "settings": dict,
+    "settings": {"attack": dict},
     "ledger": dict,
     "figures": dict,
     "seeds": MappingOf(SEED),
@@ -102,6 +102,8 @@ def _has_form(claim: Claim) -> bool:
     if not fits(claim, FORM) or claim["schema"] != SCHEMA or not claim["seeds"]:
         return False
     if OPTION.fullmatch(claim["attack"]) is None:
+        return False
+    if not fits(claim["settings"]["attack"].get("pool"), (int, type(None))):
         return False
     tasks = None
     for number, seed in claim["seeds"].items():

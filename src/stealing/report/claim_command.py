@@ -50,7 +50,8 @@ def command_of_runs(folder: Path, seeds: Iterable[int]) -> str:
     config = read_config(folder, DataError)
     overrides = []
     for group in CHOSEN:
-        if choices.get(group):
+        # Hydra's word for a group without a choice.
+        if choices.get(group) not in (None, "None"):
             overrides.append(f"{group}={choices[group]}")
     defenses = choices["defense"].split("+")
     overrides.append(f"defense=[{','.join(defenses)}]")

@@ -33,6 +33,7 @@ OF_SEED = (
     "hardware",
     "made",
     "training",
+    "compute",
     "queries",
     "seconds",
     "cpu_seconds",
