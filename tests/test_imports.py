@@ -13,7 +13,7 @@ LAYERS = [
     {"judge", "pipeline", "service"},
     {"result"},
     {"context", "evaluate", "finished", "preview", "surrogates"},
-    {"forecast"},
+    {"compute", "forecast"},
     {"identity", "preflight"},
     {"attacks", "pretraining", "targets", "report"},
     {"evaluation"},

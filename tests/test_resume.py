@@ -190,6 +190,12 @@ def test_a_run_killed_at_every_named_point_ends_in_the_result_of_an_uninterrupte
     first, second = (result_of(tmp_path / name) for name in ("plain", "killed"))
     for times in ("seconds", "cpu_seconds"):
         assert first.pop(times).keys() == second.pop(times).keys()
+    for part in ("target", "surrogate", "control"):
+        both = first["compute"][part], second["compute"][part]
+        assert both[0]["forward"] > 0 and both[0]["backward"] > 0
+        for one in both:
+            for measured in ("seconds", "cpu_seconds", "memory_gib"):
+                assert one.pop(measured) > 0, measured
     assert first.pop("date") <= second.pop("date")
     assert {
         first["defense"].pop("milliseconds") >= 0,

@@ -133,18 +133,26 @@ class StepRecord:
         artefact: its folder; None if the step makes none.
         seconds: wall time, summed over interruptions.
         cpu_seconds: processor time of all processes.
+        memory_gib: the most memory of a fit; None if it is not known.
     """
 
     artefact: Path | None = None
     seconds: float = 0.0
     cpu_seconds: float = 0.0
+    memory_gib: float | None = None
 
     @classmethod
     def of_fit(cls, artefact: Path, done: dict[str, Any]) -> Self:
         """Return the record of a fit from the facts in its `done.json`."""
         # The times are absent if a person edited the file.
         seconds = float(done.get("seconds") or 0.0)
-        return cls(artefact, seconds, float(done.get("cpu_seconds") or 0.0))
+        memory = done.get("memory_gib")
+        return cls(
+            artefact,
+            seconds,
+            float(done.get("cpu_seconds") or 0.0),
+            None if memory is None else float(memory),
+        )
 
 
 @dataclass(frozen=True)

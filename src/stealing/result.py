@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,13 @@ from safetensors.numpy import save
 
 from stealing.artefacts import key, read_done, write_atomically
 from stealing.attacks.steal import BoughtAnswers
+from stealing.compute import (
+    Pushed,
+    compute_of_card,
+    pushed_by_attack,
+    pushed_by_control,
+    pushed_by_pretraining,
+)
 from stealing.config import to_dict
 from stealing.context import QueryResult, RunContext, StepRecord
 from stealing.defenses.chain import QueryBatch, cost
@@ -96,9 +104,35 @@ def _origin(
         "steps": VERSIONS,
         "code": context.code,
         "made": conditions_of(context, records),
+        "compute": _compute(context, records),
         "training": training_record(config, context.choices["attack"], surrogate),
         "seconds": {name: record.seconds for name, record in records.items()},
         "cpu_seconds": {name: record.cpu_seconds for name, record in records.items()},
+    }
+
+
+def _compute(context: RunContext, records: Records) -> dict[str, Any]:
+    """Return what each network took to train; None for a target whose training is not known."""
+    config = context.config
+    target = None
+    if context.data.pretrain is not None:
+        pushed = pushed_by_pretraining(config, len(context.data.pretrain))
+        target = _took(pushed, records["pretrain"])
+    elif context.card is not None:
+        target = compute_of_card(context.card)
+    return {
+        "target": target,
+        "surrogate": _took(pushed_by_attack(config), records["steal"]),
+        "control": _took(pushed_by_control(config), records["control"]),
+    }
+
+
+def _took(pushed: Pushed, record: StepRecord) -> dict[str, Any]:
+    return {
+        **asdict(pushed),
+        "seconds": record.seconds,
+        "cpu_seconds": record.cpu_seconds,
+        "memory_gib": record.memory_gib,
     }
 
 

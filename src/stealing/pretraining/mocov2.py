@@ -80,6 +80,8 @@ class MoCoV2Module(StepModule):
     in one process and in several, and no images are sent.
     """
 
+    pushed = (2, 1)  # views of an image in a step: forward, and backward
+
     queue: Tensor
 
     def __init__(

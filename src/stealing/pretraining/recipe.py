@@ -10,23 +10,26 @@ A recipe names its method, a LightningModule that trains an encoder in place and
 - `head_seed`, of the initial weights of all that is trained beside the encoder.
 
 A control has the attack's compute: its steps are counted as if each step pushed two views of each
-image through the encoder.
+image through the encoder. A method may say what it pushes in an attribute of its class, `pushed`:
+how many views of each image go forward in a step, and how many of them backward.
 
 `training_step` gets a `stealing.data.sampling.Batch`. If the images have labels, those of the batch
 are `self.trainer.datamodule.images.targets()[batch.draw.indices]`.
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import lightning as L
+from hydra.utils import get_method
 from omegaconf import OmegaConf
 
 from stealing.config import instantiate_node
 from stealing.encoders import Encoder
 from stealing.errors import ConfigError
 from stealing.saved.restore import SIMCLR
+from stealing.trust import is_own
 
 OF_THE_FIT = ("method", "batch_size", "epochs")
 """Settings of a recipe that its method does not take."""
@@ -81,6 +84,31 @@ def recipe_in_key(recipe: dict[str, Any]) -> dict[str, Any]:
     if recipe["method"] != SIMCLR:
         return recipe
     return {name: value for name, value in recipe.items() if name != "method"}
+
+
+def pushed_views(recipe: dict[str, Any], part: str) -> tuple[int, int] | None:
+    """Return how many views of each image a step pushes forward and backward; None if unknown.
+
+    Args:
+        recipe: resolved settings.
+        part: of the configuration, `pretrain` or `control`.
+    """
+    # a partial function, so that the class is asked and nothing is built
+    return _pushed(getattr(_method(recipe, part), "func", None))
+
+
+def pushed_of_card(recipe: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Return the same for a recipe in a card, whose method is imported only if it is ours."""
+    method = recipe.get("method", SIMCLR)
+    target = method.get("_target_") if isinstance(method, dict) else None
+    if not is_own(target, "pretrain.method"):
+        return None
+    return _pushed(get_method(target))
+
+
+def _pushed(method: Any) -> tuple[int, int] | None:
+    views = getattr(method, "pushed", None)
+    return None if views is None else (int(views[0]), int(views[1]))
 
 
 def _method(recipe: dict[str, Any], part: str) -> Callable[..., Any]:

@@ -65,6 +65,8 @@ class SimCLRModule(StepModule):
         head_seed: of the head's initial weights.
     """
 
+    pushed = (2, 2)  # views of an image in a step: forward, and backward
+
     def __init__(
         self,
         encoder: Encoder,

@@ -15,7 +15,7 @@ from stealing.evaluation.shares import strongest_control
 from stealing.evaluation.statistics import control_accuracy
 from stealing.report.claim_figures import figures_of, right_answers
 from stealing.report.claims import SCHEMA, WITH_INTERVAL, Claim, claim_path, ledger_of
-from stealing.report.run_files import FIGURE, NUMBER, PAIR, TEXT, fits
+from stealing.report.run_files import FIGURE, NUMBER, PAIR, TEXT, fits, is_compute
 from stealing.saved.files import OPTION
 from stealing.schema import MappingOf
 
@@ -112,7 +112,7 @@ def _has_form(claim: Claim) -> bool:
         if not number.isdecimal() or not places or tasks not in (None, places):
             return False
         tasks = places
-        if set(places) != set(seed["right"]):
+        if set(places) != set(seed["right"]) or not is_compute(seed.get("compute")):
             return False
     return True
 

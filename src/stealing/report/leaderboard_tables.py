@@ -8,6 +8,7 @@ from typing import Any
 from stealing.artefacts import write_atomically
 from stealing.report.claim_figures import POOLED
 from stealing.report.comparisons import Comparison
+from stealing.report.costs import facts_of, record_of
 from stealing.report.leaderboard import Board, Entry
 from stealing.report.mixing import code_note, mixture
 from stealing.report.published import PUBLISHED, UNKNOWN
@@ -65,8 +66,9 @@ TESTED = (
 )
 
 COST = (
-    "Means over seeds. Queries are answers that the ledger billed. Compute is what the surrogate "
-    "took: images pushed through it, and the time of the steps that train it."
+    "Means over seeds. Queries are answers that the ledger billed. A theft is its queries and the "
+    "training of its surrogate; images forward and backward are those that training pushes through "
+    "networks. The training of the target is as its card says."
 )
 
 PAPERS = "A published figure is of another target, other images and another network than ours."
@@ -163,24 +165,17 @@ def _test_row(test: Comparison) -> dict[str, str]:
 
 
 def _cost(board: Board) -> Table:
-    """Return what each claim cost its attacker."""
+    """Return what each theft took, and before it the training of the target."""
     rows = []
     for rivals in board.at_budgets().values():
         for entry in rivals:
             seeds = list(entry.claim["seeds"].values())
-            pushed = fmean(seed["training"]["images"] for seed in seeds)
-            spent = fmean(seed["seconds"]["steal"] for seed in seeds)
-            processor = fmean(seed["cpu_seconds"]["steal"] for seed in seeds)
-            row = {
-                "attack": entry.attack,
-                "budget": f"{entry.budget:,}",
-                "queries": f"{_mean_of(entry, 'spent'):,.0f}",
-                "images": f"{_mean_of(entry, 'images'):,.0f}",
-                "images through the surrogate": f"{pushed:,.0f}",
-                "seconds": f"{spent:,.0f}",
-                "CPU seconds": f"{processor:,.0f}",
-            }
-            rows.append(row)
+            target = [facts_of(seed, "target") for seed in seeds]
+            if not rows and target[0] is not None:
+                rows.append(record_of("training of the target", target, None))
+            theft = [facts_of(seed, "surrogate") for seed in seeds]
+            queries = {name: round(_mean_of(entry, name)) for name in ("spent", "images")}
+            rows.append(record_of(f"{entry.attack}, {entry.budget:,} allowed", theft, queries))
     return Table.of_records(rows)
 
 

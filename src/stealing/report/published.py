@@ -1,4 +1,4 @@
-"""Published figures of attacks, each read in its source; an attack without one is not here."""
+"""Published figures and recipes of attacks, each read in its source; others are not here."""
 
 from dataclasses import dataclass
 
@@ -42,6 +42,21 @@ PUBLISHED = {
     ),
 }
 """By our preset."""
+
+RECIPES = {
+    "conventional": (2_500, 2_500),
+    "stolen_encoder": (2_500, 2_500),
+    "stolen_encoder_paper": (2_500, 2_500),
+    "rda": (2_500, 25_000),
+    "rda_paper": (2_500, 25_000),
+    "cont_steal": (2_500, 250_000),
+    "cont_steal_paper": (2_500, 250_000),
+}
+"""By our preset: images that a published recipe names, and the answers that its code asks for.
+
+The code of RDA asks about ten views of each image, that of Cont-Steal about a view of each image in
+each of 100 epochs; sources are in the files of `conf/attack`.
+"""
 
 UNKNOWN = "not published in a form that we could read"
 """What stands for the figure of any other attack."""

@@ -227,7 +227,18 @@ def _is_current(result: Mapping[str, Any]) -> bool:
     made = result.get("made") or {}
     if not tasks or not fits(result, RESULT) or not isinstance(made, dict):
         return False
+    if not is_compute(result.get("compute")):
+        return False
     return all(map(_is_made, made.values())) and all(map(_is_task, tasks.values()))
+
+
+def is_compute(value: Any) -> bool:
+    """Return whether this is what `result.json` says of compute; None in earlier versions."""
+    if value is None:
+        return True
+    if not fits(value, MappingOf((dict, type(None)))):
+        return False
+    return all(part is None or fits(part, MappingOf(FIGURE)) for part in value.values())
 
 
 def _is_made(part: Any) -> bool:

@@ -137,7 +137,7 @@ def _columns(groups: Sequence[RunGroup], head: str, varied: Sequence[str]) -> tu
         is_measuring_paid |= bool(queries["evaluation_cost"])
         is_defended |= group.defended
         seeds.add(len(group.runs))
-    columns = [*varied, "queries to attack"]
+    columns = [*varied, "queries to attack", "images"]
     if is_paid:
         columns.append("cost of attack")
     columns.append("queries to measure")
@@ -165,6 +165,7 @@ def _row(group: RunGroup, head: str, columns: Sequence[str]) -> list[str]:
     cells = {
         **group.choices,
         "queries to attack": f"{queries['spent']:,}",
+        "images": f"{queries['images']:,}",
         "cost of attack": f"{queries['cost']:.2f}",
         "queries to measure": f"{queries['evaluation']:,}",
         "cost of measuring": f"{queries['evaluation_cost']:.2f}",

@@ -10,6 +10,7 @@ import pyarrow.parquet
 
 from stealing.artefacts import write_atomically
 from stealing.report.comparisons import comparisons
+from stealing.report.costs import compute, nominal_queries, share_of_training
 from stealing.report.mixing import mixture
 from stealing.report.runs import RunGroup, check_head, find_runs, group_runs
 from stealing.report.selection import choices_of, results_of
@@ -138,6 +139,10 @@ def _more_tables(groups: Sequence[RunGroup], head: str, paths: Sequence[Path]) -
     from stealing.report.page import standing
 
     tables = [("What was stolen on each task?", task_caption(groups), by_task(groups, head))]
+    title = "How many queries were named, and how many were sent?"
+    tables.append((title, _caption("nominal"), nominal_queries(groups)))
+    costs = " ".join([_caption("compute"), *share_of_training(groups)])
+    tables.append(("What does a theft cost, beside the training?", costs, compute(groups)))
     compared = paired_tests(comparisons(groups, head))
     if compared.rows:
         tables.append(("Which differences are more than chance?", _caption("tests"), compared))

@@ -1,5 +1,6 @@
 """Checkpoints that survive a kill: a running fit in, files that resume it exactly out."""
 
+import math
 import signal
 import sys
 import time
@@ -15,6 +16,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from stealing.artefacts import replacing
 from stealing.data.sampling import Batch, generator
 from stealing.errors import CheckpointError
+from stealing.provenance import peak_memory
 from stealing.signals import Deferred, Stopped
 from stealing.training.distributed import all_reduce_sum, rank, world_size
 
@@ -179,28 +181,46 @@ class StepSeed(Callback):
 
 
 class Stopwatch(Callback):
-    """Wall and processor seconds of a fit, summed over interruptions.
+    """Wall and processor seconds of a fit, summed over interruptions, and its most memory.
 
-    Processor seconds are summed over processes, too.
+    Processor seconds are summed over processes, and so is memory. On a GPU it is what the fit
+    allocated there at most; on a CPU what the process used at most until then, data included.
+
+    Args:
+        device: torch's name of the device that the fit computes on.
     """
 
-    def __init__(self) -> None:
-        self.before = {"seconds": 0.0, "cpu_seconds": 0.0}
+    def __init__(self, device: str = "cpu") -> None:
+        self.device = device
+        if device == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        self.before = {"seconds": 0.0, "cpu_seconds": 0.0, "memory_gib": 0.0}
         self.wall_start = time.monotonic()
         self.cpu_start = time.process_time()
 
     @property
     def spent(self) -> dict[str, float]:
-        """Seconds so far, without those lost after the resumed checkpoint.
+        """Seconds and memory so far, without seconds lost after the resumed checkpoint.
 
         It is collective: all processes must read it.
         """
         wall = time.monotonic() - self.wall_start
         cpu = all_reduce_sum(time.process_time() - self.cpu_start)
-        return {
+        spent = {
             "seconds": self.before["seconds"] + wall,
             "cpu_seconds": self.before["cpu_seconds"] + cpu,
         }
+        memory = all_reduce_sum(self._memory())
+        if not math.isnan(memory):  # unknown on Windows
+            # Checkpoints of earlier versions do not have it.
+            spent["memory_gib"] = max(self.before.get("memory_gib", 0.0), memory)
+        return spent
+
+    def _memory(self) -> float:
+        """Return the most memory of this process, in GiB."""
+        if self.device == "cuda":
+            return float(torch.cuda.max_memory_allocated()) / 2**30
+        return peak_memory()
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint keeps of it."""

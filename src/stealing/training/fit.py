@@ -195,7 +195,8 @@ def fit(
         monitors: callbacks of this fit.
 
     Returns:
-        Wall and processor seconds, summed over interruptions.
+        Wall and processor seconds, summed over interruptions, and the most memory; see
+        `stealing.training.checkpoints.Stopwatch`.
 
     Raises:
         CheckpointError: the checkpoints in `folder` cannot be read.
@@ -204,7 +205,7 @@ def fit(
     """
     settings = _prepare(module, settings)
     resume = newest_readable(folder)
-    stopwatch = Stopwatch()
+    stopwatch = Stopwatch(device_of(settings.accelerator))
     stop = Deferred()
     callbacks = [
         *(OptimizerSteps(), StepSeed(seed), TrainingProgress(name), stopwatch),
