@@ -21,8 +21,9 @@ from stealing.compute import (
 )
 from stealing.config import compose_config, instantiate_node
 from stealing.context import open_run
+from stealing.controls import train_control
 from stealing.encoders import Encoder
-from stealing.pipeline import control, pretrain, query, run_steps, steal
+from stealing.pipeline import pretrain, query, run_steps, steal
 from stealing.preflight import check_inputs
 from stealing.pretraining.recipe import pushed_views
 from stealing.queries.door import MeteredTarget
@@ -89,7 +90,7 @@ def test_a_fit_pushes_as_many_images_as_its_configuration_says(
     _, record = steal(context, answers)
     assert counter.seen() == pushed_by_attack(config)
     assert record.memory_gib is not None and record.memory_gib > 0.05
-    control(context, answers)
+    train_control(context, answers)
     assert counter.seen() == pushed_by_control(config)
 
 

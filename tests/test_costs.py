@@ -60,8 +60,8 @@ def test_queries_of_an_attack_stand_beside_those_of_the_published_recipe(
 ) -> None:
     table = nominal_queries(groups)
     shown = {row[0]: row[1:] for row in table.rows}
-    assert shown["stolen_encoder"] == ["100", "100", "100", "1.0", "2,500; 2,500"]
-    assert shown["rda"] == ["100", "10", "100", "10.0", "2,500; 25,000"]
+    assert shown["stolen_encoder"] == ["100", "100", "100", "100", "1.0", "2,500; 2,500"]
+    assert shown["rda"] == ["100", "10", "10", "100", "10.0", "2,500; 25,000"]
 
 
 def test_a_theft_is_its_queries_and_its_training_and_its_gpus_count_each(

@@ -11,7 +11,7 @@ SOURCE = ROOT / "src" / "stealing"
 LAYERS = [
     {"audit"},
     {"judge", "pipeline", "service"},
-    {"result"},
+    {"controls", "result"},
     {"context", "evaluate", "finished", "preview", "surrogates"},
     {"compute", "forecast"},
     {"identity", "preflight"},

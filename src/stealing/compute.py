@@ -12,7 +12,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from stealing.config import to_dict
-from stealing.preflight import attack_compute, control_steps, images_of
+from stealing.preflight import attack_compute, control_steps, held_count
 from stealing.pretraining.recipe import pushed_of_card, pushed_views
 from stealing.training.fit import Settings, settings_of
 
@@ -52,7 +52,7 @@ def pushed_by_attack(config: DictConfig) -> Pushed:
 
 def pushed_by_control(config: DictConfig) -> Pushed:
     """Return what the control pushes through its network."""
-    batch_size = min(int(config.control.batch_size), images_of(config))
+    batch_size = min(int(config.control.batch_size), held_count(config))
     images = control_steps(config) * batch_size * settings_of(config).accumulate
     return Pushed.of(images, pushed_views(to_dict(config.control), "control"))
 

@@ -1,6 +1,6 @@
 """Evaluate: doors to the target, surrogate and controls in; accuracies, fidelity, intervals out."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -114,6 +114,7 @@ def evaluate_tasks(
     control: TrainedEncoder,
     answers: BoughtAnswers,
     start: int,
+    beside: Mapping[str, Encoder],
 ) -> Evaluation | None:
     """Evaluate all encoders on all tasks under all heads. All processes call it together.
 
@@ -126,6 +127,7 @@ def evaluate_tasks(
         control: SimCLR on the query images.
         answers: what was bought.
         start: seed of the surrogate's initial weights, which are the untrained control.
+        beside: encoders that are judged beside these, by name.
 
     Returns:
         The evaluation; None in all processes but the first.
@@ -138,6 +140,7 @@ def evaluate_tasks(
         "SA": surrogate.encoder,
         **_untrained_controls(to_dict(config.arch), start, answers.images, batch_size, device),
         "ssl_on_queries": control.encoder,
+        **beside,
     }
     networks = {name: _network(encoder, device) for name, encoder in encoders.items()}
     # Rank 0 sends the queries. The other ranks then read the answers.

@@ -33,7 +33,7 @@ from stealing.errors import TrainingError
 from stealing.evaluation.cost import head_seconds
 from stealing.evaluation.features import BLOCK, encode
 from stealing.evaluation.protocol import Protocol
-from stealing.preflight import RunData, control_steps, images_of, trains_target
+from stealing.preflight import RunData, control_steps, held_count, images_of, trains_target
 from stealing.pretraining.pretrain import MONITOR
 from stealing.pretraining.recipe import build_module
 from stealing.timing import now, seconds_of
@@ -101,6 +101,8 @@ def expected_seconds(config: DictConfig, data: RunData, asked: int) -> dict[str,
         widths[target.feature_dim] = widths.get(target.feature_dim, 0) + of_a_target
         protocol: Protocol = instantiate_node(config.probe)
         seconds["evaluate"] = features + head_seconds(protocol, data.tasks, widths, device)
+        if "distilled" in config.controls:  # the attack once more
+            seconds["evaluate"] += seconds["steal"]
     if config.until == "pretrain":
         del seconds["query"]
     return seconds
@@ -156,7 +158,7 @@ def _steal(config: DictConfig, size: int, width: int, settings: Settings) -> flo
 def _control(config: DictConfig, size: int, settings: Settings) -> float:
     """Return the seconds of the control's training."""
     recipe = to_dict(config.control)
-    count = images_of(config)
+    count = held_count(config)
     batch_size = min(int(recipe["batch_size"]), count)
     steps = control_steps(config)
     encoder = build_encoder(to_dict(config.arch), 0)

@@ -1,6 +1,7 @@
 """What makes two runs the same: a configuration in; key, name and hash of the code out.
 
-Only the defenses are opened here: their files and secrets are part of the key.
+Defenses are opened here, as their files and secrets are part of the key, and so are independent
+encoders, which count by their weights.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,6 +15,7 @@ from stealing.code import code_of
 from stealing.config import instantiate_node, to_dict
 from stealing.defenses.chain import Chain
 from stealing.encoders import Encoder
+from stealing.evaluation.controls import load_controls
 from stealing.pretraining.pretrain import VERSION as PRETRAIN_VERSION
 from stealing.pretraining.recipe import recipe_in_key
 from stealing.queries.target import Target
@@ -41,7 +43,7 @@ IN_KEY = (
 )
 """Parts of a configuration that are in the key with all values; classes count by their names."""
 
-IN_CODE = (*IN_KEY, "defense", "target", "callbacks")
+IN_CODE = (*IN_KEY, "controls", "defense", "target", "callbacks")
 """Parts whose classes make the result. The parts of `data` count by the images that they make."""
 
 
@@ -88,6 +90,9 @@ def run_key(config: DictConfig, given: str | None, images: Mapping[str, str]) ->
     parts = {name: _in_key(name, to_dict(config[name])) for name in IN_KEY}
     if config.selection != "random":  # keys are older than other selections
         parts["selection"] = config.selection
+    if config.controls:  # and than independent encoders
+        loaded = load_controls(config, given)
+        parts["controls"] = {name: encoder.fingerprint for name, (_, encoder) in loaded.items()}
     roles = dict[str, str]()
     if config.until == "evaluate":
         for name, task in config.data.tasks.items():

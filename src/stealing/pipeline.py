@@ -9,7 +9,6 @@ import warnings
 from contextlib import AbstractContextManager, closing, nullcontext, suppress
 from pathlib import Path
 
-import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
@@ -23,11 +22,11 @@ from stealing.commands import one_line_errors
 from stealing.config import instantiate_node, to_dict
 from stealing.console import TextConsole
 from stealing.context import QueryResult, RunContext, StepRecord, StepTimer, open_run
+from stealing.controls import independent_controls, train_control
 from stealing.errors import ProcessError
 from stealing.evaluate import Evaluation, TrainedEncoder, evaluate_tasks
 from stealing.finished import finish, is_finished
-from stealing.preflight import check_inputs, control_steps
-from stealing.pretraining.pretrain import pretrain_encoder
+from stealing.preflight import check_inputs
 from stealing.pretraining.target import pretrain_target
 from stealing.preview import preview
 from stealing.provenance import peak_memory
@@ -155,25 +154,6 @@ def steal(context: RunContext, answers: BoughtAnswers) -> tuple[TrainedEncoder, 
     return TrainedEncoder(encoder, adapter), StepRecord.of_fit(folder, done)
 
 
-def control(context: RunContext, answers: BoughtAnswers) -> tuple[TrainedEncoder, StepRecord]:
-    """Train the control on the query images, without answers, with the surrogate's compute."""
-    config = context.config
-    encoder, folder, done = pretrain_encoder(
-        answers.images,
-        to_dict(config.arch),
-        to_dict(config.control),
-        owner="control",
-        name="control",
-        steps=control_steps(config),
-        seed=config.seed,
-        root=context.work / "surrogates",
-        settings=context.settings,
-        recorder=context.recorder,
-        monitored=False,
-    )
-    return TrainedEncoder(encoder, torch.nn.Identity()), StepRecord.of_fit(folder, done)
-
-
 def evaluate(
     context: RunContext,
     doors: dict[str, MeteredTarget],
@@ -183,8 +163,10 @@ def evaluate(
 ) -> tuple[Evaluation | None, StepRecord]:
     """Evaluate target, surrogate and controls on all tasks; None in all processes but the first."""
     timer = StepTimer()
+    beside = independent_controls(context, answers, steal)
+    encoders = (surrogate, control_encoder)
     evaluation = evaluate_tasks(
-        context.config, context.data, doors, surrogate, control_encoder, answers, context.start
+        context.config, context.data, doors, *encoders, answers, context.start, beside
     )
     return evaluation, timer.record()
 
@@ -241,7 +223,7 @@ def run_steps(context: RunContext, ledger: Ledger, status: StepStatus) -> Record
     if config.until == "steal":
         return records
 
-    control_encoder, records["control"] = control(context, answers)
+    control_encoder, records["control"] = train_control(context, answers)
     status.start("evaluate")
     doors = {"TA": door}
     if target.undefended is not None:

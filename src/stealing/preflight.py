@@ -61,6 +61,11 @@ def images_of(config: DictConfig) -> int:
     return int(instantiate_node(config.plan).images(int(config.budget.images)))
 
 
+def held_count(config: DictConfig) -> int:
+    """Return how many images the attacker holds: those to ask about, and the attack's pool."""
+    return images_of(config) + int(config.attack.get("pool") or 0)
+
+
 def trains_target(config: DictConfig) -> bool:
     """Return True if this run trains its target."""
     return config.target.path is None and config.target.remote is None
@@ -185,9 +190,10 @@ class _Fit:
 
 def _fits(config: DictConfig, data: RunData) -> Sequence[_Fit]:
     bought = images_of(config)
+    held = held_count(config)
     fits = [
         _Fit("attack", bought, int(config.attack.batch_size)),
-        _Fit("control", bought, min(int(config.control.batch_size), bought)),
+        _Fit("control", held, min(int(config.control.batch_size), held)),
     ]
     if data.pretrain is not None:
         images = len(data.pretrain)
@@ -229,7 +235,7 @@ def control_steps(config: DictConfig) -> int:
     each image.
     """
     pushed = attack_compute(config)["images"]
-    batch_size = min(int(config.control.batch_size), images_of(config))
+    batch_size = min(int(config.control.batch_size), held_count(config))
     return max(1, round(pushed / (2 * batch_size)))
 
 

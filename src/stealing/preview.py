@@ -19,6 +19,7 @@ from stealing.data.cache import is_decoded, without_writing
 from stealing.data.images import Images
 from stealing.encoders import load_encoder
 from stealing.errors import ConfigError, StealingError
+from stealing.evaluation.controls import load_controls
 from stealing.evaluation.protocol import Task
 from stealing.forecast import expected_seconds
 from stealing.preflight import (
@@ -56,6 +57,7 @@ def preview(config: DictConfig, console: TextConsole) -> None:
     with without_writing():
         data = _open_data(config, missing)
     _check_target(config, missing)
+    _check_controls(config, missing)
     for defense in config.defense.values():
         missing.collect(partial(instantiate_node, defense))
     ledger = str(config.paths.ledger)
@@ -149,6 +151,11 @@ def _check_remote(config: DictConfig, missing: Missing) -> None:
         accounts.append("honest/task")
     for account in accounts:
         missing.collect(partial(target.credential.of, account))
+
+
+def _check_controls(config: DictConfig, missing: Missing) -> None:
+    """Note what is missing of the encoders that are judged beside the surrogate."""
+    missing.collect(lambda: load_controls(config))
 
 
 def _check_packages(config: DictConfig, missing: Missing) -> None:

@@ -26,7 +26,7 @@ from stealing.defenses.chain import QueryBatch, cost
 from stealing.evaluate import Evaluation
 from stealing.evaluation.features import BLOCK
 from stealing.identity import VERSIONS
-from stealing.preflight import training_record
+from stealing.preflight import held_count, training_record
 from stealing.queries.digests import digests
 from stealing.queries.door import MeteredTarget
 from stealing.targets.open import OpenTarget
@@ -150,6 +150,7 @@ def _queries(
         "budget": budget.images,
         "spent": spent,
         "images": len(bought.answers.images),
+        "held": min(held_count(context.config), len(context.data.queries)),
         "evaluation": evaluation,
         "in_doubt": doors["TA"].in_doubt(),
         "cost": spent * budget.price,

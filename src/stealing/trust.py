@@ -60,6 +60,10 @@ OWN: dict[str, tuple[str, ...]] = {
     "target_arch": ARCHITECTURES,
     "pretrain": (*PRETRAINING, *VIEWS, *OPTIMIZERS),
     "control": (*PRETRAINING, *VIEWS, *OPTIMIZERS),
+    "controls": (
+        "stealing.evaluation.controls.Distilled",
+        "stealing.evaluation.controls.Independent",
+    ),
     "target": (
         "stealing.queries.pace.Pace",
         "stealing.targets.http_json.HttpJson",

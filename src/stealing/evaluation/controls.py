@@ -1,16 +1,79 @@
 """Controls: what an attacker has without a query, as encoders or features.
 
-The strongest control, SimCLR on the query images, is trained by `stealing.pretraining`.
+The strongest control, SimCLR on the query images, is trained by `stealing.pretraining`. Independent
+encoders, which a user may name, come from files.
 """
 
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
+from omegaconf import DictConfig
 from torch import Tensor, nn
 
+from stealing.config import instantiate_node
 from stealing.data.images import Images
-from stealing.encoders import Encoder, build_encoder
+from stealing.encoders import Encoder, build_encoder, load_encoder
+from stealing.errors import ConfigError
 from stealing.evaluation.features import send
+from stealing.evaluation.protocol import BESIDE
+
+
+@dataclass(frozen=True)
+class Independent:
+    """An encoder of the target's kind that was trained without it.
+
+    Attributes:
+        path: of its file, with its card beside it.
+    """
+
+    path: str
+
+
+@dataclass(frozen=True)
+class Distilled:
+    """The attack on an independent encoder in place of the target.
+
+    Attributes:
+        path: of the independent encoder's file, with its card beside it.
+    """
+
+    path: str
+
+
+def load_controls(
+    config: DictConfig, target: str | None = None
+) -> dict[str, tuple[Independent | Distilled, Encoder]]:
+    """Return the independent encoders that a run names under `controls`, by name.
+
+    Args:
+        config: of the run.
+        target: fingerprint of the target, if it is known.
+
+    Raises:
+        ConfigError: one of them is the target itself, takes images of another size than the queries
+            are, or has a name that is not one of `BESIDE`.
+        CheckpointError, DamageError: as `load_encoder` does.
+    """
+    controls = dict[str, tuple[Independent | Distilled, Encoder]]()
+    for name, node in config.controls.items():
+        if name not in BESIDE:
+            raise ConfigError(f"controls.{name} is not known: choose of {', '.join(BESIDE)}.")
+        control: Independent | Distilled = instantiate_node(node)
+        encoder, card = load_encoder(Path(control.path), config.trust)
+        if card["size"] != config.data.size:
+            raise ConfigError(
+                f"controls.{name}.path takes images of {card['size']} pixels, and data.size is "
+                f"{config.data.size}: name an encoder of that size."
+            )
+        if encoder.fingerprint == target:
+            raise ConfigError(
+                f"controls.{name}.path is the target itself: name an encoder that was trained "
+                "without it."
+            )
+        controls[str(name)] = (control, encoder)
+    return controls
 
 
 def untrained(arch: dict[str, Any], seed: int) -> Encoder:

@@ -26,6 +26,9 @@ from stealing.evaluation.probe import ProbeSettings, probe_predict
 from stealing.evaluation.probes import probes_predict
 from stealing.evaluation.rows import Rows
 
+BESIDE = ("independent", "distilled")
+"""Encoders that may be judged beside the surrogate, in a run that names them; they are never C."""
+
 CONTROLS = ("untrained", "untrained_calibrated", "pixels", "ssl_on_queries")
 """What an attacker has without a query. The strongest of them on the held rows is C."""
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from stealing.artefacts import write_atomically
 from stealing.console import TextConsole
-from stealing.evaluation.protocol import INFORMATIVE
+from stealing.evaluation.protocol import BESIDE, INFORMATIVE
 from stealing.evaluation.statistics import SHARES, control_accuracy
 from stealing.report.mixing import mixture
 from stealing.report.run_files import FinishedRun
@@ -59,6 +59,9 @@ def show(result: dict[str, Any], console: TextConsole) -> None:
     console.print(
         _roles_table(result).terminal(title=f"{share} by role of the task", title_justify="left")
     )
+    beside = _beside_table(result)
+    if beside.rows:
+        console.print(beside.terminal(title="encoders beside it", title_justify="left"))
     for line in remarks(result):
         console.print(line, soft_wrap=True)
 
@@ -87,6 +90,13 @@ def remarks(result: dict[str, Any]) -> list[str]:
             sentences.append(
                 f"{task} ({head}): the target loses to raw pixels by {pixel_lead:.1f} points."
             )
+    queries = result["queries"]
+    # Earlier versions had no attack with a pool.
+    if queries.get("held", queries["images"]) > queries["images"]:
+        sentences.append(
+            f"The attack holds {queries['held']:,} images and asked about {queries['images']:,}: "
+            "the control SimCLR was trained on all that it holds, with equal compute."
+        )
     if len(result["seeds"]) == 2:
         sentences.append(
             "Two seeds say little about how seeds vary, so intervals may be too narrow: run three "
@@ -174,6 +184,18 @@ def _roles_table(result: dict[str, Any]) -> Table:
             tasks = f"the {len(row['informative'])} above"
             rows.append(["all, pooled", head, _share_cell(row, share), tasks])
     return Table(("role", "head", f"{share} [95 %]", "tasks"), rows)
+
+
+def _beside_table(result: dict[str, Any]) -> Table:
+    """Return one row a task and head with the encoders that are judged beside the surrogate."""
+    records = []
+    for task, role, head, row in _rows_of(result):
+        known = {name: row["controls"][name] for name in BESIDE if name in row["controls"]}
+        if known:
+            record = {"task (role)": f"{task} ({role})", "head": head, "SA": f"{row['SA']:.3f}"}
+            record |= {name: f"{accuracy:.3f}" for name, accuracy in known.items()}
+            records.append(record)
+    return Table.of_records(records)
 
 
 def _caption(result: dict[str, Any]) -> str:

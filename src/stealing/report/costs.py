@@ -31,6 +31,7 @@ def nominal_queries(groups: Sequence[RunGroup]) -> Table:
         record = dict(zip(varied, group.options(varied), strict=True))
         record["budget"] = f"{group.budget:,}"
         record["nominal: images"] = f"{queries['images']:,}"
+        record["images held"] = f"{queries.get('held', queries['images']):,}"
         record["true: billed answers"] = f"{queries['spent']:,}"
         record["queries an image"] = f"{queries['spent'] / max(1, queries['images']):.1f}"
         # An option may stand with the settings in which it differs from others.

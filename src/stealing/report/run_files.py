@@ -227,7 +227,8 @@ def _is_current(result: Mapping[str, Any]) -> bool:
     made = result.get("made") or {}
     if not tasks or not fits(result, RESULT) or not isinstance(made, dict):
         return False
-    if not is_compute(result.get("compute")):
+    # Earlier versions wrote neither.
+    if not is_compute(result.get("compute")) or not fits(result["queries"].get("held", 0), int):
         return False
     return all(map(_is_made, made.values())) and all(map(_is_task, tasks.values()))
 

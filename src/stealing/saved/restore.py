@@ -14,7 +14,7 @@ from stealing.saved.files import read_choices, read_config, surrogate_folder
 from stealing.saved.ownership import own_data, own_settings
 from stealing.saved.schema import SETTINGS, checked_part
 
-OWN = ("paths", "logger", "trust", "plan_only", "probe")
+OWN = ("paths", "logger", "trust", "plan_only", "probe", "controls")
 """Parts that come from the user's own command."""
 
 EVAL_ONLY = ("run", "surrogate", "tasks", "heads")
@@ -129,6 +129,7 @@ def _trusted(config: DictConfig) -> list[str]:
 def add_later_parts(values: dict[str, Any]) -> None:
     """Add, in place, what runs of versions before it existed mean."""
     values.setdefault("callbacks", {})
+    values.setdefault("controls", {})
     values.setdefault("selection", "random")
     trainer = values.get("trainer")
     if isinstance(trainer, dict):

@@ -41,6 +41,7 @@ SETTINGS: dict[str, Any] = {
     "target_arch": Node,
     "pretrain": RECIPE | {"epochs": int},
     "control": RECIPE,
+    "controls": MappingOf(Node),
     "target": {"path": str | None, "seed": int | None, "authorized": bool, "remote": Node | None},
     "defense": MappingOf(Node),
     "budget": Node,

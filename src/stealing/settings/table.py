@@ -87,6 +87,7 @@ GROUPS = {
     "plan": "Query plan of the attacker.",
     "attack": "How the attacker trains the surrogate.",
     "control": "What the attack is compared with.",
+    "controls": "Encoders judged beside it: one, or several, such as [independent,distilled].",
     "probe": "Protocol of the evaluation.",
     "trainer": "Device, precision and processes.",
     "logger": "Where curves are copied to.",
@@ -259,6 +260,7 @@ BASE = (
         nullable=True,
     ),
     *_recipe("control"),
+    Setting("controls.*", Built(), "An encoder from a file that is judged, too, under its name."),
     Setting(
         "probe.holdout",
         INNER_SHARE,
@@ -298,9 +300,7 @@ BASE = (
     Setting("trainer.clip", POSITIVE, "Largest norm of a gradient.", nullable=True),
     Setting("trainer.compile", Switch(), "Whether torch compiles the networks."),
     Setting("trainer.graph", Switch(), "Whether each step is replayed as one CUDA graph."),
-    Setting(
-        "trainer.channels_last", Switch(), "Whether images and weights are in channels-last order."
-    ),
+    Setting("trainer.channels_last", Switch(), "Whether tensors are in channels-last order."),
     Setting(
         "trainer.checkpoint_seconds", AMOUNT, "Shortest time between two checkpoints.", "seconds"
     ),
