@@ -3,11 +3,13 @@
 Usage: python benchmarks/kills.py [--count 30] [--seed 0]
 
 A blow is SIGKILL or SIGTERM at equal odds, in the target's training (SimCLR) and in the surrogate's
-by turns. Each third run first loses requests, as it is killed between asking and storing, and
-forfeits them (`budget.in_doubt=forfeit`); a local target takes them back, and none is lost. A blow
-after the end of the fit does not count, and another is drawn. All runs are forks of this process,
-on drawn images. They are compared with an undisturbed run. Prints a table, and writes all blows to
-`results/hostile/kills.json`; the exit code is 1 if any bit differs.
+by turns. Each third run steals from a real service: it first loses requests, as it is killed
+between asking and storing, and forfeits them (`budget.in_doubt=forfeit`), so that their images are
+asked about again and counted twice. (A local target takes such requests back.) A blow after the end
+of the fit does not count, and another is drawn. All runs are forks of this process, on drawn
+images. They are compared with an undisturbed run of the same target. Prints a table, and writes all
+blows to `results/hostile/kills.json`; the exit code is 1 if any bit differs, or if a service's run
+forfeited nothing.
 """
 
 import argparse
@@ -37,6 +39,9 @@ from stealing.queries.inspection import find_faults, spendings
 from stealing.queries.ledger import Ledger
 
 ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "tests"))
+from serving import Served, served  # noqa: E402
+
 OUT = ROOT / "results" / "hostile" / "kills.json"
 
 RUN = (
@@ -49,6 +54,9 @@ RUN = (
     "budget.in_doubt=forfeit",
 )
 """A run whose fits take a second or two."""
+
+REMOTE = ("target=service", "target.remote.wire.images_a_request=16", "target.remote.in_flight=2")
+"""What a run takes that steals from the service; the service offers the target of such a run."""
 
 FITS: dict[str, Any] = {"pretrain": stealing.pretraining.pretrain, "steal": stealing.attacks.steal}
 """The module that calls each fit by the name `fit`."""
@@ -67,7 +75,7 @@ class Blow:
         fit: in which it was struck.
         by: the signal.
         after: seconds from the start of the fit.
-        forfeits: whether it had lost requests before.
+        forfeits: whether its target was a service, and it had lost requests before.
         failed: images that were given up.
         differs: files whose bits are not those of the run left alone, and faults of its ledger.
     """
@@ -80,8 +88,18 @@ class Blow:
     differs: list[str]
 
 
-def ended(work: Path, prepare: Callable[[], None] = lambda: None) -> int:
-    """Do the run in a fork, after `prepare`; return its exit code, negative for a signal."""
+def ended(
+    work: Path,
+    prepare: Callable[[], None] = lambda: None,
+    service: Served | None = None,
+) -> int:
+    """Do the run in a fork, after `prepare`; return its exit code, negative for a signal.
+
+    Args:
+        work: folder of its artefacts.
+        prepare: called in the fork.
+        service: whose encoder it steals; None to train a target of its own.
+    """
     process = os.fork()
     if process == 0:
         os.chdir(ROOT)
@@ -92,6 +110,9 @@ def ended(work: Path, prepare: Callable[[], None] = lambda: None) -> int:
         torch.manual_seed(time.time_ns() % 2**32)
         prepare()
         sys.argv = ["train.py", *RUN]
+        if service is not None:
+            os.environ["STEALING_KEY"] = service.key
+            sys.argv += [*REMOTE, f"target.remote.url={service.url}"]
         os._exit(code_of_train())
     return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
 
@@ -130,23 +151,34 @@ def strike(fit: str, by: signal.Signals, after: float) -> None:
 
 
 def lose_requests() -> None:
-    """Kill this process once its first request is answered and not stored."""
+    """Kill this process once its fifth request is answered and not stored.
 
-    def killed(*_: Any, **__: Any) -> None:
-        os.kill(os.getpid(), signal.SIGKILL)
+    The first requests are single images, which check that the service answers.
+    """
+    store = Ledger.store
+    calls = 0
+
+    def killed(*arguments: Any, **options: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 5:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return store(*arguments, **options)
 
     Ledger.store = killed  # type: ignore[method-assign]
 
 
-def lengths(work: Path) -> dict[str, float]:
+def lengths(work: Path, service: Served | None = None) -> dict[str, float]:
     """Do an undisturbed run; return the seconds of each of its fits."""
-    notes = {name: work.parent / f"{name}.seconds" for name in FITS}
+    work.mkdir()
+    fits = FITS if service is None else ("steal",)
+    notes = {name: work.parent / f"{work.name}-{name}.seconds" for name in fits}
 
     def time_fits() -> None:
-        for name, module in FITS.items():
-            module.fit = timed(module.fit, notes[name])
+        for name, note in notes.items():
+            FITS[name].fit = timed(FITS[name].fit, note)
 
-    if ended(work, time_fits) != 0:
+    if ended(work, time_fits, service) != 0:
         sys.exit(work.with_suffix(".log").read_text())
     return {name: float(note.read_text()) for name, note in notes.items()}
 
@@ -163,28 +195,37 @@ def timed(original: Any, note: Path) -> Any:
     return measured
 
 
-def struck_run(
-    alone: Path, work: Path, fit: str, by: signal.Signals, after: float, forfeits: bool
-) -> Blow | None:
-    """Do a run that is struck once, and finish it; return None if the blow came too late."""
-    work.mkdir()
-    lost = ("banks", "ledger.sqlite*") if forfeits else ()
+def copy_made_before(fit: str, alone: Path, work: Path) -> None:
+    """Copy what an undisturbed run had when this fit began."""
     for pattern in MADE_BEFORE[fit]:
-        if pattern in lost:
-            continue
         for source in alone.glob(pattern):
             copy = shutil.copytree if source.is_dir() else shutil.copy
             copy(source, work / source.name)
-    if forfeits and ended(work, lose_requests) != -signal.SIGKILL:
+
+
+def struck_run(
+    alone: Path,
+    work: Path,
+    fit: str,
+    by: signal.Signals,
+    after: float,
+    service: Served | None,
+) -> Blow | None:
+    """Do a run that is struck once, and finish it; return None if the blow came too late."""
+    work.mkdir()
+    if service is None:
+        copy_made_before(fit, alone, work)
+    elif ended(work, lose_requests, service) != -signal.SIGKILL:
         sys.exit(work.with_suffix(".log").read_text())
-    if ended(work, lambda: strike(fit, by, after)) != ENDS[by]:
+    if ended(work, lambda: strike(fit, by, after), service) != ENDS[by]:
         return None
-    if ended(work) != 0:
+    if ended(work, service=service) != 0:
         sys.exit(work.with_suffix(".log").read_text())
     # equal weights are not enough: the ledger must have no fault, either
     ledger = Ledger(str(work / "ledger.sqlite"))
     failed = sum(row.failed for row in spendings(ledger))
-    return Blow(fit, by, after, forfeits, failed, [*different(alone, work), *find_faults(ledger)])
+    flaws = [*different(alone, work), *find_faults(ledger)]
+    return Blow(fit, by, after, service is not None, failed, flaws)
 
 
 def different(alone: Path, work: Path) -> list[str]:
@@ -204,31 +245,41 @@ def different(alone: Path, work: Path) -> list[str]:
 
 def blows(count: int, seed: int, folder: Path) -> list[Blow]:
     """Strike this many runs."""
-    draw = random.Random(seed)
     alone = folder / "alone"
-    alone.mkdir()
     seconds = lengths(alone)
-    times = ", ".join(f"{name} {length:.1f} s" for name, length in seconds.items())
-    print(f"undisturbed: {times}", flush=True)
-    landed = list[Blow]()
-    tries = 0
-    while len(landed) < count:
-        number = len(landed)
-        forfeits = number % 3 == 2
-        fit = "steal" if forfeits or number % 2 else "pretrain"
-        by = draw.choice(list(ENDS))
-        tries += 1
-        work = folder / f"struck-{tries}"
-        blow = struck_run(alone, work, fit, by, draw.uniform(0, seconds[fit]), forfeits)
-        shutil.rmtree(work)
-        if blow is not None:
-            landed.append(blow)
-            what = "; ".join(blow.differs) or "same bits"
-            lost = f", {blow.failed} images forfeited" if blow.forfeits else ""
-            print(
-                f"{number + 1}: {by.name} {blow.after:.2f} s into {fit}{lost}: {what}", flush=True
-            )
+    [target] = alone.glob("targets/*/encoder.safetensors")
+    with served(folder, encoder=target) as service:
+        remote = folder / "alone-remote"
+        seconds_remote = lengths(remote, service)
+        times = ", ".join(f"{name} {length:.1f} s" for name, length in seconds.items())
+        print(f"undisturbed: {times}; {seconds_remote['steal']:.1f} s from a service", flush=True)
+        draw = random.Random(seed)
+        landed = list[Blow]()
+        tries = 0
+        while len(landed) < count:
+            number = len(landed)
+            forfeits = number % 3 == 2
+            fit = "steal" if forfeits or number % 2 else "pretrain"
+            by = draw.choice(list(ENDS))
+            after = draw.uniform(0, seconds[fit])
+            tries += 1
+            work = folder / f"struck-{tries}"
+            if forfeits:
+                blow = struck_run(remote, work, fit, by, after, service)
+            else:
+                blow = struck_run(alone, work, fit, by, after, None)
+            shutil.rmtree(work)
+            if blow is not None:
+                landed.append(blow)
+                tell(len(landed), blow)
     return landed
+
+
+def tell(number: int, blow: Blow) -> None:
+    """Print what one blow did."""
+    what = "; ".join(blow.differs) or "same bits"
+    lost = f", {blow.failed} images forfeited" if blow.forfeits else ""
+    print(f"{number}: {blow.by.name} {blow.after:.2f} s into {blow.fit}{lost}: {what}", flush=True)
 
 
 def table(landed: list[Blow]) -> str:
@@ -268,7 +319,8 @@ def main() -> None:
         landed = blows(chosen.count, chosen.seed, Path(folder))
     print(table(landed))
     write(landed, chosen.seed, origin)
-    sys.exit(1 if any(blow.differs for blow in landed) else 0)
+    idle = any(blow.forfeits and not blow.failed for blow in landed)
+    sys.exit(1 if idle or any(blow.differs for blow in landed) else 0)
 
 
 if __name__ == "__main__":

@@ -30,7 +30,6 @@ from hydra import initialize_config_dir
 
 from stealing.artefacts import write_atomically
 from stealing.config import compose_config
-from stealing.console import TextConsole
 
 ROOT = Path(__file__).parents[1]
 OUT = Path(os.environ.get("STEALING_WORK", "work")) / "speed.json"
@@ -160,7 +159,7 @@ def main() -> None:
     text = shown(rows) + "\n" + origin(facts)
     write_atomically(typed.out, json.dumps(facts, indent=1).encode())
     write_atomically(typed.out.with_suffix(".txt"), text.encode())
-    TextConsole().print(text)
+    print(text)
 
 
 if __name__ == "__main__":

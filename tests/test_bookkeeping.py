@@ -61,7 +61,7 @@ def test_it_shows_a_line_for_each_target_and_purpose(place: str, command: Comman
         "target",
         "purpose",
         "spent",
-        "allowed",
+        "allowed in all",
         "stored",
         "in doubt",
         "given up",

@@ -218,6 +218,9 @@ def test_a_folder_that_cannot_be_read_is_one_sentence_that_names_the_file(
     options = {"size": 16, "cache": str(tmp_path / "cache")}
     with pytest.raises(DataError, match="is not a folder"):
         folder(str(tmp_path / "nowhere"), **options)
+    (tmp_path / "pets" / "cat").mkdir(parents=True)
+    with pytest.raises(DataError, match="queries is not a folder, and .*pets holds cat: point at"):
+        folder(str(tmp_path / "pets" / "queries"), **options)
     top = tmp_path / "top"
     top.mkdir()
     with pytest.raises(DataError, match="There are no images in"):

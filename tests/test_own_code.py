@@ -57,6 +57,16 @@ def test_a_loss_that_cannot_train_is_refused_in_one_sentence(name: str, reason: 
     assert str(refused.value).endswith("a finite scalar with gradient.")
 
 
+def test_a_module_that_imports_something_absent_is_refused_with_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken_import.py").write_text("import not_installed_here\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    loss = {"_target_": "broken_import.loss", "_partial_": True}
+    with pytest.raises(ConfigError, match="No module named 'not_installed_here'"):
+        check_attack(ATTACK | {"loss": loss}, 8)
+
+
 def test_a_pairing_whose_passes_are_not_its_pairs_is_refused() -> None:
     pairing = {"_target_": "own_code.Darker", "passes": 2}
     with pytest.raises(ConfigError, match=r"attack\.pairing=.* gives 1 pairs where passes is 2"):

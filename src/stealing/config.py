@@ -220,7 +220,8 @@ def instantiate_node(node: DictConfig) -> Any:
 
 
 def unwrap(error: Exception) -> Exception:
-    """Return the exception of a constructor, without Hydra's exceptions around it."""
-    while isinstance(error, InstantiationException) and isinstance(error.__cause__, Exception):
+    """Return the exception of a constructor or a module, without Hydra's exceptions around it."""
+    around = (InstantiationException, ImportError)
+    while isinstance(error, around) and isinstance(error.__cause__, Exception):
         error = error.__cause__
     return error

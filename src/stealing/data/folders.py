@@ -65,7 +65,8 @@ def list_images(top: Path) -> Listing:
     """
     if not top.is_dir():
         raise DataError(
-            f"{top} is not a folder: point at the one that holds the images or the class folders."
+            f"{top} is not a folder{_folders_beside(top)}: "
+            "point at the one that holds the images or the class folders."
         )
     files, names = _entries(top)
     flat = sorted(filter(_is_image, files))
@@ -91,6 +92,18 @@ def list_images(top: Path) -> Listing:
         listing.files.extend(images)
         listing.labels.extend([label] * len(images))
     return listing
+
+
+def _folders_beside(absent: Path) -> str:
+    """Name folders that are where this one is expected; empty if there are none."""
+    if not absent.parent.is_dir():
+        return ""
+    _, names = _entries(absent.parent)
+    if not names:
+        return ""
+    some = ", ".join(names[:3])
+    more = ", ..." if len(names) > 3 else ""
+    return f", and {absent.parent} holds {some}{more}"
 
 
 def _entries(folder: Path) -> tuple[list[Path], list[str]]:

@@ -39,6 +39,14 @@ def strongest_control(held: Mapping[str, float]) -> Control:
     return Control(first, second, held[first] - held[second])
 
 
+def reaches(gap: float, limit: float) -> bool:
+    """Return True if a gap between accuracies is at least this limit.
+
+    Rounded: 0.44 - 0.34 is a tenth of the rows, but less than 0.1 as a float.
+    """
+    return round(gap - limit, 9) >= 0
+
+
 @dataclass(frozen=True)
 class TaskEstimates:
     """One task under one head.
@@ -73,7 +81,7 @@ def share(tasks: Sequence[TaskEstimates], reference: str) -> tuple[float, list[f
     if not tasks or any(reference not in task.estimates for task in tasks):
         return None
     # Decided on the held rows: otherwise the variance of the test images decides what is reported.
-    if _held_gap(tasks, reference) < RECOVERABLE * len(tasks):
+    if not reaches(_held_gap(tasks, reference), RECOVERABLE * len(tasks)):
         return None
     control = Estimate.sum([task.estimates[task.control.name] for task in tasks])
     taken = _test_sum(tasks, "SA") - control

@@ -26,7 +26,13 @@ from numpy.typing import NDArray
 
 from stealing.evaluation.bootstrap import Estimate, estimate_accuracies
 from stealing.evaluation.protocol import BESIDE, CONTROLS, INFORMATIVE
-from stealing.evaluation.shares import TaskEstimates, held_share, share, strongest_control
+from stealing.evaluation.shares import (
+    TaskEstimates,
+    held_share,
+    reaches,
+    share,
+    strongest_control,
+)
 
 Outcomes = dict[str, NDArray[np.bool_]]
 """By encoder (TA, TA_clean, SA and each control): bool (M,), True for each test image that the head
@@ -242,7 +248,7 @@ def _over_tasks(
     reference = "TA_clean" if is_local else "TA"
     counted: dict[str, TaskEstimates] = {}
     for name, task in estimates.items():
-        is_informative = task.held_gap(reference) >= INFORMATIVE
+        is_informative = reaches(task.held_gap(reference), INFORMATIVE)
         is_counted = is_informative if chosen is None else name in chosen
         if is_counted:
             counted[name] = task

@@ -23,7 +23,7 @@ COLUMNS = (
     "target",
     "purpose",
     "spent",
-    "allowed",
+    "allowed in all",
     "stored",
     "in doubt",
     "given up",

@@ -8,6 +8,7 @@ from typing import Any
 from stealing.artefacts import write_atomically
 from stealing.console import TextConsole
 from stealing.evaluation.protocol import BESIDE, INFORMATIVE
+from stealing.evaluation.shares import reaches
 from stealing.evaluation.statistics import SHARES, control_accuracy
 from stealing.report.mixing import mixture
 from stealing.report.run_files import FinishedRun
@@ -148,7 +149,7 @@ def _cells(row: dict[str, Any], is_defended: bool) -> list[str]:
     else:
         lead = held_lead(row)
         # A share of a small gap is mostly noise.
-        mark = "" if lead >= INFORMATIVE else " *"
+        mark = "" if reaches(lead, INFORMATIVE) else " *"
         recovered = _share_cell(row, share) + mark
     if is_defended and row["honest_loss"] is not None:
         low, high = row["intervals"]["honest_loss"]

@@ -6,6 +6,7 @@ from statistics import fmean
 from typing import Any
 
 from stealing.evaluation.protocol import INFORMATIVE, RECOVERABLE
+from stealing.evaluation.shares import reaches
 from stealing.evaluation.statistics import SHARES
 from stealing.report.runs import RunGroup
 
@@ -149,17 +150,27 @@ def left_out(row: dict[str, Any]) -> str | None:
     gap = held_lead(row)
     lead = 100 * gap
     test_lead = 100 * (row[reference] - row["controls"][control])
-    if gap >= RECOVERABLE:
+    if reaches(gap, RECOVERABLE):
         return (
             f"the target is not ahead of {LONG[control]} on the test split "
             f"({test_lead:+.1f} points)"
         )
     if lead >= 0:
-        reason = f"the target is {lead:.1f} points ahead of {LONG[control]} on the held rows"
+        points = _points(gap, RECOVERABLE)
+        reason = f"the target is {points} points ahead of {LONG[control]} on the held rows"
         reason += f", and {100 * RECOVERABLE:.0f} are needed"
     else:
         reason = f"the target loses to {LONG[control]} by {-lead:.1f} points on the held rows"
     return f"{reason} ({test_lead:+.1f} on the test split)"
+
+
+def _points(lead: float, limit: float) -> str:
+    """Return a lead that is below a limit, in points, with one decimal.
+
+    It never reads as the limit: "5.0 points ahead, and 5 are needed" would contradict itself.
+    """
+    points = min(round(100 * lead, 1), 100 * limit - 0.1)
+    return f"{points:.1f}"
 
 
 def reasons(group: RunGroup, head: str) -> dict[str, str]:
@@ -183,9 +194,10 @@ def reason(row: dict[str, Any]) -> str:
     control = row["control"]["name"]
     lead = held_lead(row)
     # The share is known, but the gap is small, so the share is mostly noise.
-    if lead < INFORMATIVE:
+    if not reaches(lead, INFORMATIVE):
+        points = _points(lead, INFORMATIVE)
         return (
-            f"the target is {100 * lead:.1f} points ahead of {LONG[control]} on the held "
+            f"the target is {points} points ahead of {LONG[control]} on the held "
             f"rows, and figures over tasks need {100 * INFORMATIVE:.0f}"
         )
     # It is left out so that the shares of all groups are of the same tasks.

@@ -22,7 +22,7 @@ import numpy as np
 from stealing.errors import DataError
 from stealing.evaluation.bootstrap import margin, standard_error
 from stealing.evaluation.protocol import INFORMATIVE, RECOVERABLE
-from stealing.evaluation.shares import strongest_control
+from stealing.evaluation.shares import reaches, strongest_control
 from stealing.evaluation.statistics import control_accuracy
 from stealing.report.common_controls import NO_TASK, check_scene
 from stealing.report.defenses import strongest
@@ -77,8 +77,7 @@ class CommonGround:
         informative = []
         for task in next(iter(lenders.values()))["tasks"]:
             rows[task] = _mean_row([cell["tasks"][task][head] for cell in lenders.values()])
-            # Rounded: 0.44 - 0.34 is a tenth of the rows, but less than 0.1 as a float.
-            if round(held_lead(rows[task]) - INFORMATIVE, 9) >= 0:
+            if reaches(held_lead(rows[task]), INFORMATIVE):
                 informative.append(task)
         counted = informative if tasks is None else list(tasks)
         if not counted:
@@ -253,7 +252,7 @@ def _mean_row(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     row["control"] = asdict(strongest_control(row["held"]))
     row["recovered"] = None
     whole = row["TA_clean"] - control_accuracy(row)
-    if held_lead(row) >= RECOVERABLE and whole > 0:
+    if reaches(held_lead(row), RECOVERABLE) and whole > 0:
         row["recovered"] = (row["SA"] - control_accuracy(row)) / whole
     return row
 
