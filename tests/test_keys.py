@@ -66,7 +66,7 @@ NOT_IN_KEY_OF_SERVICE = {
 DEFENSES = "defense=[noise,cosine,rounding,topk,unit,additive,poisoning,b4b,transform,guard]"
 TRAINED: tuple[tuple[str, ...], ...] = (
     ("attack=barlow", "pretrain=mocov2"),
-    ("attack=infonce",),
+    ("attack=infonce", "controls=[independent,distilled]"),
     ("attack=rda_paper",),
     ("attack=cont_steal_paper",),
     ("experiment=debug", "attack=sym_cosine", "pretrain=simclr_lars", "arch=resnet34", DEFENSES),
@@ -81,6 +81,8 @@ TRAINED: tuple[tuple[str, ...], ...] = (
 """Together they have all settings of all options; see the test below."""
 
 SECRET = "STEALING_SECRET_OF_TESTS"
+INDEPENDENT = "stealing.evaluation.controls.Independent"
+ZOO = str(ROOT / "assets" / "cifar10_narrow" / "encoder.safetensors")
 COPIES = "own_copies"
 """A module that has a class of its own for each class of this project, of the same name."""
 
@@ -132,6 +134,9 @@ def valid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Valid:
     return {
         "defense.guard.policy": ["slow"],
         "selection": ["k_centre"],
+        "controls": [{"independent": {"_target_": INDEPENDENT, "path": ZOO}}],
+        "controls.independent.path": [ZOO],
+        "controls.distilled.path": [ZOO],
         "defense.guard.reference": [str(reference)],
         "defense.topk.by": ["magnitude"],
         "target.remote": [service["target"]["remote"]],

@@ -228,6 +228,29 @@ def test_an_attack_that_asks_about_fewer_images_has_the_control_of_the_others(
     assert own == pytest.approx(alone.recovered["all"]["mean"])
 
 
+def test_an_attack_with_a_pool_keeps_its_own_control_and_takes_no_task_from_the_others(
+    board: Path, runs: Runs, tmp_path: Path
+) -> None:
+    """SimCLR on its pool is so strong that y is not informative for it."""
+    runs("pooled", {"x": (0.8, 0.75, 0.6), "y": (0.9, 0.88, 0.85)})
+    write_claims([tmp_path / "runs"], board)
+
+    def with_pool(claim: dict[str, Any]) -> None:
+        claim["settings"]["attack"]["pool"] = 900
+        for seed in claim["seeds"].values():
+            seed["queries"]["held"] = 1000
+
+    changed(board / "pooled_b100.json", with_pool)
+    shown = Board.read(board)
+    assert shown.tasks == {"linear": ["x", "y"]}
+    [pooled] = [entry for entry in shown.entries if entry.pool]
+    figures = shown.figures(pooled, shown.entries, "linear")
+    assert figures is not None and figures.lender is pooled
+    assert figures.recovered["all"]["mean"] == pytest.approx((1.63 - 1.45) / (1.7 - 1.45))
+    text = markdown(shown)
+    assert "untrained; 1,000 images" in text and "untrained; 100 images" in text
+
+
 def test_equal_images_are_another_comparison_than_equal_queries(
     board: Path, runs: Runs, tmp_path: Path
 ) -> None:

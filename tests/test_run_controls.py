@@ -17,7 +17,7 @@ from stealing.config import instantiate_node, to_dict
 from stealing.controls import held_images
 from stealing.encoders import build_encoder, save_encoder
 from stealing.errors import ConfigError
-from stealing.evaluation.controls import load_controls
+from stealing.evaluation.controls import check_controls, load_controls
 from stealing.evaluation.protocol import BESIDE, CONTROLS
 from stealing.evaluation.statistics import HELD, overall, summarise
 from stealing.identity import run_key
@@ -136,12 +136,13 @@ def test_an_encoder_that_is_no_independent_one_is_refused_before_anything_is_ask
 ) -> None:
     path = encoder_file(tmp_path)
     config = choose(*named("independent", path=path))
-    [(_, encoder)] = load_controls(config).values()
+    [loaded] = load_controls(config).values()
     with pytest.raises(ConfigError, match="is the target itself"):
-        run_key(config, encoder.fingerprint, {"queries": "one"})
+        run_key(config, loaded.encoder.fingerprint, {"queries": "one"})
     large = choose(*named("distilled", path=encoder_file(tmp_path, size=32)))
     with pytest.raises(ConfigError, match="takes images of 32 pixels"):
-        load_controls(large)
+        check_controls(large)
+    check_controls(config)
     node = config.controls.independent
     OmegaConf.set_struct(config, False)
     config.controls = {"mine": node}

@@ -54,6 +54,7 @@ EVERYTHING: dict[str, tuple[tuple[str, ...], ...]] = {
             "attack=conventional",
             "pretrain=simclr_lars",
             "callbacks=[learning_rate]",
+            "controls=[independent,distilled]",
             "defense=[topk,b4b,guard]",
         ),
         (

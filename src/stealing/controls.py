@@ -91,8 +91,9 @@ def independent_controls(
         steal: the attack.
     """
     encoders = dict[str, Encoder]()
-    for name, (control, encoder) in load_controls(context.config).items():
-        if isinstance(control, Distilled):
+    for name, loaded in load_controls(context.config).items():
+        encoder = loaded.encoder
+        if isinstance(loaded.control, Distilled):
             # The same attack, with its own warm start and pool if it has them.
             taught, _ = steal(context, answers_of(context, answers, encoder))
             encoder = taught.encoder

@@ -92,7 +92,10 @@ def run_key(config: DictConfig, given: str | None, images: Mapping[str, str]) ->
         parts["selection"] = config.selection
     if config.controls:  # and than independent encoders
         loaded = load_controls(config, given)
-        parts["controls"] = {name: encoder.fingerprint for name, (_, encoder) in loaded.items()}
+        parts["controls"] = {}
+        for name, one in loaded.items():
+            what = config.controls[name]["_target_"]
+            parts["controls"][name] = {"_target_": what, "encoder": one.encoder.fingerprint}
     roles = dict[str, str]()
     if config.until == "evaluate":
         for name, task in config.data.tasks.items():

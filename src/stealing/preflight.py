@@ -16,6 +16,7 @@ from stealing.encoders.architectures import describe
 from stealing.encoders.building import check_arch
 from stealing.errors import ConfigError, DataError
 from stealing.evaluation.classes import check_classes
+from stealing.evaluation.controls import check_controls
 from stealing.evaluation.protocol import Task
 from stealing.pretraining.recipe import check_recipe
 from stealing.queries.digests import digests_of
@@ -151,6 +152,7 @@ def check_inputs(config: DictConfig, data: RunData) -> None:
     check_attack(to_dict(config.attack), int(config.data.size), plan)
     for part in ("pretrain", "control"):
         check_recipe(to_dict(config[part]), part)
+    check_controls(config)
     trained = {"arch": "control"}
     if trains_target(config):
         trained["target_arch"] = "pretrain"

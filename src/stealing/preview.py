@@ -19,7 +19,7 @@ from stealing.data.cache import is_decoded, without_writing
 from stealing.data.images import Images
 from stealing.encoders import load_encoder
 from stealing.errors import ConfigError, StealingError
-from stealing.evaluation.controls import load_controls
+from stealing.evaluation.controls import check_controls
 from stealing.evaluation.protocol import Task
 from stealing.forecast import expected_seconds
 from stealing.preflight import (
@@ -155,7 +155,7 @@ def _check_remote(config: DictConfig, missing: Missing) -> None:
 
 def _check_controls(config: DictConfig, missing: Missing) -> None:
     """Note what is missing of the encoders that are judged beside the surrogate."""
-    missing.collect(lambda: load_controls(config))
+    missing.collect(lambda: check_controls(config))
 
 
 def _check_packages(config: DictConfig, missing: Missing) -> None:

@@ -42,9 +42,22 @@ class Distilled:
     path: str
 
 
-def load_controls(
-    config: DictConfig, target: str | None = None
-) -> dict[str, tuple[Independent | Distilled, Encoder]]:
+@dataclass(frozen=True)
+class LoadedControl:
+    """An independent encoder that a run names.
+
+    Attributes:
+        control: what is done with it.
+        encoder: in eval mode.
+        size: height and width of the images that it takes, in pixels.
+    """
+
+    control: Independent | Distilled
+    encoder: Encoder
+    size: int
+
+
+def load_controls(config: DictConfig, target: str | None = None) -> dict[str, LoadedControl]:
     """Return the independent encoders that a run names under `controls`, by name.
 
     Args:
@@ -52,28 +65,36 @@ def load_controls(
         target: fingerprint of the target, if it is known.
 
     Raises:
-        ConfigError: one of them is the target itself, takes images of another size than the queries
-            are, or has a name that is not one of `BESIDE`.
+        ConfigError: one of them is the target itself, or has a name that is not one of `BESIDE`.
         CheckpointError, DamageError: as `load_encoder` does.
     """
-    controls = dict[str, tuple[Independent | Distilled, Encoder]]()
+    controls = dict[str, LoadedControl]()
     for name, node in config.controls.items():
         if name not in BESIDE:
             raise ConfigError(f"controls.{name} is not known: choose of {', '.join(BESIDE)}.")
         control: Independent | Distilled = instantiate_node(node)
         encoder, card = load_encoder(Path(control.path), config.trust)
-        if card["size"] != config.data.size:
-            raise ConfigError(
-                f"controls.{name}.path takes images of {card['size']} pixels, and data.size is "
-                f"{config.data.size}: name an encoder of that size."
-            )
         if encoder.fingerprint == target:
             raise ConfigError(
                 f"controls.{name}.path is the target itself: name an encoder that was trained "
                 "without it."
             )
-        controls[str(name)] = (control, encoder)
+        controls[str(name)] = LoadedControl(control, encoder, int(card["size"]))
     return controls
+
+
+def check_controls(config: DictConfig) -> None:
+    """Refuse independent encoders that cannot be loaded, or take images of another size.
+
+    Raises:
+        ConfigError, CheckpointError, DamageError: the message says what to change.
+    """
+    for name, loaded in load_controls(config).items():
+        if loaded.size != config.data.size:
+            raise ConfigError(
+                f"controls.{name}.path takes images of {loaded.size} pixels, and data.size is "
+                f"{config.data.size}: name an encoder of that size."
+            )
 
 
 def untrained(arch: dict[str, Any], seed: int) -> Encoder:

@@ -101,7 +101,7 @@ def pushed_of_card(recipe: Mapping[str, Any]) -> tuple[int, int] | None:
     """Return the same for a recipe in a card, whose method is imported only if it is ours."""
     method = recipe.get("method", SIMCLR)
     target = method.get("_target_") if isinstance(method, dict) else None
-    if not is_own(target, "pretrain.method"):
+    if not isinstance(target, str) or not is_own(target, "pretrain.method"):
         return None
     return _pushed(get_method(target))
 

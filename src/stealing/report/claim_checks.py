@@ -112,6 +112,8 @@ def _has_form(claim: Claim) -> bool:
         if not number.isdecimal() or not places or tasks not in (None, places):
             return False
         tasks = places
+        if not fits(seed["queries"].get("held", 0), int):
+            return False
         if set(places) != set(seed["right"]) or not is_compute(seed.get("compute")):
             return False
     return True
@@ -140,11 +142,12 @@ def _places(seed: dict[str, Any]) -> list[str]:
 def _has_encoders(row: dict[str, Any]) -> bool:
     """Return whether a row has all controls, and the intervals of what it has."""
     needed = [name for name in WITH_INTERVAL if row[name] is not None]
-    return (
-        row["controls"].keys() >= set(CONTROLS)
-        and row["held"].keys() >= {"TA", "TA_clean", "SA", *CONTROLS}
-        and row["intervals"].keys() >= set(needed)
-    )
+    expected = {
+        "controls": set(CONTROLS),
+        "held": {"TA", "TA_clean", "SA", *CONTROLS},
+        "intervals": set(needed),
+    }
+    return all(names <= set(row[part]) for part, names in expected.items())
 
 
 def _check_seed(path: Path, budget: int, number: str, seed: dict[str, Any]) -> None:

@@ -78,6 +78,13 @@ class Entry:
         return int(self.claim["settings"]["attack"].get("pool") or 0)
 
     @property
+    def held(self) -> int:
+        """Images that the attacker held, of the first seed: SimCLR was trained on these."""
+        queries = next(iter(self.cells.values()))["queries"]
+        # Claims of earlier versions are of attacks without a pool.
+        return int(queries.get("held", self.images))
+
+    @property
     def seeds(self) -> set[int]:
         """Seeds that it has."""
         return set(self.cells)

@@ -145,8 +145,7 @@ def _rows(board: Board, rivals: Sequence[Entry], head: str) -> Iterator[dict[str
         for role in board.roles:
             row[f"SA, {role}"] = _interval(figures.accuracies[role], digits=3)
         names = dict.fromkeys(SHORT[name] for name in figures.controls.values())
-        held = figures.lender.images + figures.lender.pool
-        row["control C"] = f"{', '.join(names)}; {held:,} images"
+        row["control C"] = f"{', '.join(names)}; {figures.lender.held:,} images"
         yield row
 
 
@@ -166,7 +165,7 @@ def _test_row(test: Comparison) -> dict[str, str]:
 
 def _cost(board: Board) -> Table:
     """Return what each theft took, and before it the training of the target."""
-    rows = []
+    rows = list[dict[str, str]]()
     for rivals in board.at_budgets().values():
         for entry in rivals:
             seeds = list(entry.claim["seeds"].values())
