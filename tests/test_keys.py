@@ -66,9 +66,9 @@ NOT_IN_KEY_OF_SERVICE = {
 DEFENSES = "defense=[noise,cosine,rounding,topk,unit,additive,poisoning,b4b,transform,guard]"
 TRAINED: tuple[tuple[str, ...], ...] = (
     ("attack=barlow", "pretrain=mocov2"),
-    ("attack=infonce", "controls=[independent,distilled]"),
+    ("attack=infonce",),
     ("attack=rda_paper",),
-    ("attack=cont_steal_paper",),
+    ("attack=cont_steal_paper", "controls=[independent,distilled]"),
     ("experiment=debug", "attack=sym_cosine", "pretrain=simclr_lars", "arch=resnet34", DEFENSES),
     (
         "data=cifar10",
