@@ -68,7 +68,7 @@ TRAINED: tuple[tuple[str, ...], ...] = (
     ("attack=barlow", "pretrain=mocov2"),
     ("attack=infonce",),
     ("attack=rda_paper",),
-    ("attack=cont_steal_paper", "controls=[independent,distilled]"),
+    ("attack=cont_steal_paper", "controls=[independent,distilled]", "+attack.pool=3"),
     ("experiment=debug", "attack=sym_cosine", "pretrain=simclr_lars", "arch=resnet34", DEFENSES),
     (
         "data=cifar10",

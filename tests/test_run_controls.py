@@ -156,7 +156,7 @@ def test_independent_encoders_stand_beside_the_surrogate_and_cost_no_query(
     """The same attack learns from the sibling what it asked the target, for nothing."""
     path = encoder_file(tmp_path, seed=5)
     small = ("~data.tasks.plain_texture", "~data.tasks.scene_kind", "~data.tasks.plain_kind")
-    done = command("train.py", *named(*BESIDE, path=path), *small)
+    done = command("train.py", *named(*BESIDE, path=path), *small, "+attack.pool=100")
     assert done.returncode == 0, done.stderr
     assert "encoders beside it" in done.stdout
     work = tmp_path / "work"
@@ -168,7 +168,8 @@ def test_independent_encoders_stand_beside_the_surrogate_and_cost_no_query(
         assert set(row["held"]) >= set(BESIDE) and row["control"]["name"] in CONTROLS
         assert row["controls"]["distilled"] != row["SA"]
     queries = result["queries"]
-    assert (queries["spent"], queries["held"]) == (128, 128)
+    assert (queries["spent"], queries["held"]) == (128, 228)
+    assert "holds 228 images and asked about 128" in done.stdout
     assert stored(work) == queries["spent"] + queries["evaluation"]
     adapters = list(work.glob("surrogates/*/adapter.safetensors"))
     assert len(adapters) == 2, "one attack on the target, and one on the sibling"

@@ -55,6 +55,7 @@ EVERYTHING: dict[str, tuple[tuple[str, ...], ...]] = {
             "pretrain=simclr_lars",
             "callbacks=[learning_rate]",
             "controls=[independent,distilled]",
+            "+attack.pool=10",
             "defense=[topk,b4b,guard]",
         ),
         (

@@ -28,7 +28,16 @@ class MappingOf:
     part: Any
 
 
-OPTIONAL = ("root", "authorized", "pretrain", "views", "projection", "temperature", "warmup")
+OPTIONAL = (
+    "root",
+    "authorized",
+    "pretrain",
+    "views",
+    "projection",
+    "temperature",
+    "warmup",
+    "pool",
+)
 """Settings that some options of a group have and others do not."""
 
 WORDS: dict[Any, str] = {

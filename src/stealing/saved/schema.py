@@ -55,6 +55,7 @@ SETTINGS: dict[str, Any] = {
         "batch_size": int,
         "steps": int | None,
         "epochs": int | None,
+        "pool": int | None,
     },
     "probe": Node,
     "trainer": Node,

@@ -214,9 +214,7 @@ BASE = (
         "What to do with requests in doubt after a crash.",
     ),
     Setting("plan.repeats", COUNT, "Times that the same image is sent.", required=False),
-    Setting(
-        "plan.near", ANY_COUNT, "Near copies of each image that are sent as well.", required=False
-    ),
+    Setting("plan.near", ANY_COUNT, "Near copies of each image that are sent.", required=False),
     Setting("plan.count", COUNT, "Views sent of each image.", nullable=True, required=False),
     Setting("plan.views", Built(), "Views that are sent, or that make the near copies."),
     Setting("plan.accounts", COUNT, "Accounts that share the images.", required=False),
@@ -238,12 +236,7 @@ BASE = (
     Setting("attack.pairing", Built(), "Which images are paired with which answers."),
     Setting("attack.optimizer", LATER, "Optimizer."),
     Setting("attack.schedule", LATER, "Learning rate over the steps."),
-    Setting(
-        "attack.ema",
-        INNER_SHARE,
-        "Decay of the moving average of the weights.",
-        nullable=True,
-    ),
+    Setting("attack.ema", INNER_SHARE, "Decay of the average of the weights.", nullable=True),
     Setting("attack.batch_size", COUNT, "Images in a batch, over all processes.", "images"),
     Setting(
         "attack.steps",
@@ -258,6 +251,9 @@ BASE = (
         "Length of the training; null if attack.steps is set.",
         "epochs",
         nullable=True,
+    ),
+    Setting(
+        "attack.pool", ANY_COUNT, "Images held and not asked about.", nullable=True, required=False
     ),
     *_recipe("control"),
     Setting("controls.*", Built(), "An encoder from a file that is judged, too, under its name."),
