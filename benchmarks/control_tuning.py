@@ -28,6 +28,7 @@ from torch import Tensor
 from stealing.artefacts import WORK, write_atomically
 from stealing.config import instantiate_node, to_dict
 from stealing.data.images import Images
+from stealing.encoders import Encoder
 from stealing.evaluation.features import encode_all
 from stealing.evaluation.protocol import Evaluator, HeadInput
 from stealing.preflight import RunData, control_steps, open_run_data
@@ -107,14 +108,20 @@ def score(config: DictConfig, scene: RunData, queries: Images) -> dict[str, floa
         recorder=Recorder(),
         monitored=False,
     )
-    device = device_of(settings.accelerator)
+    return accuracies(encoder, config, scene, device_of(settings.accelerator))
+
+
+def accuracies(
+    encoder: Encoder, config: DictConfig, scene: RunData, device: str
+) -> dict[str, float]:
+    """Return the accuracies of an encoder on the slice, by head: means over the tasks."""
     encoder.to(device)
     judge = Evaluator(instantiate_node(config.probe), Path(config.paths.cache), device)
 
     def features(images: Images) -> Tensor:
         return encode_all(encoder, images)
 
-    accuracies: dict[str, list[float]] = {}
+    by_head: dict[str, list[float]] = {}
     for task in scene.tasks:
         train = judge.features(encoder.fingerprint, task.train, features)
         test = judge.features(encoder.fingerprint, task.test, features)
@@ -122,8 +129,8 @@ def score(config: DictConfig, scene: RunData, queries: Images) -> dict[str, floa
         predicted = judge.predictions(task, {"it": given})["it"]
         for head, predictions in predicted.items():
             is_right = predictions.test == task.test.targets()
-            accuracies.setdefault(head, []).append(float(is_right.mean()))
-    return {head: fmean(values) for head, values in accuracies.items()}
+            by_head.setdefault(head, []).append(float(is_right.mean()))
+    return {head: fmean(values) for head, values in by_head.items()}
 
 
 def table(trials: Sequence[dict[str, Any]]) -> str:

@@ -28,6 +28,7 @@ TESTS = {
     "attacks": (
         "test_attacks.py",
         "test_losses.py",
+        "test_ipes.py",
         "test_asking.py",
         "test_choosing.py",
         "test_plans.py",

@@ -13,6 +13,7 @@ from conftest import ROOT, choose
 from stealing.config import to_dict
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
+import best_tuning
 from control_tuning import STAGES
 
 TRIALS = 16
@@ -64,6 +65,29 @@ def test_the_control_has_the_settings_of_the_best_trial(tuned: dict[str, Any]) -
     searched = {part.lstrip("+~").split("=")[0].split(".")[1] for part in tuned["chosen"]}
     for name in control.keys() - searched:
         assert control[name] == recipe[name], name
+
+
+def test_the_best_attack_is_stolen_encoder_with_another_network_rate_and_length() -> None:
+    best, plain = choose("attack=best"), choose("attack=stolen_encoder")
+    changed = to_dict(best.attack)
+    assert (changed["steps"], changed["optimizer"]["lr"]) == (2400, 6e-3)
+    changed["steps"] = plain.attack.steps
+    changed["optimizer"]["lr"] = plain.attack.optimizer.lr
+    assert changed == to_dict(plain.attack)
+    assert best.arch == choose("arch=wide").arch
+    for words in (("attack=best", "arch=narrow"), ("arch=narrow", "attack=best")):
+        assert choose(*words).arch == plain.arch, "the command line has the last word"
+    assert best.target_arch == plain.target_arch
+
+
+def test_the_table_of_ideas_is_that_of_the_stored_trials() -> None:
+    trials = best_tuning.stored()
+    for trial in trials.values():
+        assert trial["mean"] == pytest.approx(fmean(trial["accuracy"].values()))
+    text = (best_tuning.OUT / "table.txt").read_text()
+    assert text == best_tuning.table(trials) and len(text.splitlines()) == len(trials) + 2
+    for name, overrides in best_tuning.TRIALS.items():
+        assert name not in trials or trials[name]["overrides"] == list(overrides)
 
 
 def test_the_penalties_of_the_probe_are_half_decades() -> None:

@@ -65,6 +65,7 @@ def test_imports_run_downwards(path: Path) -> None:
         ("attacks/prototypes.py", {"attacks", "numbers"}),
         ("attacks/siamese.py", {"errors", "numbers"}),
         ("attacks/pairing.py", {"data", "errors", "numbers"}),
+        ("attacks/perturbing.py", {"attacks", "data", "numbers"}),
         ("defenses/*.py", {"defenses", "errors", "moved", "numbers"}),
     ],
 )

@@ -351,7 +351,7 @@ def test_a_class_of_a_users_own_may_have_any_key_of_hydra_that_is_one(whole: Dic
 @pytest.mark.parametrize(
     ("word", "advice"),
     [
-        ("attack=b7", "There is no option attack/b7: choose one of barlow, cont_steal, "),
+        ("attack=b7", "There is no option attack/b7: choose one of barlow, best, "),
         ("seed=0,1", "seed=0,1 names several values: add -m for a sweep"),
         ("+seed=1", "seed is there already: leave the + out."),
         ("arch.pretrained=true", "There is no setting arch.pretrained in this option"),

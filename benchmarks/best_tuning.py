@@ -1,0 +1,128 @@
+"""Try ideas for `attack=best` where no test split is read, and print what each of them brought.
+
+    python benchmarks/best_tuning.py --only wide     one trial, about 10 minutes of one core
+    python benchmarks/best_tuning.py --table         none: write the table of the stored trials
+    python benchmarks/best_tuning.py                 all that are not stored yet
+
+The protocol is `experiment=cifar10_tune`: another target than the one that results are about (the
+stored `cifar10_narrow_short`, which that experiment made), and slices of CIFAR-10's training split.
+A trial is a list of overrides. It is judged by the mean accuracy of the linear probe and kNN, and
+by the mean distance between its features and the target's on the images of the slice, which varies
+less. Only trials of equal compute say which idea is better.
+
+Needs `STEALING_DATA`. Writes results/best_tuning: a file a trial, and table.txt. Ideas that were
+dropped have files without overrides: their code is not in the project. A trial that a plain loop
+made, with the same views, loss, optimizer and steps, is marked.
+"""
+
+import argparse
+import json
+from contextlib import closing
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+from control_tuning import accuracies
+from hydra import initialize_config_dir
+
+from stealing.artefacts import write_atomically
+from stealing.attacks.losses import l2
+from stealing.config import compose_config, instantiate_node
+from stealing.context import open_run
+from stealing.evaluation.features import encode_all
+from stealing.pipeline import pretrain, query, run_steps, steal
+from stealing.preflight import attack_compute, check_inputs
+from stealing.provenance import provenance
+from stealing.queries.door import MeteredTarget
+from stealing.queries.opening import open_ledger
+
+ROOT = Path(__file__).parents[1]
+OUT = ROOT / "results" / "best_tuning"
+BASE = (
+    "experiment=cifar10_tune",
+    "target=file",
+    f"target.path={ROOT / 'assets' / 'cifar10_narrow_short' / 'encoder.safetensors'}",
+    "trainer.precision=bf16-mixed",
+    "trainer.threads=1",
+    "until=steal",
+)
+
+TRIALS = {
+    "plain": ("attack=stolen_encoder",),
+    "longer": ("attack=stolen_encoder", "attack.steps=2400"),
+    "wide": ("attack=stolen_encoder", "arch=wide", "attack.optimizer.lr=6e-3"),
+    "best": ("attack=best",),
+}
+"""Overrides by the name of the trial."""
+
+
+def tried(overrides: tuple[str, ...]) -> dict[str, Any]:
+    """Run one trial; return its accuracies by head, and what it took."""
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        config, choices = compose_config("train", [*BASE, *overrides])
+    context = open_run(config, choices, run_steps)
+    check_inputs(config, context.data)
+    budget = instantiate_node(config.budget)
+    with closing(open_ledger(config.paths.ledger, context.work)) as ledger:
+        target, _ = pretrain(context)
+        door = MeteredTarget(target.offered, ledger, context.work / "banks", budget)
+        answers = query(context, door).answers
+        surrogate, record = steal(context, answers)
+        [task] = context.data.tasks
+        answered = door.ask(task.test.batch(slice(None)), "honest/tuning", "evaluation")
+    accuracy = accuracies(surrogate.encoder, config, context.data, context.device)
+    with torch.inference_mode():
+        features = surrogate.adapter(encode_all(surrogate.encoder, task.test))
+    return {
+        "overrides": list(overrides),
+        "accuracy": accuracy,
+        "mean": fmean(accuracy.values()),
+        "distance": float(l2(features, answered, reduction="mean")),
+        "images": attack_compute(config)["images"],
+        "cpu_seconds": record.cpu_seconds,
+        "seed": int(config.seed),
+        "precision": context.settings.precision,
+        **context.data.checksums(),
+        **provenance(context.settings.threads, 1),
+    }
+
+
+def table(trials: dict[str, dict[str, Any]]) -> str:
+    """Return the stored trials as text, the best one first."""
+    lines = ["linear  knn    mean    distance  images pushed  trial"]
+    for name, trial in sorted(trials.items(), key=lambda item: -item[1]["mean"]):
+        heads = trial["accuracy"]
+        what = " ".join(trial["overrides"]) or trial["idea"]
+        mark = "*" if trial.get("is_by_loop") else " "
+        lines.append(
+            f"{heads['linear']:.4f}  {heads['knn']:.4f} {trial['mean']:.4f}{mark} "
+            f"{trial['distance']:.4f}    {trial['images']:<13,}  {name}: {what}"
+        )
+    lines.append("* by a plain loop of the same steps, before this command was there")
+    return "\n".join(lines) + "\n"
+
+
+def stored() -> dict[str, dict[str, Any]]:
+    """Return the stored trials by name."""
+    return {path.stem: json.loads(path.read_text()) for path in sorted(OUT.glob("*.json"))}
+
+
+def main() -> None:
+    """Run the trials that are not stored yet; write the table of all stored ones."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--only", choices=TRIALS, help="one trial, also if it is stored")
+    parser.add_argument("--table", action="store_true", help="write the table and run nothing")
+    chosen = parser.parse_args()
+    for name, overrides in TRIALS.items():
+        path = OUT / f"{name}.json"
+        is_wanted = name == chosen.only if chosen.only else not path.exists()
+        if is_wanted and not chosen.table:
+            write_atomically(path, json.dumps(tried(overrides), indent=1).encode())
+    text = table(stored())
+    write_atomically(OUT / "table.txt", text.encode())
+    print(text, end="")
+
+
+if __name__ == "__main__":
+    main()
