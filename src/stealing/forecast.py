@@ -30,8 +30,9 @@ from stealing.data.images import Images
 from stealing.data.sampling import TrainingImages
 from stealing.encoders import Encoder, build_encoder, load_encoder
 from stealing.errors import TrainingError
+from stealing.evaluation.controls import pixel_side
 from stealing.evaluation.cost import head_seconds
-from stealing.evaluation.features import BLOCK, encode
+from stealing.evaluation.features import block_size, encode
 from stealing.evaluation.protocol import Protocol
 from stealing.preflight import RunData, control_steps, images_of, trains_target
 from stealing.pretraining.pretrain import MONITOR
@@ -95,7 +96,7 @@ def expected_seconds(config: DictConfig, data: RunData, asked: int) -> dict[str,
         seconds["control"] = _control(config, size, settings)
         images = sum(len(task.train) + len(task.test) for task in data.tasks)
         features = DOOR * asked * of_target + NETWORKS * images * a_pass
-        widths = {3 * size * size: 1, surrogate.feature_dim: 5}
+        widths = {3 * pixel_side(size) ** 2: 1, surrogate.feature_dim: 5}
         # the target as it is and in two samples, and without its defense
         of_a_target = 4 if config.defense else 3
         widths[target.feature_dim] = widths.get(target.feature_dim, 0) + of_a_target
@@ -243,10 +244,11 @@ def _fit_seconds(
 def _pass_seconds(encoder: Encoder, size: int, device: str) -> float:
     """Return the seconds of an image's features."""
     encoder.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    block = torch.from_numpy(_noise(BLOCK, size, BLOCK).pixels)
+    count = block_size(size, size)
+    block = torch.from_numpy(_noise(count, size, count).pixels)
     few = block[:FEW].to(device).float() / 255
     with torch.inference_mode():
-        seconds = seconds_of(lambda: encoder.eval()(few), device) / FEW
-    if seconds * BLOCK > TIMED:
+        seconds = seconds_of(lambda: encoder.eval()(few), device) / len(few)
+    if seconds * count > TIMED:
         return seconds
-    return seconds_of(lambda: encode(encoder, block), device) / BLOCK
+    return seconds_of(lambda: encode(encoder, block), device) / count

@@ -52,6 +52,7 @@ OWN: dict[str, tuple[str, ...]] = {
         "stealing.data.images.part_of_classes",
         "stealing.data.images.take",
         "stealing.data.images.without",
+        "stealing.data.sources.concatenated",
         "stealing.data.sources.folder",
         "stealing.data.sources.parquet",
         "stealing.data.sources.shapes",

@@ -87,6 +87,11 @@ def remarks(result: dict[str, Any]) -> list[str]:
             sentences.append(
                 f"{task} ({head}): the target loses to raw pixels by {pixel_lead:.1f} points."
             )
+    if "pixels" in result:
+        sentences.append(
+            "The control of raw pixels sees images of {size} pixels averaged to {reduced_to}: a "
+            "probe on all pixels would take hours.".format(**result["pixels"])
+        )
     if len(result["seeds"]) == 2:
         sentences.append(
             "Two seeds say little about how seeds vary, so intervals may be too narrow: run three "

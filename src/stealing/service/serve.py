@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from stealing.artefacts import key
 from stealing.config import instantiate_node, to_dict, use_new_paths
 from stealing.errors import ConfigError
-from stealing.evaluation.features import BLOCK, encode
+from stealing.evaluation.features import block_size, encode
 from stealing.service.accounts import Books
 from stealing.service.app import application
 from stealing.service.batching import Batcher
@@ -102,7 +102,7 @@ def build_service(config: DictConfig) -> Service:
         target.defense,
         version,
         books,
-        most=BLOCK,
+        most=block_size(local.size, local.size),
         window=config.window,
         queue=config.queue,
         threads=config.threads,
