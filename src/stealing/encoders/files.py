@@ -18,7 +18,12 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from stealing.artefacts import check_undamaged, checksum
-from stealing.encoders.architectures import check_description, describe, foreign_modules
+from stealing.encoders.architectures import (
+    check_description,
+    describe,
+    foreign_modules,
+    without_initial,
+)
 from stealing.encoders.building import build_seeded
 from stealing.encoders.encoder import Encoder
 from stealing.encoders.pairs import read_card, write_pair
@@ -81,7 +86,7 @@ def save_encoder(
     content = save(weights)
     try:
         text = _card_text(
-            arch=describe(arch),
+            arch=without_initial(describe(arch)),
             size=size,
             feature_dim=getattr(encoder, "feature_dim", None),
             weights=_checksum(content),
@@ -180,6 +185,9 @@ def parse_card(values: Any) -> dict[str, Any]:
         raise InvalidContent("the card's weights are not a checksum")
     _check_provenance(card["provenance"])
     card["arch"] = describe(card["arch"])
+    # A stranger's card must not have another file read, or anything fetched.
+    if without_initial(card["arch"]) != card["arch"]:
+        raise InvalidContent("the card's arch names initial weights, which no card has")
     return card
 
 
