@@ -144,6 +144,9 @@ def evaluate_tasks(
         **_untrained_controls(to_dict(config.arch), start, answers.images, batch_size, device),
         "ssl_on_queries": control.encoder,
     }
+    public = controls.public(to_dict(config.arch), start)
+    if public is not None:
+        encoders["public"] = public
     networks = {name: _network(encoder, device) for name, encoder in encoders.items()}
     # Rank 0 sends the queries. The other ranks then read the answers.
     with main_process_first():

@@ -29,6 +29,7 @@ from stealing.config import instantiate_node, to_dict
 from stealing.data.images import Images
 from stealing.data.sampling import TrainingImages
 from stealing.encoders import Encoder, build_encoder, load_encoder
+from stealing.encoders.initial import has_public_start
 from stealing.errors import TrainingError
 from stealing.evaluation.controls import pixel_side
 from stealing.evaluation.cost import head_seconds
@@ -95,8 +96,9 @@ def expected_seconds(config: DictConfig, data: RunData, asked: int) -> dict[str,
     if config.until == "evaluate":
         seconds["control"] = _control(config, size, settings)
         images = sum(len(task.train) + len(task.test) for task in data.tasks)
-        features = DOOR * asked * of_target + NETWORKS * images * a_pass
-        widths = {3 * pixel_side(size) ** 2: 1, surrogate.feature_dim: 5}
+        public = int(has_public_start(to_dict(config.arch)))
+        features = DOOR * asked * of_target + (NETWORKS + public) * images * a_pass
+        widths = {3 * pixel_side(size) ** 2: 1, surrogate.feature_dim: 5 + public}
         # the target as it is and in two samples, and without its defense
         of_a_target = 4 if config.defense else 3
         widths[target.feature_dim] = widths.get(target.feature_dim, 0) + of_a_target

@@ -129,6 +129,9 @@ def check_value(value: Any, kind: Any, place: str, trusted: Sequence[str]) -> No
             check_value(part, kind.part, f"{place}.{name}", trusted)
     elif isinstance(value, dict) and "_target_" in value and _takes_node(kind):
         _check_node(value, place, trusted)
+    elif isinstance(value, list) and _takes_nodes(kind):
+        for number, part in enumerate(value):
+            check_value(part, get_args(kind)[0], f"{place}.{number}", trusted)
     elif not fits(value, kind):
         raise InvalidContent(f"{place} is {quoted(value)}, and has to be {in_words(kind)}")
     else:
@@ -212,6 +215,12 @@ def _takes_node(kind: Any) -> bool:
     if origin is not None:
         return origin is Callable
     return kind is Any or not isinstance(kind, type) or kind.__module__ != "builtins"
+
+
+def _takes_nodes(kind: Any) -> bool:
+    """Return whether the values of a type are lists of what has to be built."""
+    parts = get_args(kind)
+    return len(parts) == 1 and _is_generic(get_origin(kind), Sequence) and _takes_node(parts[0])
 
 
 def fits(value: Any, kind: Any) -> bool:

@@ -41,7 +41,9 @@ OPTIMIZERS = (
 ARCHITECTURES = (
     "stealing.encoders.encoder.Encoder",
     "stealing.encoders.headless.Headless",
+    "stealing.encoders.resized.Resized",
     "stealing.encoders.resnet.NarrowResNet",
+    "stealing.encoders.timm_encoder.TimmEncoder",
 )
 
 OWN: dict[str, tuple[str, ...]] = {

@@ -19,7 +19,7 @@ BLOCK_BYTES = 2**26
 """Most bytes of such a block of decoded images, if that is more than one image."""
 
 PORTION = 25
-"""Images that a worker decodes without a pause: a small one takes less time than its handing over."""
+"""Images that a worker decodes in a row: a small one takes less time than giving it to a worker."""
 
 
 def fitting(size: int) -> int:
@@ -27,9 +27,7 @@ def fitting(size: int) -> int:
     return max(1, BLOCK_BYTES // (3 * size * size))
 
 
-def decode_each(
-    decode_one: Callable[[int], NDArray[np.uint8]], count: int
-) -> NDArray[np.uint8]:
+def decode_each(decode_one: Callable[[int], NDArray[np.uint8]], count: int) -> NDArray[np.uint8]:
     """Return `decode_one(0)` to `decode_one(count - 1)` in one array, decoded by all cores.
 
     The workers are threads: Pillow lets go of the interpreter's lock while it decodes a file and

@@ -13,6 +13,7 @@ from typing import Any
 
 import torchvision
 
+from stealing.encoders.adapted import WIDEST_ADAPTER, Adapted
 from stealing.encoders.arguments import (
     LARGEST_NORMALISATION,
     LARGEST_SIDE,
@@ -31,6 +32,7 @@ from stealing.encoders.encoder import Encoder
 from stealing.encoders.headless import STEM_PADDING, Headless
 from stealing.encoders.resized import INTERPOLATIONS, Resized
 from stealing.encoders.resnet import NarrowResNet
+from stealing.encoders.timm_encoder import TimmEncoder
 from stealing.encoders.timm_network import POOLS, Timm, is_timm
 from stealing.errors import StealingError
 from stealing.reading import InvalidContent, first_line, quoted
@@ -99,6 +101,13 @@ ARCHITECTURES = {
         },
         optional=("stem",),
     ),
+    "Adapted": Architecture(
+        Adapted,
+        {
+            "backbone": Argument(_is_network, "an architecture"),
+            "width": whole(WIDEST_ADAPTER),
+        },
+    ),
     "Resized": Architecture(
         Resized,
         {
@@ -121,6 +130,17 @@ ARCHITECTURES = {
         },
         optional=("pool", "size", "weights", "hub", "checkpointing"),
         initial=("weights", "hub", "checkpointing"),
+    ),
+    "TimmEncoder": Architecture(
+        TimmEncoder,
+        {
+            "name": Argument(is_timm, "a network of timm such as vit_tiny_patch16_224"),
+            "size": or_null(whole(LARGEST_SIDE)),
+            "weights": or_null(Argument(is_text, "a file of weights")),
+            "checkpointing": Argument(is_switch, "true or false"),
+        },
+        optional=("size", "weights", "checkpointing"),
+        initial=("weights", "checkpointing"),
     ),
 }
 """By name. Cards of every version are read: names and meanings of arguments never change."""

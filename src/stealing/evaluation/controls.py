@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from stealing.data.images import Images
 from stealing.encoders import Encoder, build_encoder
+from stealing.encoders.initial import has_public_start, random_start
 from stealing.evaluation.features import send
 
 PIXEL_SIDE = 32
@@ -21,8 +22,13 @@ PIXEL_BLOCK = 100
 
 
 def untrained(arch: dict[str, Any], seed: int) -> Encoder:
-    """Return the surrogate before its first step, with BatchNorm's default statistics."""
-    return build_encoder(arch, seed).eval()
+    """Return the surrogate with random weights, with BatchNorm's default statistics."""
+    return build_encoder(random_start(arch), seed).eval()
+
+
+def public(arch: dict[str, Any], seed: int) -> Encoder | None:
+    """Return the public encoder that the surrogate's training starts from; None without one."""
+    return build_encoder(arch, seed).eval() if has_public_start(arch) else None
 
 
 def calibrated(

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stealing.evaluation.bootstrap import Estimate, estimate_accuracies
-from stealing.evaluation.protocol import CONTROLS, INFORMATIVE
+from stealing.evaluation.protocol import INFORMATIVE, controls_among
 from stealing.evaluation.shares import TaskEstimates, held_share, share, strongest_control
 
 Outcomes = dict[str, NDArray[np.bool_]]
@@ -89,7 +89,7 @@ def summarise(
         # The measure of the StolenEncoder paper. It says little: controls have a high ratio too.
         "ratio": points["SA"] / points["TA"] if points["TA"] else None,
         "honest_loss": None,
-        "controls": {name: points[name] for name in CONTROLS},
+        "controls": {name: points[name] for name in controls_among(points)},
         "control": asdict(task.control),
         "held": task.held,
         "intervals": intervals,
@@ -225,7 +225,8 @@ def paired_difference(
 def _estimate_task(
     seeds: Sequence[Outcomes], resamples: int, rng: np.random.Generator
 ) -> TaskEstimates:
-    names = [name for name in ("TA", "TA_clean", "SA", *CONTROLS) if name in seeds[0]]
+    first = seeds[0]
+    names = [name for name in ("TA", "TA_clean", "SA", *controls_among(first)) if name in first]
     estimates = estimate_accuracies(seeds, names, resamples, rng)
     held = held_accuracies(seeds)
     return TaskEstimates(estimates, held, strongest_control(held))
