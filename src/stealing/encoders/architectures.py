@@ -32,6 +32,7 @@ from stealing.encoders.headless import STEM_PADDING, Headless
 from stealing.encoders.resized import INTERPOLATIONS, Resized
 from stealing.encoders.resnet import NarrowResNet
 from stealing.encoders.timm_network import POOLS, Timm, is_timm
+from stealing.encoders.transformer import NETWORKS, Transformer
 from stealing.errors import StealingError
 from stealing.reading import InvalidContent, first_line, quoted
 from stealing.trust import import_trusted, module_of
@@ -108,6 +109,14 @@ ARCHITECTURES = {
             "crop": Argument(is_crop, "a number from 0.1 to 1"),
         },
         optional=("interpolation", "crop"),
+    ),
+    "Transformer": Architecture(
+        Transformer,
+        {
+            "name": one_of(NETWORKS),
+            "size": whole(LARGEST_SIDE),
+        },
+        optional=("size",),
     ),
     "Timm": Architecture(
         Timm,
