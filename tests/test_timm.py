@@ -53,13 +53,15 @@ def test_a_file_of_timm_with_its_classifier_gives_timms_features(name: str, tmp_
         else:
             save_file(source.state_dict(), path)
         node = {"class": "Timm", "name": name, "size": 32, "weights": str(path)}
-        encoder = build_encoder(arch({"class": "Resized", "size": 32, "backbone": node}), 0).eval()
+        wanted = arch({"class": "Resized", "size": 32, "backbone": node})
+        encoder = build_encoder(wanted, 0).eval()
         with torch.no_grad():
             seen = (IMAGES - 0.5) / 0.25
             features = source.forward_head(source.forward_features(seen), pre_logits=True)
             torch.testing.assert_close(encoder(IMAGES), features, rtol=0, atol=1e-5)
     # a card keeps the network, and neither the file nor how it was trained
-    save_encoder(encoder, tmp_path / "e.safetensors", arch=arch(node), size=32, provenance={})
+    save_encoder(encoder, tmp_path / "e.safetensors", arch=wanted, size=32, provenance={})
+    assert "weights" not in (tmp_path / "e.json").read_text().partition("feature_dim")[0]
 
 
 def test_a_card_names_a_network_of_timm_and_never_a_file_or_the_hub(tmp_path: Path) -> None:

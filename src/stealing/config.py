@@ -123,6 +123,10 @@ def check_choices(config: DictConfig) -> None:
         raise ConfigError(
             "The initial weights of a service's encoder are unknown: leave start= out."
         )
+    if config.start == "target" and target.get("family") is not None:
+        raise ConfigError(
+            "The initial weights of another program's encoder are unknown: leave start= out."
+        )
     attack = config.attack
     if (attack.steps is None) == (attack.epochs is None):
         raise ConfigError(

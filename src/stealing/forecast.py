@@ -28,7 +28,7 @@ from stealing.attacks.steal import (
 from stealing.config import instantiate_node, to_dict
 from stealing.data.images import Images
 from stealing.data.sampling import TrainingImages
-from stealing.encoders import Encoder, build_encoder, load_encoder
+from stealing.encoders import Encoder, build_encoder
 from stealing.encoders.initial import has_public_start
 from stealing.errors import TrainingError
 from stealing.evaluation.controls import pixel_side
@@ -38,6 +38,7 @@ from stealing.evaluation.protocol import Protocol
 from stealing.preflight import RunData, control_steps, images_of, trains_target
 from stealing.pretraining.pretrain import MONITOR
 from stealing.pretraining.recipe import build_module
+from stealing.targets.open import is_local, load_local
 from stealing.timing import now, seconds_of
 from stealing.training.distributed import process_count
 from stealing.training.fit import Recorder, Settings, device_of, fit, settings_of
@@ -113,9 +114,7 @@ def _target(config: DictConfig) -> Encoder | None:
     """Return a network as the target has it; None for a remote target."""
     if trains_target(config):
         return build_encoder(to_dict(config.target_arch), 0)
-    if config.target.path is None:
-        return None
-    return load_encoder(Path(config.target.path), config.trust)[0]
+    return load_local(config).encoder if is_local(config) else None
 
 
 def _pretrain(config: DictConfig, data: RunData, settings: Settings, of_target: float) -> float:

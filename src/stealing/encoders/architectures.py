@@ -34,6 +34,7 @@ from stealing.encoders.resized import INTERPOLATIONS, Resized
 from stealing.encoders.resnet import NarrowResNet
 from stealing.encoders.timm_encoder import TimmEncoder
 from stealing.encoders.timm_network import POOLS, Timm, is_timm
+from stealing.encoders.transformer import NETWORKS, Transformer
 from stealing.errors import StealingError
 from stealing.reading import InvalidContent, first_line, quoted
 from stealing.trust import import_trusted, module_of
@@ -117,6 +118,14 @@ ARCHITECTURES = {
             "crop": Argument(is_crop, "a number from 0.1 to 1"),
         },
         optional=("interpolation", "crop"),
+    ),
+    "Transformer": Architecture(
+        Transformer,
+        {
+            "name": one_of(NETWORKS),
+            "size": whole(LARGEST_SIDE),
+        },
+        optional=("size",),
     ),
     "Timm": Architecture(
         Timm,

@@ -7,6 +7,7 @@ alone. A pickle that names any other class or function is refused before it is c
 import argparse
 import pickle
 import stat
+import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -46,8 +47,8 @@ def read_checkpoint(path: Path | str) -> dict[str, Any]:
     except InvalidContent as why:
         raise CheckpointError(f"{path} cannot be read ({why}).") from None
     except OSError as error:
-        why = error.strerror or "the system cannot open it"
-        raise CheckpointError(f"{path} cannot be read ({why}): name another file.") from None
+        reason = error.strerror or "the system cannot open it"
+        raise CheckpointError(f"{path} cannot be read ({reason}): name another file.") from None
     if not isinstance(content, Mapping):
         raise CheckpointError(
             f"{path} holds {type(content).__name__} in place of a state dict: "
@@ -77,7 +78,9 @@ def _load_torch(path: Path) -> Any:
             "target=torchscript target.weights=..."
         )
     try:
-        with torch.serialization.safe_globals(list(PLAIN_CLASSES)):
+        with warnings.catch_warnings(), torch.serialization.safe_globals(list(PLAIN_CLASSES)):
+            # torch warns of the protocols of other versions, which it reads or refuses.
+            warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise InvalidContent(_refusal(error)) from None

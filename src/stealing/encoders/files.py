@@ -47,6 +47,12 @@ WIDEST = 2**20
 COMPILED = "_orig_mod."
 """Prefix that torch.compile adds to the names of weights."""
 
+FOREIGN = (
+    "or if another program saved it, choose target=timm, torchvision, open_clip, huggingface, "
+    "torchscript or onnx, with target.weights="
+)
+"""How to load a file that is not one of this project's."""
+
 ORIGIN_TABLES = ("made", "hardware", "versions")
 """Tables of a card's `provenance` that are read, beside its `weights_seed` and `precision`."""
 
@@ -132,7 +138,7 @@ def load_encoder(path: Path | str, trust: Sequence[str] = ()) -> tuple[Encoder, 
         if not os.path.exists(file):
             raise CheckpointError(
                 f"{file} does not exist: "
-                "an encoder is a .safetensors file with its .json beside it."
+                f"an encoder is a .safetensors file with its .json beside it, {FOREIGN}."
             )
     values = read_card(path)
     try:
@@ -254,7 +260,7 @@ def _check_suffix(path: Path) -> None:
     if path.suffix != ".safetensors":
         raise CheckpointError(
             f"{path} is not a safetensors file: "
-            "save your encoder with stealing.encoders.save_encoder."
+            f"save your encoder with stealing.encoders.save_encoder, {FOREIGN}."
         )
 
 

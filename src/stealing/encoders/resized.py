@@ -64,7 +64,9 @@ class Resized(nn.Module):
     def resize(self, images_BCHW: Tensor) -> Tensor:
         """Return the images (B, 3, S, S) that the network sees."""
         size = self.size
-        height, width = images_BCHW.shape[2:]
+        # Whole numbers also while the network is traced, where the parts of a shape are tensors.
+        height = int(images_BCHW.shape[2])
+        width = int(images_BCHW.shape[3])
         if size is None or (height, width) == (size, size):
             return images_BCHW
         # As timm rounds; int(256.0 - rounding) would give 255.

@@ -5,6 +5,7 @@ channels, H and W pixels, D feature width.
 """
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -109,16 +110,7 @@ def _fill(network: Any, path: Path) -> None:
     if not found:
         raise CheckpointError(f"{path} holds no tensors: name a file of weights.")
     weights = max(found.values(), key=len)
-    # Each family converts its own earlier formats, and position embeddings of another size.
-    convert = getattr(sys.modules[type(network).__module__], "checkpoint_filter_fn", None)
-    if convert is not None:
-        try:
-            weights = convert(weights, network)
-        # What timm's converters raise for weights of another network.
-        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
-            raise CheckpointError(
-                f"{path} does not hold weights of this network: {first_line(error)}."
-            ) from None
+    weights = converted(network, weights) or weights
     weights = _without_classifier(network, weights)
     own = network.state_dict()
     wrong = sorted(own.keys() ^ weights.keys())
@@ -142,3 +134,26 @@ def _without_classifier(network: Any, weights: Weights) -> Weights:
         if not name.startswith(tuple(f"{head}." for head in heads)):
             kept[name] = tensor
     return kept
+
+
+def converted(network: Any, weights: Mapping[str, Any]) -> Weights | None:
+    """Return weights in the present format of a network of timm, by timm's own converter.
+
+    Each family converts its earlier formats, and position embeddings of another size.
+
+    Args:
+        network: of timm.
+        weights: as a file has them.
+
+    Returns:
+        None if there is no converter, or these are not weights of the network.
+    """
+    convert = getattr(sys.modules[type(network).__module__], "checkpoint_filter_fn", None)
+    if convert is None:
+        return None
+    try:
+        result: Weights = convert(dict(weights), network)
+    # What timm's converters raise for weights of another network.
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError):
+        return None
+    return result

@@ -18,7 +18,7 @@ from stealing.service.batching import Batcher
 from stealing.service.faults import Abrupt
 from stealing.service.protocol import Connections, guarded
 from stealing.service.serving import Offer, Service
-from stealing.targets.open import load_local, open_target
+from stealing.targets.open import is_local, load_local, open_target
 from stealing.text import printable
 from stealing.training.fit import device_of
 from stealing.trust import check_trust
@@ -85,7 +85,7 @@ def build_service(config: DictConfig) -> Service:
         ConfigError: the target is not a saved encoder, or a class is not trusted.
         StealingError: the encoder cannot be loaded, or the books cannot be opened.
     """
-    if config.target.path is None:
+    if not is_local(config):
         raise ConfigError(
             "A service offers a saved encoder: choose target=zoo, or target=file target.path=...."
         )
