@@ -7,6 +7,7 @@ file, so that both can be compared. Extras are imported when a format needs them
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import redirect_stdout
+from importlib import import_module
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -137,10 +138,13 @@ def write_torchscript(source: Source, path: Path) -> Network:
     with warnings.catch_warnings(), torch.inference_mode():
         # The size is a constant of the archive on purpose.
         warnings.simplefilter("ignore")
-        torch.jit.trace(source.module, example, check_trace=False).save(str(path))
+        traced = torch.jit.trace(  # type: ignore[no-untyped-call]
+            source.module, example, check_trace=False
+        )
+        traced.save(str(path))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        read: Network = torch.jit.load(str(path))
+        read: Network = torch.jit.load(str(path))  # type: ignore[no-untyped-call]
     return read
 
 
@@ -151,8 +155,8 @@ def write_onnx(source: Source, path: Path) -> Network:
         ConfigError: The extra is not installed, or ONNX lacks an operation of the network.
     """
     try:
-        import onnxruntime
-        import onnxscript  # noqa: F401  torch's exporter needs it
+        onnxruntime = import_module("onnxruntime")
+        import_module("onnxscript")  # torch's exporter needs it
     except ImportError:
         raise ConfigError(
             "Export to ONNX needs packages of its own: pip install 'stealing[onnx]'."
