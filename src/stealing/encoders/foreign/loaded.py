@@ -66,6 +66,7 @@ class Preprocessing:
         std: one value a channel.
         interpolation: `bilinear` or `bicubic`.
         crop: side of the centre crop as a share of the shorter side.
+        replaces: what the network's own configuration says, if the user changed it.
     """
 
     size: int
@@ -73,6 +74,7 @@ class Preprocessing:
     std: tuple[float, ...] = IMAGENET_STD
     interpolation: str = "bicubic"
     crop: float = 1.0
+    replaces: "Preprocessing | None" = None
 
     def overridden(self, target: ForeignTarget) -> "Preprocessing":
         """Return it with the values that the user set.
@@ -81,17 +83,28 @@ class Preprocessing:
             ConfigError: a mean or a standard deviation is not one number a channel.
         """
         changes = dict[str, Any]()
-        for part in fields(self):
-            value = getattr(target, part.name)
+        for name in ("size", "mean", "std", "interpolation", "crop"):
+            value = getattr(target, name)
             if value is not None:
-                changes[part.name] = value
+                changes[name] = value
         for name in ("mean", "std"):
             values = changes.get(name)
             if values is not None and (len(values) != 3 or max(values) > LARGEST_NORMALISATION):
                 raise ConfigError(f"target.{name} takes three numbers, one a channel.")
         if min(changes.get("std", (1,))) <= 0:
             raise ConfigError("target.std takes three numbers above 0.")
-        return replace(self, **changes)
+        return replace(self, **changes, replaces=self) if changes else self
+
+    def note(self) -> str | None:
+        """Return a warning if images are normalised in another way than the network was trained."""
+        own = self.replaces
+        if own is None or (own.mean, own.std) == (self.mean, self.std):
+            return None
+        is_raw = self.mean == (0, 0, 0) and self.std == (1, 1, 1)
+        given = "raw images in 0 to 1" if is_raw else "your target.mean= and target.std="
+        mean = ", ".join(f"{value:g}" for value in own.mean)
+        std = ", ".join(f"{value:g}" for value in own.std)
+        return f"{given} take the place of the usual mean {mean} and std {std} of this network"
 
     def around(self, backbone: Mapping[str, Any]) -> dict[str, Any]:
         """Return the description of an encoder that has this backbone behind its preprocessing."""

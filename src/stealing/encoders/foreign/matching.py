@@ -10,10 +10,10 @@ from torch import Tensor
 
 from stealing.encoders.checkpoints import Weights, state_dicts
 from stealing.encoders.foreign.names import (
-    COUNTS,
     HEADS,
     OTHER_BRANCHES,
     TEXT_TOWER,
+    UNREAD,
     clean,
     source_of,
 )
@@ -90,9 +90,9 @@ def match(content: Mapping[str, Any], names: Iterable[str], path: Path, *more: S
             weights[spelling[inner]] = tensor
         else:
             others.append(name)
-    unknown = [name for name in others if not _is_left_out(name, best.prefix)]
+    unknown = [name for name in others if not is_left_out(name, best.prefix)]
     absent = [f"{best.prefix}{theirs}" for theirs, name in spelling.items() if name not in weights]
-    absent = [name for name in absent if not name.endswith(COUNTS)]
+    absent = [name for name in absent if not name.endswith(UNREAD)]
     _check_complete(path, absent, unknown)
     begin = f"{best.place}.{best.prefix}".removeprefix(".")
     return Match(weights, source_of(begin, others), tuple(others), begin, best.spelling)
@@ -151,8 +151,10 @@ def _best(candidates: Sequence[_Candidate]) -> _Candidate | None:
     return max(first or large, key=lambda candidate: candidate.count)
 
 
-def _is_left_out(name: str, prefix: str) -> bool:
+def is_left_out(name: str, prefix: str) -> bool:
     """Return True for a weight of a known head, of another branch, or of a text tower."""
+    if name.endswith(UNREAD):
+        return True
     inner = name.removeprefix(prefix).split(".")[0]
     if inner in HEADS or inner in TEXT_TOWER:
         return True

@@ -81,6 +81,9 @@ COUNTS = "num_batches_tracked"
 """Last part of the name of a BatchNorm's counter. Converted checkpoints lack them, and an encoder
 that is not trained does not read them."""
 
+UNREAD = (COUNTS, "position_ids")
+"""Ends of names that may be absent, or too many: transformers once stored numbers of positions."""
+
 SOURCES = (
     ("MoCo", r"\bencoder_q\.", ""),
     ("MoCo v3", r"\bbase_encoder\.", ""),

@@ -44,8 +44,7 @@ def load_torchvision(target: ForeignTarget) -> Loaded:
     path = Path(target.weights) if target.weights else None
     content = read_checkpoint(path) if path else _fetched(name, target)
     path = path or Path(name)
-    names = list(_outline(name, "imagenet", None).state_dict())
-    found = match(content, names, path, *_by_number(names))
+    found = match_torchvision(content, outline("torchvision", name), path)
     stem = target.stem or _stem_of(name, found)
     preprocessing = _preprocessing(name, stem).overridden(target)
     notes = list[str]()
@@ -79,11 +78,23 @@ def _backbone(name: str, stem: str, size: int | None) -> dict[str, Any]:
     return {"class": "Headless", "name": name, "stem": stem}
 
 
-def _outline(name: str, stem: str, size: int | None) -> Any:
-    """Build the network without memory for its weights."""
-    description = Preprocessing(224).around(_backbone(name, stem, size))
-    encoder = build_seeded(description, 0, (), "meta")
+def outline(library: str, name: str) -> Any:
+    """Build a network of torchvision or timm without memory for its weights."""
+    backbone = _backbone(name, "imagenet", None)
+    if library == "timm":
+        backbone = {"class": "Timm", "name": name}
+    encoder = build_seeded(Preprocessing(224).around(backbone), 0, (), "meta")
     return encoder.backbone.backbone.network  # type: ignore[union-attr]
+
+
+def match_torchvision(content: dict[str, Any], network: Any, path: Path) -> Match:
+    """Match a checkpoint with a network whose parts may be named by their number.
+
+    Raises:
+        CheckpointError: it does not fit.
+    """
+    names = list(network.state_dict())
+    return match(content, names, path, *by_number(names))
 
 
 def _fetched(name: str, target: ForeignTarget) -> dict[str, Any]:
@@ -98,7 +109,7 @@ def _fetched(name: str, target: ForeignTarget) -> dict[str, Any]:
     return state
 
 
-def _by_number(names: list[str]) -> list[Spelling]:
+def by_number(names: list[str]) -> list[Spelling]:
     """Return the spellings of a ResNet as a sequence of its parts, with its max-pool or without.
 
     There are none for other networks.
