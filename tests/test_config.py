@@ -43,6 +43,12 @@ def test_every_option_composes_with_the_rest(group: str, option: str) -> None:
     extra = {
         "file": ("target.path=pyproject.toml",),
         "azure": ("target.remote.url=https://x.org", MODEL),
+        "huggingface": ("target.name=my/folder",),
+        "onnx": ("target.weights=my/encoder.onnx",),
+        "open_clip": ("target.name=ViT-B-32",),
+        "torchscript": ("target.weights=my/encoder.pt",),
+        "timm": ("target.name=test_vit",),
+        "torchvision": ("target.name=resnet18",),
     }
     extra |= {"openai": (MODEL,), "vllm": (MODEL,), "recording": ("target.remote.name=n",)}
     if (group, option) == ("target", "zoo") and not (ROOT / "assets").exists():

@@ -149,6 +149,11 @@ def cases(top: Path) -> dict[str, Case]:
             {"dataset": "CIFAR100", "root": other_root, "split": "test", "limit": 5}
             | {**elsewhere, "size": 36, "resize": "pad"},
         ),
+        "concatenated": (
+            sources.concatenated,
+            {"images": [drawn, images.take(drawn, 20)], "cache": cache},
+            {"images": [images.take(drawn, 20), drawn], "cache": str(top / "other")},
+        ),
         "take": (
             images.take,
             {"images": drawn, "count": 20, "seed": 0, "skip": 0},

@@ -19,7 +19,7 @@ from stealing.defenses.chain import Chain, QueryBatch
 from stealing.defenses.noise import Noise
 from stealing.encoders import Encoder, load_encoder
 from stealing.errors import Refused
-from stealing.evaluation.features import BLOCK, encode
+from stealing.evaluation.features import BLOCK, block_size, encode
 from stealing.queries import bank as banks
 from stealing.queries.bank import Bank
 from stealing.queries.database import SQLite
@@ -166,7 +166,8 @@ def test_a_request_is_larger_than_a_block_if_its_pixels_are_few_and_no_defense_r
     def images(size: int, name: str = "none") -> int:
         return LocalTarget(encoder(), CHAINS[name](), name, size).images_a_request
 
-    assert (images(8), images(32), images(48), images(224)) == (1000, 1000, 500, 250)
+    assert (images(8), images(32), images(48), images(96)) == (1000, 1000, 500, 250)
+    assert images(224) == block_size(224, 224) < BLOCK, "large images come in smaller blocks"
     assert images(8, "noise") == 1000 and images(8, "b4b") == BLOCK, "a guard judges requests"
 
 

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "stealing"
 LAYERS = [
     {"audit"},
-    {"judge", "pipeline", "service"},
+    {"export", "judge", "pipeline", "service"},
     {"controls", "result"},
     {"context", "evaluate", "finished", "preview", "surrogates"},
     {"compute", "forecast"},

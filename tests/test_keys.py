@@ -44,6 +44,10 @@ NOT_IN_KEY_OF_LOADED = {
     "target.seed": "of a target that is trained here",
 }
 
+NOT_IN_KEY_OF_FOREIGN = {
+    "target.*": "known by the fingerprint of its weights, its normalisation and its resizing",
+}
+
 NOT_IN_KEY_OF_SERVICE = {
     "target.path": "a service has none",
     "target.seed": "the service's own business",
@@ -148,7 +152,7 @@ def valid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Valid:
 
 def key_of(config: DictConfig) -> str:
     """The key, from what stands in for images and a saved encoder."""
-    given = "f" * 32 if config.target.path else None
+    given = "f" * 32 if config.target.path or config.target.get("family") else None
     if config.target.remote:
         given = name_of(instantiate_node(config.target.remote))
     return run_key(config, given, {"queries": "one"})
@@ -217,6 +221,11 @@ def test_every_setting_of_a_saved_target_is_in_the_key_or_listed(valid: Valid) -
         valid,
         "target.",
     )
+
+
+def test_every_setting_of_a_foreign_target_is_known_by_its_fingerprint(valid: Valid) -> None:
+    options = (("target=timm", "target.name=test_vit"), ("target=imagenet",))
+    check(options, NOT_IN_KEY_OF_FOREIGN, valid, "target.")
 
 
 def test_every_setting_of_a_service_is_in_the_key_or_listed(valid: Valid) -> None:

@@ -39,10 +39,11 @@ from stealing.settings.__main__ import document
 from stealing.settings.checks import check_settings, tree_of
 from stealing.settings.commands import COMMANDS
 from stealing.settings.constructors import check_constructors
+from stealing.settings.kinds import Setting
 from stealing.settings.overrides import check_overrides, explain_hydra_error
 from stealing.settings.reference import import_target
 from stealing.settings.service import SERVICE_GROUPS
-from stealing.settings.table import BASE, GROUPS, Setting
+from stealing.settings.table import BASE, GROUPS
 from stealing.trust import OWN
 
 MODEL = "target.remote.wire.body.model=m"

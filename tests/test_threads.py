@@ -77,7 +77,7 @@ def test_a_users_own_policy_stays() -> None:
 def test_the_processes_of_a_machine_share_its_cores_whoever_started_them(
     devices: int, environment: dict[str, str], threads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(config, "_usable_cores", lambda: 12)
+    monkeypatch.setattr(config, "usable_cores", lambda: 12)
     for name in ("TORCHELASTIC_RUN_ID", "LOCAL_WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():

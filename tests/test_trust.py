@@ -138,6 +138,12 @@ def test_the_list_of_environment_variables_is_that_of_conf() -> None:
 def test_every_option_of_this_project_is_of_the_schema_by_which_folders_are_read() -> None:
     named = {
         "azure": ("target.remote.url=https://x.org", "target.remote.wire.body.model=m"),
+        "huggingface": ("target.name=my/folder",),
+        "onnx": ("target.weights=my/encoder.onnx",),
+        "open_clip": ("target.name=ViT-B-32",),
+        "torchscript": ("target.weights=my/encoder.pt",),
+        "timm": ("target.name=test_vit",),
+        "torchvision": ("target.name=resnet18",),
         "openai": ("target.remote.wire.body.model=m",),
         "vllm": ("target.remote.wire.body.model=m",),
         "recording": ("target.remote.name=n",),

@@ -15,7 +15,6 @@ from rich.text import Text
 from stealing.config import compose_config, instantiate_node
 from stealing.console import TextConsole
 from stealing.defenses.chain import Chain
-from stealing.encoders import load_encoder
 from stealing.errors import ConfigError, StealingError
 from stealing.pipeline import run
 from stealing.preflight import RunData, check_inputs, measured, open_run_data
@@ -26,6 +25,7 @@ from stealing.report.wording import verdict_sections
 from stealing.report.write import write_groups
 from stealing.settings.constructors import check_constructors
 from stealing.settings.overrides import explain_hydra_error
+from stealing.targets.open import is_local, load_local
 from stealing.text import printable
 
 HEAD = "linear"
@@ -183,8 +183,7 @@ class Audit:
         if not self.is_remote:
             largest = f"budget.images={max(self.choices.budgets)}"
             variants += [[largest, *defense] for defense in self._defenses()]
-        path = self.config.target.path
-        encoder = load_encoder(path, self.config.trust)[0].fingerprint if path else None
+        encoder = load_local(self.config).encoder.fingerprint if is_local(self.config) else None
         for attack, variant in product(self.choices.attacks, variants):
             overrides = [f"attack={attack}", *variant]
             try:

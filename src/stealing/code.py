@@ -43,6 +43,7 @@ NOT_FOLLOWED = {
     "stealing.report": "shows results that are finished",
     "stealing.signals": "stops a command, which resumes later",
     "stealing.settings": "checks settings; their values are in the key",
+    "stealing.targets.foreign_check": "describes a target and changes none",
     "stealing.targets.sanity_check": "checks that a service answers",
     "stealing.queries.inspection": "reads the ledger for its owner",
     "stealing.queries.progress": "progress of buying",

@@ -42,7 +42,7 @@ def cores_each(processes: Any) -> int:
     started = os.environ.get("LOCAL_WORLD_SIZE", "")
     if "TORCHELASTIC_RUN_ID" in os.environ and started.isdecimal():
         here = max(1, int(started))
-    cores = _usable_cores()
+    cores = usable_cores()
     cells = 1
     if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
         launcher = HydraConfig.get().launcher
@@ -65,7 +65,8 @@ def cores_each(processes: Any) -> int:
     return max(1, cores // (cells * here))
 
 
-def _usable_cores() -> int:
+def usable_cores() -> int:
+    """Return how many cores this process may use."""
     # Linux: the cores that a container or a cluster grants.
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
@@ -121,6 +122,10 @@ def check_choices(config: DictConfig) -> None:
     if config.start == "target" and target.remote is not None:
         raise ConfigError(
             "The initial weights of a service's encoder are unknown: leave start= out."
+        )
+    if config.start == "target" and target.get("family") is not None:
+        raise ConfigError(
+            "The initial weights of another program's encoder are unknown: leave start= out."
         )
     attack = config.attack
     if (attack.steps is None) == (attack.epochs is None):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from omegaconf import DictConfig
 from torch import Tensor, nn
@@ -40,6 +41,9 @@ SAMPLED = 200
 
 SHOWN = 36
 """Query images that a report shows."""
+
+SHOWN_SIDE = 64
+"""Most pixels on a side of an image that a report shows: a page holds hundreds of them."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +98,8 @@ class Evaluation:
 
     Attributes:
         figures: `tasks`, `fidelity`, `honest_user` (images that the honest user with most asks
-            about), `overall` and `sample` of `result.json`.
+            about), `overall` and `sample` of `result.json`; and `pixels` if the control of raw
+            pixels saw reduced images.
         right: of all tasks; see `TaskEvaluation`.
         sample: arrays that a report shows, of the first task.
         protocol_hash: of the settings of all heads.
@@ -142,6 +147,9 @@ def evaluate_tasks(
         "ssl_on_queries": control.encoder,
         **beside,
     }
+    public = controls.public(to_dict(config.arch), start)
+    if public is not None:
+        encoders["public"] = public
     networks = {name: _network(encoder, device) for name, encoder in encoders.items()}
     # Rank 0 sends the queries. The other ranks then read the answers.
     with main_process_first():
@@ -216,6 +224,9 @@ def _combine(
         "overall": overall([right], roles, protocol.resamples),
         "sample": {"task": first_task.name, "classes": first_task.test.class_names},
     }
+    size = queries.size
+    if controls.pixel_side(size) < size:
+        figures["pixels"] = {"size": size, "reduced_to": controls.pixel_side(size)}
     sample = _sample(first_task.test, first, queries) | first.predicted
     return Evaluation(figures, right, sample, protocol.hash)
 
@@ -228,12 +239,20 @@ def _sample(
     """Return some test images with labels and both encoders' features, and some query images."""
     places = torch.randperm(len(test), generator=generator("sample"))[:SAMPLED].numpy()
     return {
-        "images": test.batch(places).numpy(),
+        "images": _thumbnails(test.batch(places)).numpy(),
         "labels": test.targets()[places],
         "target": evaluation.target_MD[places].half().numpy(),
         "surrogate": evaluation.surrogate_MD[places].half().numpy(),
-        "queries": queries.batch(slice(SHOWN)).numpy(),
+        "queries": _thumbnails(queries.batch(slice(SHOWN))).numpy(),
     }
+
+
+def _thumbnails(images_uint8: Tensor) -> Tensor:
+    """Return images reduced to `SHOWN_SIDE` by averages over areas; small ones stay as they are."""
+    if images_uint8.shape[-1] <= SHOWN_SIDE:
+        return images_uint8
+    reduced = F.adaptive_avg_pool2d(images_uint8.float(), SHOWN_SIDE)
+    return reduced.round().to(torch.uint8)
 
 
 def ask_about_task(door: MeteredTarget, task: Task) -> list[Tensor]:

@@ -28,14 +28,17 @@ from stealing.attacks.steal import (
 from stealing.config import instantiate_node, to_dict
 from stealing.data.images import Images
 from stealing.data.sampling import TrainingImages
-from stealing.encoders import Encoder, build_encoder, load_encoder
+from stealing.encoders import Encoder, build_encoder
+from stealing.encoders.initial import has_public_start
 from stealing.errors import TrainingError
+from stealing.evaluation.controls import pixel_side
 from stealing.evaluation.cost import head_seconds
-from stealing.evaluation.features import BLOCK, encode
+from stealing.evaluation.features import block_size, encode
 from stealing.evaluation.protocol import Protocol
 from stealing.preflight import RunData, control_steps, held_count, images_of, trains_target
 from stealing.pretraining.pretrain import MONITOR
 from stealing.pretraining.recipe import build_module
+from stealing.targets.open import is_local, load_local
 from stealing.timing import now, seconds_of
 from stealing.training.distributed import process_count
 from stealing.training.fit import Recorder, Settings, device_of, fit, settings_of
@@ -94,8 +97,9 @@ def expected_seconds(config: DictConfig, data: RunData, asked: int) -> dict[str,
     if config.until == "evaluate":
         seconds["control"] = _control(config, size, settings)
         images = sum(len(task.train) + len(task.test) for task in data.tasks)
-        features = DOOR * asked * of_target + NETWORKS * images * a_pass
-        widths = {3 * size * size: 1, surrogate.feature_dim: 5}
+        public = int(has_public_start(to_dict(config.arch)))
+        features = DOOR * asked * of_target + (NETWORKS + public) * images * a_pass
+        widths = {3 * pixel_side(size) ** 2: 1, surrogate.feature_dim: 5 + public}
         # the target as it is and in two samples, and without its defense
         of_a_target = 4 if config.defense else 3
         widths[target.feature_dim] = widths.get(target.feature_dim, 0) + of_a_target
@@ -112,9 +116,7 @@ def _target(config: DictConfig) -> Encoder | None:
     """Return a network as the target has it; None for a remote target."""
     if trains_target(config):
         return build_encoder(to_dict(config.target_arch), 0)
-    if config.target.path is None:
-        return None
-    return load_encoder(Path(config.target.path), config.trust)[0]
+    return load_local(config).encoder if is_local(config) else None
 
 
 def _pretrain(config: DictConfig, data: RunData, settings: Settings, of_target: float) -> float:
@@ -245,10 +247,11 @@ def _fit_seconds(
 def _pass_seconds(encoder: Encoder, size: int, device: str) -> float:
     """Return the seconds of an image's features."""
     encoder.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    block = torch.from_numpy(_noise(BLOCK, size, BLOCK).pixels)
+    count = block_size(size, size)
+    block = torch.from_numpy(_noise(count, size, count).pixels)
     few = block[:FEW].to(device).float() / 255
     with torch.inference_mode():
-        seconds = seconds_of(lambda: encoder.eval()(few), device) / FEW
-    if seconds * BLOCK > TIMED:
+        seconds = seconds_of(lambda: encoder.eval()(few), device) / len(few)
+    if seconds * count > TIMED:
         return seconds
-    return seconds_of(lambda: encode(encoder, block), device) / BLOCK
+    return seconds_of(lambda: encode(encoder, block), device) / count

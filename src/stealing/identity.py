@@ -15,6 +15,7 @@ from stealing.code import code_of
 from stealing.config import instantiate_node, to_dict
 from stealing.defenses.chain import Chain
 from stealing.encoders import Encoder
+from stealing.encoders.initial import arch_in_key
 from stealing.evaluation.controls import load_controls
 from stealing.pretraining.pretrain import VERSION as PRETRAIN_VERSION
 from stealing.pretraining.recipe import recipe_in_key
@@ -114,6 +115,8 @@ def run_key(config: DictConfig, given: str | None, images: Mapping[str, str]) ->
 
 
 def _in_key(name: str, part: dict[str, Any]) -> dict[str, Any]:
+    if name in ("arch", "target_arch"):
+        return dict(arch_in_key(part))
     return recipe_in_key(part) if name in ("pretrain", "control") else part
 
 

@@ -39,6 +39,7 @@ from stealing.saved.files import read_own_choices, write_choices
 from stealing.settings.table import STEPS
 from stealing.sweeps.record import register_cell
 from stealing.sweeps.status import ending_in_status, write_status
+from stealing.targets.foreign_check import check_foreign
 from stealing.targets.open import LocalEncoder, OpenTarget, open_target
 from stealing.targets.sanity_check import check_first_answers
 from stealing.training.conditions import advise_bf16
@@ -75,6 +76,7 @@ def pretrain(context: RunContext) -> tuple[OpenTarget, StepRecord]:
         source = LocalEncoder(encoder, context.data.queries.size, folder)
     elif isinstance(source, LocalEncoder):
         record = StepRecord(source.folder)
+    check_foreign(source, context.data.tasks, context.work)
     target = open_target(
         context.config,
         source,

@@ -22,6 +22,7 @@ from stealing.pretraining.recipe import check_recipe
 from stealing.queries.digests import digests_of
 from stealing.seeds import weights_seed
 from stealing.settings.constructors import check_constructors
+from stealing.targets.open import is_local
 from stealing.training.distributed import process_count
 from stealing.training.fit import build_callbacks, settings_of
 from stealing.training.levelling import curve_of, last_change, levelled
@@ -69,7 +70,7 @@ def held_count(config: DictConfig) -> int:
 
 def trains_target(config: DictConfig) -> bool:
     """Return True if this run trains its target."""
-    return config.target.path is None and config.target.remote is None
+    return not is_local(config) and config.target.remote is None
 
 
 def surrogate_start(config: DictConfig, card: dict[str, Any] | None) -> int:

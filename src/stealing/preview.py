@@ -17,7 +17,6 @@ from stealing.config import instantiate_node, to_dict
 from stealing.console import TextConsole
 from stealing.data.cache import is_decoded, without_writing
 from stealing.data.images import Images
-from stealing.encoders import load_encoder
 from stealing.errors import ConfigError, StealingError
 from stealing.evaluation.controls import check_controls
 from stealing.evaluation.protocol import Task
@@ -32,6 +31,7 @@ from stealing.preflight import (
 )
 from stealing.queries.digests import digests_of
 from stealing.queries.opening import check_known
+from stealing.targets.open import is_local, load_local
 from stealing.targets.remote import RemoteTarget
 
 EXTRAS = {
@@ -124,11 +124,11 @@ def _digests(images: Images) -> list[bytes]:
 def _check_target(config: DictConfig, missing: Missing) -> None:
     """Note what is missing of the target."""
     card = None
-    if config.target.path is not None:
-        saved = missing.collect(lambda: load_encoder(config.target.path, config.trust))
+    if is_local(config):
+        saved = missing.collect(lambda: load_local(config))
         if saved is None:
             return
-        card = saved[1]
+        card = saved.card
     missing.collect(lambda: surrogate_start(config, card))
     if config.target.remote is not None:
         _check_remote(config, missing)

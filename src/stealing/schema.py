@@ -22,6 +22,13 @@ class Node:
 
 
 @dataclass(frozen=True)
+class MayLack:
+    """A setting of this type that may be absent, in one place alone."""
+
+    kind: Any
+
+
+@dataclass(frozen=True)
 class MappingOf:
     """Type of a mapping from any names to values of one type."""
 
@@ -138,6 +145,9 @@ def check_value(value: Any, kind: Any, place: str, trusted: Sequence[str]) -> No
             check_value(part, kind.part, f"{place}.{name}", trusted)
     elif isinstance(value, dict) and "_target_" in value and _takes_node(kind):
         _check_node(value, place, trusted)
+    elif isinstance(value, list) and _takes_nodes(kind):
+        for number, part in enumerate(value):
+            check_value(part, get_args(kind)[0], f"{place}.{number}", trusted)
     elif not fits(value, kind):
         raise InvalidContent(f"{place} is {quoted(value)}, and has to be {in_words(kind)}")
     else:
@@ -154,9 +164,11 @@ def _check_settings(
     if unknown:
         raise InvalidContent(f"{place} has no setting {quoted(unknown[0])}")
     for name, kind in kinds.items():
+        may_lack = isinstance(kind, MayLack)
         if name in settings:
-            check_value(settings[name], kind, f"{place}.{name}", trusted)
-        elif name not in OPTIONAL:
+            inner = kind.kind if may_lack else kind
+            check_value(settings[name], inner, f"{place}.{name}", trusted)
+        elif not may_lack and name not in OPTIONAL:
             raise InvalidContent(f"{place} lacks {name}")
 
 
@@ -221,6 +233,12 @@ def _takes_node(kind: Any) -> bool:
     if origin is not None:
         return origin is Callable
     return kind is Any or not isinstance(kind, type) or kind.__module__ != "builtins"
+
+
+def _takes_nodes(kind: Any) -> bool:
+    """Return whether the values of a type are lists of what has to be built."""
+    parts = get_args(kind)
+    return len(parts) == 1 and _is_generic(get_origin(kind), Sequence) and _takes_node(parts[0])
 
 
 def fits(value: Any, kind: Any) -> bool:

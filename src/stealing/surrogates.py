@@ -5,6 +5,7 @@ A run's folder may be a stranger's. Its files are data: nothing that they hold i
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -59,10 +60,18 @@ def load_surrogate(run: str | Path, trust: Sequence[str] = ()) -> Surrogate:
             absent, broken or does not fit its adapter.
         DamageError: A file was changed after it was written.
     """
+    surrogate, _ = load_surrogate_and_card(run, trust)
+    return surrogate
+
+
+def load_surrogate_and_card(
+    run: str | Path, trust: Sequence[str] = ()
+) -> tuple[Surrogate, dict[str, Any]]:
+    """Return what `load_surrogate` returns, and the card of the encoder in it."""
     folder = _surrogate_folder(Path(run))
-    encoder, _ = load_encoder(folder / "encoder.safetensors", trust)
+    encoder, card = load_encoder(folder / "encoder.safetensors", trust)
     adapter, feature_dim = _load_adapter(folder / "adapter.safetensors", encoder.feature_dim)
-    return Surrogate(encoder, adapter, feature_dim).eval()
+    return Surrogate(encoder, adapter, feature_dim).eval(), card
 
 
 def _surrogate_folder(run: Path) -> Path:

@@ -41,7 +41,9 @@ OPTIMIZERS = (
 ARCHITECTURES = (
     "stealing.encoders.encoder.Encoder",
     "stealing.encoders.headless.Headless",
+    "stealing.encoders.resized.Resized",
     "stealing.encoders.resnet.NarrowResNet",
+    "stealing.encoders.timm_encoder.TimmEncoder",
 )
 
 OWN: dict[str, tuple[str, ...]] = {
@@ -52,6 +54,7 @@ OWN: dict[str, tuple[str, ...]] = {
         "stealing.data.images.part_of_classes",
         "stealing.data.images.take",
         "stealing.data.images.without",
+        "stealing.data.sources.concatenated",
         "stealing.data.sources.folder",
         "stealing.data.sources.parquet",
         "stealing.data.sources.shapes",

@@ -18,6 +18,7 @@ from stealing.data.images import Images
 from stealing.data.sampling import TrainingImages
 from stealing.encoders import Encoder, build_encoder, load_encoder, save_encoder
 from stealing.encoders.architectures import foreign_modules
+from stealing.encoders.initial import arch_in_key
 from stealing.evaluation.degenerate import check_answers
 from stealing.provenance import provenance
 from stealing.seeds import owner_seed, weights_seed
@@ -105,7 +106,7 @@ def steal_encoder(
     inputs = {
         "answers": answers.source,
         "images": answers.images.checksum,
-        "arch": arch,
+        "arch": arch_in_key(arch),
         "attack": attack,
     }
     folder = root / key(version=VERSION, seed=seed, start=start, **settings.numerics, **inputs)

@@ -1,16 +1,57 @@
-"""One encoded image in, uint8 pixels of a given size out; an image that does not fit is refused."""
+"""Encoded images in, uint8 pixels of a given size out; an image that does not fit is refused."""
 
 import io
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from stealing.config import usable_cores
 from stealing.errors import DataError
 
 BLOCK = 1000
-"""Images decoded between two steps of the progress bar."""
+"""Most images decoded between two steps of the progress bar."""
+
+BLOCK_BYTES = 2**26
+"""Most bytes of such a block of decoded images, if that is more than one image."""
+
+PORTION = 25
+"""Images that a worker decodes in a row: a small one takes less time than giving it to a worker."""
+
+
+def fitting(size: int) -> int:
+    """Return how many decoded images of this height and width a block holds in `BLOCK_BYTES`."""
+    return max(1, BLOCK_BYTES // (3 * size * size))
+
+
+def decode_each(decode_one: Callable[[int], NDArray[np.uint8]], count: int) -> NDArray[np.uint8]:
+    """Return `decode_one(0)` to `decode_one(count - 1)` in one array, decoded by all cores.
+
+    The workers are threads: Pillow lets go of the interpreter's lock while it decodes a file and
+    while it resizes an image.
+
+    Args:
+        decode_one: returns the pixels (3, size, size) of the image at a place.
+        count: number of images, at least 1.
+
+    Raises:
+        DataError: As `decode_one` raises it, for the first image that it refuses.
+    """
+    starts = range(0, count, PORTION)
+    work = partial(_decode_portion, decode_one, count)
+    with ThreadPoolExecutor(usable_cores()) as workers:
+        # In order, so that the error is the one of the first image whichever worker is faster.
+        return np.concatenate(list(workers.map(work, starts)))
+
+
+def _decode_portion(
+    decode_one: Callable[[int], NDArray[np.uint8]], count: int, start: int
+) -> NDArray[np.uint8]:
+    places = range(start, min(start + PORTION, count))
+    return np.stack([decode_one(place) for place in places])
 
 
 def decode(

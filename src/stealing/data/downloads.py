@@ -4,7 +4,7 @@ import hashlib
 import inspect
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from stealing.artefacts import unfinished
 from stealing.data.cache import Block, load_or_decode, may_write
-from stealing.data.decoding import BLOCK, check_labels, fit
+from stealing.data.decoding import BLOCK, check_labels, decode_each, fit, fitting
 from stealing.data.images import Images
 from stealing.errors import DataError
 from stealing.numbers import SIDE, check_integer
@@ -123,20 +123,33 @@ class _Part:
 
     def blocks(self, size: int, resize: str, grey: str) -> Iterator[Block]:
         """Yield decoded images with their labels, as for `load_or_decode`."""
-        for start in range(0, len(self.rows), BLOCK):
-            pixels = []
-            labels = []
-            places = []
-            for row in self.rows[start : start + BLOCK].tolist():
-                at = f"{self.place}, row {row}"
-                image, label = self._item(row, at)
-                pixels.append(fit(image, at, size, resize, grey))
-                labels.append(label)
-                places.append(at)
+        step = min(BLOCK, fitting(size))
+        for start in range(0, len(self.rows), step):
+            rows = self.rows[start : start + step].tolist()
+            places = [f"{self.place}, row {row}" for row in rows]
+            labels: dict[int, int | None] = {}
+            decode_one = partial(self._decode, rows, places, labels, size, resize, grey)
+            pixels = decode_each(decode_one, len(rows))
             if self.classes:
-                yield np.stack(pixels), check_labels(labels, self.classes, places)
+                in_order = [labels[place] for place in range(len(rows))]
+                yield pixels, check_labels(in_order, self.classes, places)
             else:
-                yield np.stack(pixels), np.full(len(places), -1)
+                yield pixels, np.full(len(places), -1)
+
+    def _decode(
+        self,
+        rows: Sequence[int],
+        places: Sequence[str],
+        labels: dict[int, int | None],
+        size: int,
+        resize: str,
+        grey: str,
+        place: int,
+    ) -> NDArray[np.uint8]:
+        """Return the pixels of one row of a block, and write its label into `labels`."""
+        at = places[place]
+        image, labels[place] = self._item(rows[place], at)
+        return fit(image, at, size, resize, grey)
 
     def _item(self, row: int, at: str) -> Any:
         """Return the image and the label of one row."""

@@ -5,7 +5,8 @@ so.
 """
 
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from stealing.data import shapes as drawing
 from stealing.data.cache import Block, load_or_decode
-from stealing.data.decoding import BLOCK, decode
+from stealing.data.decoding import BLOCK, decode, decode_each, fitting
 from stealing.data.folders import list_images
 from stealing.data.images import Images
 from stealing.data.shards import open_shards
@@ -60,11 +61,10 @@ def parquet(
 
     def blocks() -> Iterator[Block]:
         row = 0
-        for encoded, places in shards.images(BLOCK):
-            pixels = []
-            for content, at in zip(encoded, places, strict=True):
-                pixels.append(decode(content, at, size, resize, grey))
-            yield np.stack(pixels), shards.labels[row : row + len(encoded)]
+        for encoded, places in shards.images(min(BLOCK, fitting(size))):
+            decode_one = partial(_decode_row, encoded, places, size, resize, grey)
+            pixels = decode_each(decode_one, len(encoded))
+            yield pixels, shards.labels[row : row + len(encoded)]
             row += len(encoded)
 
     # Size and time of change stand for a file's content, which would take long to read.
@@ -120,11 +120,11 @@ def folder(
         labels = labels[order]
 
     def blocks() -> Iterator[Block]:
-        for start in range(0, len(files), BLOCK):
-            pixels = []
-            for file in files[start : start + BLOCK]:
-                pixels.append(decode(_read(file), str(file), size, resize, grey))
-            yield np.stack(pixels), labels[start : start + BLOCK]
+        step = min(BLOCK, fitting(size))
+        for start in range(0, len(files), step):
+            block = files[start : start + step]
+            decode_one = partial(_decode_file, block, size, resize, grey)
+            yield decode_each(decode_one, len(block)), labels[start : start + step]
 
     states = [(str(file.relative_to(top)), *_state(file)) for file in files]
     names = listing.names
@@ -177,8 +177,9 @@ def shapes(
         raise DataError(f"shapes has the tasks kind and texture, not {task!r}: choose one of them.")
 
     def blocks() -> Iterator[Block]:
-        for start in range(0, count, BLOCK):
-            indices = np.arange(start, min(start + BLOCK, count))
+        step = min(BLOCK, fitting(size))
+        for start in range(0, count, step):
+            indices = np.arange(start, min(start + step, count))
             drawn = drawing.draw(indices, seed=seed, split=split, domain=domain, size=size)
             yield drawn.pixels, drawn.kind if task == "kind" else drawn.texture
 
@@ -196,6 +197,63 @@ def shapes(
     decoded = load_or_decode(cache, name, source, count, size, blocks, labels)
     order = np.arange(count)
     return Images(name, decoded.pixels, decoded.labels, len(names[task]), order, decoded.checksum)
+
+
+def concatenated(images: Sequence[Images], *, cache: str) -> Images:
+    """Return several lists as one, without labels, to be asked about.
+
+    Labels of two sources have nothing in common, so that the list has none. Its pixels are copied
+    into an entry of the cache of their own: all lists are then one memory map.
+
+    Args:
+        images: lists of images of one size, in order.
+        cache: folder for the copy.
+
+    Raises:
+        DataError: There is no list, or they have images of several sizes.
+    """
+    sizes = sorted({part.size for part in images})
+    if len(sizes) != 1:
+        raise DataError(
+            f"Lists of images of {sizes or 'no'} pixels cannot be one list: "
+            "name one or more, all opened with one size."
+        )
+
+    def blocks() -> Iterator[Block]:
+        step = min(BLOCK, fitting(sizes[0]))
+        for part in images:
+            for start in range(0, len(part), step):
+                pixels = part.batch(slice(start, start + step)).numpy()
+                yield pixels, np.full(len(pixels), -1)
+
+    name = "+".join(part.name for part in images)
+    count = sum(map(len, images))
+    source = {"concatenated": [part.checksum for part in images]}
+    decoded = load_or_decode(cache, name, source, count, sizes[0], blocks)
+    reason = "it is made of several sources"
+    order = np.arange(count)
+    return Images(name, decoded.pixels, None, 0, order, decoded.checksum, (), reason)
+
+
+def _decode_row(
+    encoded: Sequence[bytes],
+    places: Sequence[str],
+    size: int,
+    resize: str,
+    grey: str,
+    row: int,
+) -> NDArray[np.uint8]:
+    return decode(encoded[row], places[row], size, resize, grey)
+
+
+def _decode_file(
+    files: Sequence[Path],
+    size: int,
+    resize: str,
+    grey: str,
+    place: int,
+) -> NDArray[np.uint8]:
+    return decode(_read(files[place]), str(files[place]), size, resize, grey)
 
 
 def _state(file: Path) -> tuple[int, int]:

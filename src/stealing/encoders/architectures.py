@@ -7,27 +7,40 @@ only from a module that the user trusts. Arguments of own architectures are chec
 is built, so that no description can ask for more memory than a network of these kinds has.
 """
 
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
 
 import torchvision
-from torch import nn
 
+from stealing.encoders.adapted import WIDEST_ADAPTER, Adapted
+from stealing.encoders.arguments import (
+    LARGEST_NORMALISATION,
+    LARGEST_SIDE,
+    Architecture,
+    Argument,
+    channels,
+    is_crop,
+    is_switch,
+    is_text,
+    one_of,
+    or_null,
+    whole,
+    wholes,
+)
 from stealing.encoders.encoder import Encoder
 from stealing.encoders.headless import STEM_PADDING, Headless
+from stealing.encoders.resized import INTERPOLATIONS, Resized
 from stealing.encoders.resnet import NarrowResNet
+from stealing.encoders.timm_encoder import TimmEncoder
+from stealing.encoders.timm_network import POOLS, Timm, is_timm
+from stealing.encoders.transformer import NETWORKS, Transformer
 from stealing.errors import StealingError
 from stealing.reading import InvalidContent, first_line, quoted
 from stealing.trust import import_trusted, module_of
 
 MOST_BLOCKS = 200
 """Most residual blocks in all stages together; ResNet-152 has 50."""
-
-LARGEST_NORMALISATION = 1000
-"""Largest mean or standard deviation of a channel; images are in [0, 1]."""
 
 FAMILIES = (
     "convnext",
@@ -43,69 +56,6 @@ FAMILIES = (
 )
 """Beginnings of the names of those networks of torchvision that `Headless` can cut after their
 global average pool."""
-
-
-@dataclass(frozen=True)
-class Argument:
-    """The values that one argument of an architecture may have.
-
-    Attributes:
-        fits: returns True for an allowed value.
-        range: the same in words.
-    """
-
-    fits: Callable[[Any], bool]
-    range: str
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """How one architecture is built.
-
-    Attributes:
-        build: its class.
-        arguments: by name.
-        optional: names of arguments with a default; all others have to be given.
-    """
-
-    build: Callable[..., nn.Module]
-    arguments: Mapping[str, Argument]
-    optional: tuple[str, ...] = ()
-
-
-def _whole(most: int) -> Argument:
-    """Return an argument that is a whole number."""
-
-    def fits(value: Any) -> bool:
-        # Not isinstance: True is an int too.
-        return type(value) is int and 1 <= value <= most
-
-    return Argument(fits, f"a whole number from 1 to {most}")
-
-
-def _wholes(most: int, length: int) -> Argument:
-    """Return an argument that is a list of whole numbers, not empty."""
-    one = _whole(most)
-
-    # Bounds on the length too: a long list of small numbers is a large network.
-    def fits(value: Any) -> bool:
-        return isinstance(value, list) and 1 <= len(value) <= length and all(map(one.fits, value))
-
-    return Argument(fits, f"at most {length} whole numbers from 1 to {most}")
-
-
-def _channels(least: float, words: str) -> Argument:
-    """Return an argument that is a list of three numbers, one a channel."""
-
-    def fits_one(value: Any) -> bool:
-        if type(value) not in (int, float) or not math.isfinite(value):
-            return False
-        return bool(least <= value <= LARGEST_NORMALISATION)
-
-    def fits(value: Any) -> bool:
-        return isinstance(value, list) and len(value) == 3 and all(map(fits_one, value))
-
-    return Argument(fits, words)
 
 
 def _is_network(value: Any) -> bool:
@@ -132,16 +82,16 @@ ARCHITECTURES = {
         Encoder,
         {
             "backbone": Argument(_is_network, "an architecture"),
-            "mean": _channels(-LARGEST_NORMALISATION, "three numbers"),
-            "std": _channels(1e-6, "three numbers above 0"),
+            "mean": channels(-LARGEST_NORMALISATION, "three numbers"),
+            "std": channels(1e-6, "three numbers above 0"),
         },
     ),
     "NarrowResNet": Architecture(
         NarrowResNet,
         {
-            "stem": _whole(1024),
-            "widths": _wholes(4096, 12),
-            "blocks": _wholes(MOST_BLOCKS, 12),
+            "stem": whole(1024),
+            "widths": wholes(4096, 12),
+            "blocks": wholes(MOST_BLOCKS, 12),
         },
     ),
     "Headless": Architecture(
@@ -151,6 +101,55 @@ ARCHITECTURES = {
             "stem": Argument(_is_stem, "imagenet, cifar or cont_steal"),
         },
         optional=("stem",),
+    ),
+    "Adapted": Architecture(
+        Adapted,
+        {
+            "backbone": Argument(_is_network, "an architecture"),
+            "width": whole(WIDEST_ADAPTER),
+        },
+    ),
+    "Resized": Architecture(
+        Resized,
+        {
+            "backbone": Argument(_is_network, "an architecture"),
+            "size": or_null(whole(LARGEST_SIDE)),
+            "interpolation": one_of(INTERPOLATIONS),
+            "crop": Argument(is_crop, "a number from 0.1 to 1"),
+        },
+        optional=("interpolation", "crop"),
+    ),
+    "Transformer": Architecture(
+        Transformer,
+        {
+            "name": one_of(NETWORKS),
+            "size": whole(LARGEST_SIDE),
+        },
+        optional=("size",),
+    ),
+    "Timm": Architecture(
+        Timm,
+        {
+            "name": Argument(is_timm, "a network of timm such as vit_tiny_patch16_224"),
+            "pool": or_null(one_of(POOLS)),
+            "size": or_null(whole(LARGEST_SIDE)),
+            "weights": or_null(Argument(is_text, "a file of weights")),
+            "hub": Argument(is_switch, "true or false"),
+            "checkpointing": Argument(is_switch, "true or false"),
+        },
+        optional=("pool", "size", "weights", "hub", "checkpointing"),
+        initial=("weights", "hub", "checkpointing"),
+    ),
+    "TimmEncoder": Architecture(
+        TimmEncoder,
+        {
+            "name": Argument(is_timm, "a network of timm such as vit_tiny_patch16_224"),
+            "size": or_null(whole(LARGEST_SIDE)),
+            "weights": or_null(Argument(is_text, "a file of weights")),
+            "checkpointing": Argument(is_switch, "true or false"),
+        },
+        optional=("size", "weights", "checkpointing"),
+        initial=("weights", "checkpointing"),
     ),
 }
 """By name. Cards of every version are read: names and meanings of arguments never change."""
@@ -186,6 +185,20 @@ def describe(arch: Any) -> Any:
         raise InvalidContent(f"{quoted(path)} is not a class")
     name = path.rpartition(".")[2] if path.startswith("stealing.") else path
     return {"class": name, **parts}
+
+
+def without_initial(description: Any) -> Any:
+    """Return a description without the arguments that choose initial weights alone."""
+    if isinstance(description, list):
+        return [without_initial(part) for part in description]
+    if not isinstance(description, Mapping):
+        return description
+    # A class of a user's own has no such arguments, and its name may be anything here.
+    architecture = ARCHITECTURES.get(str(description.get("class")))
+    initial = architecture.initial if architecture is not None else ()
+    return {
+        name: without_initial(part) for name, part in description.items() if name not in initial
+    }
 
 
 def foreign_modules(arch: Any) -> list[str]:

@@ -18,7 +18,12 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from stealing.artefacts import check_undamaged, checksum
-from stealing.encoders.architectures import check_description, describe, foreign_modules
+from stealing.encoders.architectures import (
+    check_description,
+    describe,
+    foreign_modules,
+    without_initial,
+)
 from stealing.encoders.building import build_seeded
 from stealing.encoders.encoder import Encoder
 from stealing.encoders.pairs import read_card, write_pair
@@ -41,6 +46,12 @@ WIDEST = 2**20
 
 COMPILED = "_orig_mod."
 """Prefix that torch.compile adds to the names of weights."""
+
+FOREIGN = (
+    "or if another program saved it, choose target=timm, torchvision, open_clip, huggingface, "
+    "torchscript or onnx, with target.weights="
+)
+"""How to load a file that is not one of this project's."""
 
 ORIGIN_TABLES = ("made", "hardware", "versions")
 """Tables of a card's `provenance` that are read, beside its `weights_seed` and `precision`."""
@@ -81,7 +92,7 @@ def save_encoder(
     content = save(weights)
     try:
         text = _card_text(
-            arch=describe(arch),
+            arch=without_initial(describe(arch)),
             size=size,
             feature_dim=getattr(encoder, "feature_dim", None),
             weights=_checksum(content),
@@ -127,7 +138,7 @@ def load_encoder(path: Path | str, trust: Sequence[str] = ()) -> tuple[Encoder, 
         if not os.path.exists(file):
             raise CheckpointError(
                 f"{file} does not exist: "
-                "an encoder is a .safetensors file with its .json beside it."
+                f"an encoder is a .safetensors file with its .json beside it, {FOREIGN}."
             )
     values = read_card(path)
     try:
@@ -180,6 +191,9 @@ def parse_card(values: Any) -> dict[str, Any]:
         raise InvalidContent("the card's weights are not a checksum")
     _check_provenance(card["provenance"])
     card["arch"] = describe(card["arch"])
+    # A stranger's card must not have another file read, or anything fetched.
+    if without_initial(card["arch"]) != card["arch"]:
+        raise InvalidContent("the card's arch names initial weights, which no card has")
     return card
 
 
@@ -246,7 +260,7 @@ def _check_suffix(path: Path) -> None:
     if path.suffix != ".safetensors":
         raise CheckpointError(
             f"{path} is not a safetensors file: "
-            "save your encoder with stealing.encoders.save_encoder."
+            f"save your encoder with stealing.encoders.save_encoder, {FOREIGN}."
         )
 
 

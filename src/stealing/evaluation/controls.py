@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from stealing.config import instantiate_node
 from stealing.data.images import Images
 from stealing.encoders import Encoder, build_encoder, load_encoder
+from stealing.encoders.initial import has_public_start, random_start
 from stealing.errors import ConfigError
 from stealing.evaluation.features import send
 from stealing.evaluation.protocol import BESIDE
@@ -96,10 +98,21 @@ def check_controls(config: DictConfig) -> None:
                 f"{config.data.size}: name an encoder of that size."
             )
 
+PIXEL_SIDE = 32
+"""Largest height and width of images whose pixels are features as they are."""
+
+PIXEL_BLOCK = 100
+"""Larger images that are reduced at once; this bounds the memory for their floats."""
+
 
 def untrained(arch: dict[str, Any], seed: int) -> Encoder:
-    """Return the surrogate before its first step, with BatchNorm's default statistics."""
-    return build_encoder(arch, seed).eval()
+    """Return the surrogate with random weights, with BatchNorm's default statistics."""
+    return build_encoder(random_start(arch), seed).eval()
+
+
+def public(arch: dict[str, Any], seed: int) -> Encoder | None:
+    """Return the public encoder that the surrogate's training starts from; None without one."""
+    return build_encoder(arch, seed).eval() if has_public_start(arch) else None
 
 
 def calibrated(
@@ -127,6 +140,23 @@ def calibrated(
     return encoder.eval()
 
 
+def pixel_side(size: int) -> int:
+    """Return height and width of the images whose pixels are features; see `pixels`."""
+    return min(size, PIXEL_SIDE)
+
+
 def pixels(images: Images) -> Tensor:
-    """Return the pixels themselves as features (N, 3 * H * W), in [0, 1]."""
-    return images.batch(slice(None)).flatten(1).float() / 255
+    """Return the pixels themselves as features (N, 3 * S * S), in [0, 1].
+
+    S is `pixel_side`. Larger images are averaged over the area of each of the S x S places, which
+    is antialiased: a linear probe on all pixels of a photograph would have more weights than any
+    encoder's, and take hours.
+    """
+    side = pixel_side(images.size)
+    if side == images.size:
+        return images.batch(slice(None)).flatten(1).float() / 255
+    features = []
+    for start in range(0, len(images), PIXEL_BLOCK):
+        block = images.batch(slice(start, start + PIXEL_BLOCK)).float() / 255
+        features.append(F.adaptive_avg_pool2d(block, side).flatten(1))
+    return torch.cat(features)

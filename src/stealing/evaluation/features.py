@@ -12,8 +12,19 @@ from stealing.data.images import Images
 from stealing.encoders import Encoder
 
 BLOCK = 250
-"""Images of each forward pass. Fewer are padded to this number: a convolution over a small batch
-differs from one over a large batch in the last bits."""
+"""Most images of a forward pass."""
+
+BLOCK_PIXELS = BLOCK * 96 * 96
+"""Most pixels of a forward pass, in each channel: networks of usual kinds take some GB for them."""
+
+
+def block_size(height: int, width: int) -> int:
+    """Return how many images of this size each forward pass has.
+
+    Fewer are padded to this number: a convolution over a small batch differs from one over a large
+    batch in the last bits.
+    """
+    return max(1, min(BLOCK, BLOCK_PIXELS // (height * width)))
 
 
 def encode(encoder: Encoder, images_uint8: Tensor) -> Tensor:
@@ -22,7 +33,8 @@ def encode(encoder: Encoder, images_uint8: Tensor) -> Tensor:
     The encoder computes on its own device, in eval mode. Its weights, buffers and training flag do
     not change.
     """
-    return _encode_blocks(encoder, torch.split(images_uint8, BLOCK))
+    count = block_size(*images_uint8.shape[2:])
+    return _encode_blocks(encoder, torch.split(images_uint8, count))
 
 
 def encode_all(encoder: Encoder, images: Images) -> Tensor:
@@ -31,19 +43,21 @@ def encode_all(encoder: Encoder, images: Images) -> Tensor:
 
 
 def _blocks(images: Images) -> Iterator[Tensor]:
-    for start in range(0, len(images), BLOCK):
-        yield images.batch(slice(start, start + BLOCK))
+    count = block_size(images.size, images.size)
+    for start in range(0, len(images), count):
+        yield images.batch(slice(start, start + count))
 
 
 @torch.inference_mode()
 def _encode_blocks(encoder: Encoder, blocks: Iterable[Tensor]) -> Tensor:
-    """Return the features of blocks of at most BLOCK images, one after the other."""
+    """Return the features of blocks of at most `block_size` images, one after the other."""
     was_training = encoder.training
     device = encoder.mean.device
     encoder.eval()
     features = []
     for block in blocks:
-        padding = block.new_zeros(BLOCK - len(block), *block.shape[1:])
+        count = block_size(*block.shape[2:])
+        padding = block.new_zeros(count - len(block), *block.shape[1:])
         padded = send(torch.cat([block, padding]), device)
         padded_features = encoder(padded.float() / 255)
         features.append(padded_features[: len(block)].float())

@@ -30,7 +30,10 @@ BESIDE = ("independent", "distilled")
 """Encoders that may be judged beside the surrogate, in a run that names them; they are never C."""
 
 CONTROLS = ("untrained", "untrained_calibrated", "pixels", "ssl_on_queries")
-"""What an attacker has without a query. The strongest of them on the held rows is C."""
+"""What every attacker has without a query. The strongest control on the held rows is C."""
+
+SOME_CONTROLS = ("public",)
+"""Controls of some runs: the public encoder that the surrogate's training starts from."""
 
 RECOVERABLE = 0.05
 """Least TA_clean - C on the held rows for which `recovered` is given; a share of less is noise."""
@@ -54,6 +57,11 @@ class Predicted:
 
     test: NDArray[np.int64]
     held: NDArray[np.int64]
+
+
+def controls_among(names: Collection[str]) -> list[str]:
+    """Return the controls among the names of encoders, in their order."""
+    return [name for name in (*CONTROLS, *SOME_CONTROLS) if name in names]
 
 
 Predictions = dict[str, Predicted]
@@ -195,8 +203,9 @@ class Evaluator:
             TargetError, TrainingError: Features are not finite, or the same for all images; the
                 latter is accepted of a control.
         """
+        controls = controls_among(jobs)
         for name, job in jobs.items():
-            is_control = name in CONTROLS
+            is_control = name in controls
             check_features(name, task.name, job.train_ND, job.test_MD, may_be_constant=is_control)
         predictions: dict[str, Predictions] = {name: {} for name in jobs}
         for head, settings in self._head_settings().items():

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from stealing.evaluation.bootstrap import Estimate
-from stealing.evaluation.protocol import CONTROLS, RECOVERABLE
+from stealing.evaluation.protocol import RECOVERABLE, controls_among
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Control:
     """The strongest control on the held rows: C.
 
     Attributes:
-        name: one of `CONTROLS`.
+        name: of the control; see `controls_among`.
         next: name of the second strongest.
         lead: accuracy of the strongest minus that of the second, on the held rows.
     """
@@ -29,13 +29,13 @@ class Control:
 
 
 def strongest_control(held: Mapping[str, float]) -> Control:
-    """Return C; of equally strong controls, the first of `CONTROLS`.
+    """Return C; of equally strong controls, the first of `controls_among`.
 
     Args:
         held: accuracies on the held rows, by encoder.
     """
-    # Sorting is stable: equal ones stay in the order of CONTROLS.
-    first, second, *_ = sorted(CONTROLS, key=lambda name: -held[name])
+    # Sorting is stable: equal ones stay in their order.
+    first, second, *_ = sorted(controls_among(held), key=lambda name: -held[name])
     return Control(first, second, held[first] - held[second])
 
 

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stealing.evaluation.bootstrap import Estimate, estimate_accuracies
-from stealing.evaluation.protocol import BESIDE, CONTROLS, INFORMATIVE
+from stealing.evaluation.protocol import BESIDE, INFORMATIVE, controls_among
 from stealing.evaluation.shares import (
     TaskEstimates,
     held_share,
@@ -84,6 +84,8 @@ def summarise(
     """
     task = _estimate_task(seeds, resamples, np.random.default_rng(seed))
     points = {name: estimate.point for name, estimate in task.estimates.items()}
+    controls = controls_among(points)
+    controls += [name for name in BESIDE if name in points]
     intervals: dict[str, list[float]] = {}
     for name in ("TA", "TA_clean", "SA"):
         if name in task.estimates:
@@ -95,7 +97,7 @@ def summarise(
         # The measure of the StolenEncoder paper. It says little: controls have a high ratio too.
         "ratio": points["SA"] / points["TA"] if points["TA"] else None,
         "honest_loss": None,
-        "controls": {name: points[name] for name in (*CONTROLS, *BESIDE) if name in points},
+        "controls": {name: points[name] for name in controls},
         "control": asdict(task.control),
         "held": task.held,
         "intervals": intervals,
@@ -231,7 +233,9 @@ def paired_difference(
 def _estimate_task(
     seeds: Sequence[Outcomes], resamples: int, rng: np.random.Generator
 ) -> TaskEstimates:
-    names = [name for name in ("TA", "TA_clean", "SA", *CONTROLS, *BESIDE) if name in seeds[0]]
+    first = seeds[0]
+    known = ("TA", "TA_clean", "SA", *controls_among(first), *BESIDE)
+    names = [name for name in known if name in first]
     estimates = estimate_accuracies(seeds, names, resamples, rng)
     held = held_accuracies(seeds)
     return TaskEstimates(estimates, held, strongest_control(held))

@@ -11,6 +11,7 @@ from stealing.data.images import Images
 from stealing.data.sampling import TrainingImages
 from stealing.encoders import Encoder, build_encoder, load_encoder, save_encoder
 from stealing.encoders.architectures import foreign_modules
+from stealing.encoders.initial import arch_in_key
 from stealing.pretraining.monitor import KNNMonitor
 from stealing.pretraining.recipe import build_module, recipe_in_key
 from stealing.provenance import provenance
@@ -61,9 +62,9 @@ def pretrain_encoder(
     Returns:
         The encoder in eval mode, its folder, and the facts in its `done.json`.
     """
-    inputs = {"images": images.checksum, "arch": arch, "recipe": recipe_in_key(recipe)}
-    numerics = settings.numerics
-    folder = root / key(version=VERSION, owner=owner, steps=steps, seed=seed, **inputs, **numerics)
+    inputs = {"images": images.checksum, "recipe": recipe_in_key(recipe), **settings.numerics}
+    inputs["arch"] = arch_in_key(arch)
+    folder = root / key(version=VERSION, owner=owner, steps=steps, seed=seed, **inputs)
     code = code_of(pretrain_encoder, arch, recipe, settings.callbacks)
     with making(folder, code, settings) as done:
         if done is None:

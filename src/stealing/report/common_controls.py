@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 from stealing.errors import DataError
-from stealing.evaluation.protocol import CONTROLS
+from stealing.evaluation.protocol import controls_among
 from stealing.evaluation.statistics import group_by_head, overall, summarise
 from stealing.report.run_files import RESAMPLES, FinishedRun
 
@@ -59,7 +59,8 @@ def _with_controls(run: FinishedRun, lender: FinishedRun) -> FinishedRun:
     for place in run.right:
         # `<task>/<head>/<encoder>`, on the held rows with a last part `held`.
         _, _, name, *_ = place.split("/")
-        if name in CONTROLS:
+        # A control that the lender does not have stays as it is.
+        if controls_among([name]) and place in lender.right:
             right[place] = lender.right[place]
     tasks = dict[str, Any]()
     for task, heads in group_by_head([right]).items():

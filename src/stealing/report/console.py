@@ -98,6 +98,11 @@ def remarks(result: dict[str, Any]) -> list[str]:
             f"The attack holds {queries['held']:,} images and asked about {queries['images']:,}: "
             "the control SimCLR was trained on all that it holds, with equal compute."
         )
+    if "pixels" in result:
+        sentences.append(
+            "The control of raw pixels sees images of {size} pixels averaged to {reduced_to}: a "
+            "probe on all pixels would take hours.".format(**result["pixels"])
+        )
     if len(result["seeds"]) == 2:
         sentences.append(
             "Two seeds say little about how seeds vary, so intervals may be too narrow: run three "

@@ -104,6 +104,9 @@ ENCODERS = {
 }
 """Names of the rows that every head has. `TA_clean` is unknown for a remote target."""
 
+REDUCED = {"size": int, "reduced_to": int}
+"""Form of `pixels` in `result.json`."""
+
 NEEDED = {"overall", "target", "training", "honest_user"}
 """Parts of `result.json` that a report needs and that earlier versions did not write."""
 
@@ -229,6 +232,9 @@ def _is_current(result: Mapping[str, Any]) -> bool:
         return False
     # Earlier versions wrote neither.
     if not is_compute(result.get("compute")) or not fits(result["queries"].get("held", 0), int):
+        return False
+    # Only results of images above a size have it.
+    if "pixels" in result and not _fits(result["pixels"], REDUCED):
         return False
     return all(map(_is_made, made.values())) and all(map(_is_task, tasks.values()))
 

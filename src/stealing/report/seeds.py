@@ -24,6 +24,9 @@ EQUAL = (
 )
 """Parts of `result.json` that a joined result takes from its first run."""
 
+SOMETIMES = ("pixels",)
+"""Parts that it takes too, if the first run has them."""
+
 
 def join(runs: Sequence[FinishedRun], resamples: int) -> dict[str, Any]:
     """Return one result over all seeds.
@@ -58,6 +61,7 @@ def join(runs: Sequence[FinishedRun], resamples: int) -> dict[str, Any]:
             tasks[task][head] = figures
     return {
         **{name: first[name] for name in EQUAL},
+        **{name: first[name] for name in SOMETIMES if name in first},
         "defense": first.get("defense"),
         "made": by_seed("made"),
         "training": by_seed("training"),

@@ -15,6 +15,7 @@ SHORT = {
     "untrained_calibrated": "calibrated",
     "pixels": "pixels",
     "ssl_on_queries": "SimCLR",
+    "public": "public",
 }
 """Names of the controls in a narrow column."""
 
@@ -23,6 +24,7 @@ LONG = {
     "untrained_calibrated": "the untrained surrogate with calibrated BatchNorm",
     "pixels": "raw pixels",
     "ssl_on_queries": "SimCLR on the query images",
+    "public": "the public encoder that the surrogate starts from",
 }
 """Names of the controls in a sentence."""
 

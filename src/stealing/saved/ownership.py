@@ -31,6 +31,9 @@ TORCHVISION = (
 )
 """Data sets of torchvision that a folder may name."""
 
+RUNS_CODE = ("torchscript", "onnx")
+"""Families of targets whose file decides what is computed."""
+
 SECRET_SETTINGS = ("variable", "honest", "secret")
 """Settings that name an environment variable."""
 
@@ -50,6 +53,7 @@ def own_settings(saved: dict[str, Any], own: DictConfig, overrides: Sequence[str
     _own_trainer(saved["trainer"], own)
     if saved["target"].get("remote") is not None:
         _own_service(saved["target"], own)
+    _own_permissions(saved["target"], overrides)
     # A name that the user typed is meant.
     typed = {word.partition("=")[2] for word in overrides if word.startswith("+")}
     allowed = typed | set(KEY_VARIABLES)
@@ -116,6 +120,21 @@ def _own_service(target: dict[str, Any], own: DictConfig) -> None:
         remote["authorized"] = is_authorized
     if "ledger" in remote:
         remote["ledger"] = str(own.paths.ledger)
+
+
+def _own_permissions(target: dict[str, Any], overrides: Sequence[str]) -> None:
+    """Refuse a stored target that would run code of its file, or fetch, unless the user says so."""
+    family = target.get("family")
+    if family in RUNS_CODE and f"+target.family={family}" not in overrides:
+        raise ConfigError(
+            f"This run loads {quoted(target.get('weights'))}, whose graph is code: "
+            f"add +target.family={family} if you trust that file."
+        )
+    if target.get("hub") and "+target.hub=true" not in overrides:
+        raise ConfigError(
+            f"This run fetches the weights of {quoted(target.get('name'))}: "
+            "add +target.hub=true if it may."
+        )
 
 
 def _check_secrets(node: dict[str, Any], place: str, allowed: set[str]) -> None:

@@ -25,6 +25,7 @@ UNUSED = ("trust", "audit")
 
 ALLOWED_OVERRIDE = re.compile(
     r"run=|probe\b|trust=|logger\b|paths\.(ledger|cache)=|target\.authorized=|\+data\.root="
+    r"|\+target\.(family|hub)="
     r"|\+target\.remote\.credential\.(variable|honest)=|\+defense\.\w+\.secret="
 )
 """Overrides of `eval.py run=`; everything else is the run's own choice."""
@@ -94,7 +95,8 @@ def choose_surrogate(config: DictConfig, overrides: Sequence[str]) -> None:
         ConfigError: `surrogate` is not the folder of a run that trained a surrogate.
     """
     folder = Path(str(config.surrogate))
-    config.target.path = str(_encoder_file(folder))
+    # Not the target of another program that the command named.
+    config.target = {"path": str(_encoder_file(folder)), "seed": 0, "remote": None}
     values = read_config(folder, ConfigError)
     for group in ("data", "probe"):
         if any(word.startswith(f"{group}=") for word in overrides):

@@ -10,7 +10,7 @@ from typing import Any
 
 from stealing.errors import ConfigError
 from stealing.reading import InvalidContent
-from stealing.schema import MappingOf, Node, check_value
+from stealing.schema import MappingOf, MayLack, Node, check_value
 
 RECIPE = {
     "method": Node,
@@ -42,7 +42,23 @@ SETTINGS: dict[str, Any] = {
     "pretrain": RECIPE | {"epochs": int},
     "control": RECIPE,
     "controls": MappingOf(Node),
-    "target": {"path": str | None, "seed": int | None, "authorized": bool, "remote": Node | None},
+    "target": {
+        "path": str | None,
+        "seed": int | None,
+        "authorized": bool,
+        "remote": Node | None,
+        "family": MayLack(str),
+        "name": MayLack(str),
+        "weights": MayLack(str | None),
+        "hub": MayLack(bool),
+        "pool": MayLack(str | None),
+        "stem": MayLack(str | None),
+        "size": MayLack(int | None),
+        "mean": MayLack(list[float] | None),
+        "std": MayLack(list[float] | None),
+        "interpolation": MayLack(str | None),
+        "crop": MayLack(float | None),
+    },
     "defense": MappingOf(Node),
     "budget": Node,
     "plan": Node,

@@ -11,14 +11,14 @@ from omegaconf import DictConfig
 from stealing.artefacts import key
 from stealing.config import instantiate_node, to_dict, use_new_paths
 from stealing.errors import ConfigError
-from stealing.evaluation.features import BLOCK, encode
+from stealing.evaluation.features import block_size, encode
 from stealing.service.accounts import Books
 from stealing.service.app import application
 from stealing.service.batching import Batcher
 from stealing.service.faults import Abrupt
 from stealing.service.protocol import Connections, guarded
 from stealing.service.serving import Offer, Service
-from stealing.targets.open import load_local, open_target
+from stealing.targets.open import is_local, load_local, open_target
 from stealing.text import printable
 from stealing.training.fit import device_of
 from stealing.trust import check_trust
@@ -85,7 +85,7 @@ def build_service(config: DictConfig) -> Service:
         ConfigError: the target is not a saved encoder, or a class is not trusted.
         StealingError: the encoder cannot be loaded, or the books cannot be opened.
     """
-    if config.target.path is None:
+    if not is_local(config):
         raise ConfigError(
             "A service offers a saved encoder: choose target=zoo, or target=file target.path=...."
         )
@@ -102,7 +102,7 @@ def build_service(config: DictConfig) -> Service:
         target.defense,
         version,
         books,
-        most=BLOCK,
+        most=block_size(local.size, local.size),
         window=config.window,
         queue=config.queue,
         threads=config.threads,

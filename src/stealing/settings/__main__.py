@@ -5,9 +5,10 @@ from typing import Any
 
 from stealing.settings.arguments import BUILT_BY_NAME, EVERYWHERE
 from stealing.settings.defaults import composed, default_of, options_of
+from stealing.settings.kinds import Setting
 from stealing.settings.reference import reference, table
 from stealing.settings.service import SERVICE, SERVICE_GROUPS
-from stealing.settings.table import AUDIT, BASE, EVAL, GROUPS, Setting
+from stealing.settings.table import AUDIT, BASE, EVAL, GROUPS
 
 INTRODUCTION = """\
 # Settings

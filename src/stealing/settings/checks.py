@@ -12,9 +12,8 @@ from stealing.settings.arguments import (
     OF_HYDRA,
 )
 from stealing.settings.commands import COMMANDS, command_of
-from stealing.settings.kinds import Built, Choice, as_typed
+from stealing.settings.kinds import Built, Choice, Setting, as_typed
 from stealing.settings.nearest import unknown_setting
-from stealing.settings.table import Setting
 
 Tree: TypeAlias = "dict[str, Tree | Setting]"
 

@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from stealing.settings.kinds import Setting
 from stealing.settings.service import SERVICE
-from stealing.settings.table import AUDIT, BASE, EVAL, Setting
+from stealing.settings.table import AUDIT, BASE, EVAL
 
 COMMANDS: dict[str, Sequence[Setting]] = {
     "train": BASE,

@@ -12,9 +12,8 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from stealing.settings.kinds import Built
+from stealing.settings.kinds import Built, Setting
 from stealing.settings.options import without_bases
-from stealing.settings.table import Setting
 
 CONF = Path(__file__).parents[3] / "conf"
 

@@ -171,6 +171,36 @@ class Built:
         return "a mapping with a _target_"
 
 
+@dataclass(frozen=True)
+class Setting:
+    """One setting.
+
+    Attributes:
+        name: dotted; `*` stands for any name.
+        kind: its valid values.
+        meaning: one sentence.
+        unit: of a number.
+        nullable: whether null is valid, too.
+        required: whether a configuration without it is refused.
+    """
+
+    name: str
+    kind: Kind
+    meaning: str
+    unit: str = ""
+    nullable: bool = False
+    required: bool = True
+
+    def fits(self, value: object) -> bool:
+        """Return True if the value is valid."""
+        if self.nullable and value is None:
+            return True
+        return self.kind.fits(value)
+
+    def __str__(self) -> str:
+        return f"{self.kind}, or null" if self.nullable else str(self.kind)
+
+
 def as_typed(value: Any) -> str:
     """Return a value as a user types it, in one printable line of at most 60 characters."""
     if value is None:

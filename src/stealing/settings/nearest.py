@@ -4,9 +4,9 @@ from difflib import get_close_matches
 
 from stealing.errors import ConfigError
 from stealing.settings.commands import COMMANDS
-from stealing.settings.kinds import Built
+from stealing.settings.kinds import Built, Setting
 from stealing.settings.service import SERVICE_GROUPS
-from stealing.settings.table import BASE, GROUPS, Setting
+from stealing.settings.table import BASE, GROUPS
 
 RATE = "attack.optimizer.lr, pretrain.optimizer.lr or control.optimizer.lr"
 DECAY = (

@@ -18,10 +18,10 @@ from hydra.errors import HydraException, MissingConfigException
 from stealing.errors import ConfigError
 from stealing.settings.checks import Tree, is_required, tree_of
 from stealing.settings.commands import COMMANDS
-from stealing.settings.kinds import Free
+from stealing.settings.kinds import Free, Setting
 from stealing.settings.nearest import unknown_setting
 from stealing.settings.options import groups_of, without_bases
-from stealing.settings.table import BASE, Setting
+from stealing.settings.table import BASE
 
 BUDGETS = (500, 1000, 2500)
 """Images of the options in `conf/budget`, which are named b500 and so on."""

@@ -1,7 +1,7 @@
 """Every setting of `python -m stealing.service`: its type, range, unit and meaning."""
 
-from stealing.settings.kinds import Built, Choice, Integer, Text
-from stealing.settings.table import AMOUNT, COUNT, POSITIVE, TARGET, THREADS, TRUST, Setting
+from stealing.settings.kinds import Built, Choice, Integer, Setting, Text
+from stealing.settings.table import AMOUNT, COUNT, POSITIVE, TARGET, THREADS, TRUST
 
 SERVICE_GROUPS = {
     "target": "The encoder that is offered.",

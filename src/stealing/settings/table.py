@@ -5,17 +5,16 @@ its constructor is the schema of what is below it, and `stealing.settings.constr
 This module imports neither torch nor Hydra.
 """
 
-from dataclasses import dataclass
-
 from stealing.numbers import GREATEST, MOST, SIDE
+from stealing.settings.foreign import FOREIGN
 from stealing.settings.kinds import (
     Built,
     Choice,
     Free,
     Integer,
-    Kind,
     Names,
     Number,
+    Setting,
     Several,
     Switch,
     Text,
@@ -47,36 +46,6 @@ INNER_SHARE = Number(0, 1, above=True, below=True)
 LATER = Built(later=True)
 
 
-@dataclass(frozen=True)
-class Setting:
-    """One setting.
-
-    Attributes:
-        name: dotted; `*` stands for any name.
-        kind: its valid values.
-        meaning: one sentence.
-        unit: of a number.
-        nullable: whether null is valid, too.
-        required: whether a configuration without it is refused.
-    """
-
-    name: str
-    kind: Kind
-    meaning: str
-    unit: str = ""
-    nullable: bool = False
-    required: bool = True
-
-    def fits(self, value: object) -> bool:
-        """Return True if the value is valid."""
-        if self.nullable and value is None:
-            return True
-        return self.kind.fits(value)
-
-    def __str__(self) -> str:
-        return f"{self.kind}, or null" if self.nullable else str(self.kind)
-
-
 GROUPS = {
     "data": "Images: what the target learns, what may be sent as queries, the tasks.",
     "arch": "Network of the surrogate; `arch@target_arch`: of a target that is trained here.",
@@ -102,6 +71,7 @@ TARGET = (
     ),
     Setting("target.seed", SEED, "Seed of a target that is trained here.", nullable=True),
     Setting("target.remote", Built(), "Client of a service, or recorded answers.", nullable=True),
+    *FOREIGN,
 )
 
 TRUST = Setting("trust", Several(Text(), 0), "Your own modules, whose classes may be named.")

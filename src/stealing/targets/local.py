@@ -10,7 +10,7 @@ from stealing.artefacts import key
 from stealing.defenses.chain import VERSION, Chain, QueryBatch
 from stealing.encoders import Encoder
 from stealing.errors import Refused, TargetError
-from stealing.evaluation.features import BLOCK, encode
+from stealing.evaluation.features import block_size, encode
 from stealing.queries.bank import PAGE, WORTH_A_SHARD, Bank
 from stealing.queries.digests import digests
 from stealing.queries.pace import Pace
@@ -173,10 +173,11 @@ def _images_a_request(size: int, defense: Chain) -> int:
 
     Each request is two transactions.
     """
+    block = block_size(size, size)
     if defense.remembers:  # a guard judges an account between requests
-        return BLOCK
-    blocks = REQUEST_BYTES // (BLOCK * 3 * size * size)
-    return BLOCK * min(max(blocks, 1), MOST_BLOCKS)
+        return block
+    blocks = REQUEST_BYTES // (block * 3 * size * size)
+    return block * min(max(blocks, 1), MOST_BLOCKS)
 
 
 def _check_finite(features_BD: Tensor) -> None:

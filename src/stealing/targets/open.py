@@ -10,6 +10,9 @@ from stealing.artefacts import key
 from stealing.config import instantiate_node, to_dict
 from stealing.defenses.chain import Chain
 from stealing.encoders import Encoder, load_encoder
+from stealing.encoders.foreign.load import load_foreign
+from stealing.encoders.foreign.loaded import ForeignTarget, Loaded
+from stealing.encoders.resized import Resized
 from stealing.queries.bank import Bank
 from stealing.queries.target import Target
 from stealing.targets.local import LocalTarget, fingerprint
@@ -23,13 +26,15 @@ class LocalEncoder:
         encoder: in eval mode.
         size: height and width of the images that it takes, in pixels.
         folder: of its files.
-        card: of its file; None if this run trained it.
+        card: of its file, or what is known of another program's; None if this run trained it.
+        foreign: how it was loaded; None if it is of this project.
     """
 
     encoder: Encoder
     size: int
     folder: Path
     card: dict[str, Any] | None = None
+    foreign: Loaded | None = None
 
 
 @dataclass(frozen=True)
@@ -48,15 +53,40 @@ class OpenTarget:
     defense: Chain
 
 
+def is_local(config: DictConfig) -> bool:
+    """Return True if the target is a saved encoder, of this project or of another program."""
+    return config.target.path is not None or config.target.get("family") is not None
+
+
 def load_local(config: DictConfig) -> LocalEncoder:
-    """Load the encoder at `target.path`.
+    """Load the encoder at `target.path`, or that of another program.
 
     Raises:
-        CheckpointError, DamageError: as `load_encoder` does.
+        ConfigError, CheckpointError, DamageError: as `load_encoder` and `load_foreign` do.
     """
+    if config.target.path is None:
+        target = ForeignTarget.of(to_dict(config.target))
+        loaded = load_foreign(target)
+        size = _size_of_images(config, loaded.preprocessing.size)
+        card = {"arch": dict(loaded.description or {}), "provenance": {}}
+        folder = Path(target.weights or target.name or ".").parent
+        return LocalEncoder(loaded.encoder, size, folder, card, loaded)
     path = Path(config.target.path)
     encoder, card = load_encoder(path, config.trust)
-    return LocalEncoder(encoder, int(card["size"]), path.parent, card)
+    size = int(card["size"])
+    if isinstance(encoder.backbone, Resized):
+        size = _size_of_images(config, size)
+    return LocalEncoder(encoder, size, path.parent, card)
+
+
+def _size_of_images(config: DictConfig, size: int) -> int:
+    """Return the side of the images that are sent to an encoder which resizes them itself.
+
+    Args:
+        config: a run has data, and its images are sent as they are; a service has none.
+        size: that the network sees.
+    """
+    return int(config.data.size) if "data" in config else size
 
 
 def load_target(config: DictConfig) -> LocalEncoder | Target | None:
@@ -74,7 +104,7 @@ def load_target(config: DictConfig) -> LocalEncoder | Target | None:
     if config.target.remote is not None:
         remote: Target = instantiate_node(config.target.remote)
         return remote
-    if config.target.path is not None:
+    if is_local(config):
         return load_local(config)
     return None
 

@@ -1,0 +1,1 @@
+"""Encoders that other programs saved: a family, a name and a file in, an `Encoder` out."""
