@@ -98,6 +98,7 @@ def check_controls(config: DictConfig) -> None:
                 f"{config.data.size}: name an encoder of that size."
             )
 
+
 PIXEL_SIDE = 32
 """Largest height and width of images whose pixels are features as they are."""
 

@@ -234,7 +234,7 @@ def _is_current(result: Mapping[str, Any]) -> bool:
     if not is_compute(result.get("compute")) or not fits(result["queries"].get("held", 0), int):
         return False
     # Only results of images above a size have it.
-    if "pixels" in result and not _fits(result["pixels"], REDUCED):
+    if "pixels" in result and not fits(result["pixels"], REDUCED):
         return False
     return all(map(_is_made, made.values())) and all(map(_is_task, tasks.values()))
 
