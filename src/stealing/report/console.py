@@ -93,7 +93,7 @@ def remarks(result: dict[str, Any]) -> list[str]:
             )
     queries = result["queries"]
     # Earlier versions had no attack with a pool.
-    if queries.get("held", queries["images"]) > queries["images"]:
+    if "held" in queries and queries["held"] > queries["images"]:
         sentences.append(
             f"The attack holds {queries['held']:,} images and asked about {queries['images']:,}: "
             "the control SimCLR was trained on all that it holds, with equal compute."
