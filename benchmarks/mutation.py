@@ -29,10 +29,13 @@ TESTS = {
         "test_attacks.py",
         "test_losses.py",
         "test_ipes.py",
+        "test_asked_views.py",
         "test_asking.py",
         "test_choosing.py",
         "test_plans.py",
         "test_surrogate.py",
+        "test_view_attacks.py",
+        "test_view_losses.py",
         "test_own_code.py",
     ),
     "pretraining": (
