@@ -70,8 +70,8 @@ NOT_IN_KEY_OF_SERVICE = {
 DEFENSES = "defense=[noise,cosine,rounding,topk,unit,additive,poisoning,b4b,transform,guard]"
 TRAINED: tuple[tuple[str, ...], ...] = (
     ("attack=barlow", "pretrain=mocov2"),
-    ("attack=infonce",),
-    ("attack=rda_paper",),
+    ("attack=infonce", "arch=timm"),
+    ("attack=rda_paper", "arch=narrow64"),
     ("attack=cont_steal_paper",),
     ("experiment=debug", "attack=sym_cosine", "pretrain=simclr_lars", "arch=resnet34", DEFENSES),
     (
@@ -136,6 +136,7 @@ def valid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Valid:
     return {
         "defense.guard.policy": ["slow"],
         "selection": ["k_centre"],
+        "arch.weights": [str(reference)],
         "defense.guard.reference": [str(reference)],
         "defense.topk.by": ["magnitude"],
         "target.remote": [service["target"]["remote"]],
