@@ -66,10 +66,17 @@ EVERYTHING: dict[str, tuple[tuple[str, ...], ...]] = {
         ),
         ("data=cifar10_unseen", "target=service", "logger=csv", "plan=views"),
         ("data=folders", "target=openai", MODEL, "plan=sybil"),
+        ("target=timm", "target.name=test_vit"),
+        ("target=torchvision", "target.name=resnet18"),
     ),
     "eval": (("target=zoo",),),
     "audit": (("target=zoo",),),
-    "service": ((), ("faults=some", "defense=[unit,poisoning]")),
+    "service": (
+        (),
+        ("faults=some", "defense=[unit,poisoning]"),
+        ("target=timm", "target.name=test_vit"),
+        ("target=torchvision", "target.name=resnet18"),
+    ),
 }
 """Choices that together have all settings of the table; `eval.py` has those of a run besides."""
 

@@ -68,9 +68,9 @@ def load_local(config: DictConfig) -> LocalEncoder:
         target = ForeignTarget.of(to_dict(config.target))
         loaded = load_foreign(target)
         size = _size_of_images(config, loaded.preprocessing.size)
-        card = {"arch": dict(loaded.description or {}), "provenance": {}}
+        known = {"arch": dict(loaded.description or {}), "provenance": {}}
         folder = Path(target.weights or target.name or ".").parent
-        return LocalEncoder(loaded.encoder, size, folder, card, loaded)
+        return LocalEncoder(loaded.encoder, size, folder, known, loaded)
     path = Path(config.target.path)
     encoder, card = load_encoder(path, config.trust)
     size = int(card["size"])

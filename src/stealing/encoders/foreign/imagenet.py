@@ -127,7 +127,7 @@ def check_features(encoder: Encoder, path: Path) -> None:
         CheckpointError: with the largest difference.
     """
     known = torch.tensor(FEATURES)
-    network: Any = encoder.backbone.backbone  # type: ignore[union-attr]
+    network: Any = encoder.backbone.backbone
     # Normalised as the network was trained, whatever the user sets.
     features = network(drawn_images() * 2 - 1)[:, PLACES]
     difference = float((features - known).abs().max())

@@ -62,7 +62,7 @@ class OnnxNetwork(nn.Module):
         images = images_BCHW.detach().cpu().float().contiguous()
         parts = []
         length = self._batch or len(images)
-        for part in images.split(length):
+        for part in torch.split(images, length):
             # A fixed batch is filled up, and the answers to the filling are dropped.
             filling = part.new_zeros(length - len(part), *part.shape[1:])
             batch = torch.cat([part, filling]).numpy()

@@ -48,7 +48,7 @@ class Tower(nn.Module):
     def forward(self, images_BCHW: Tensor) -> Tensor:
         """Return features (B, D) of normalised images."""
         if self.is_graph:
-            with torch.jit.optimized_execution(False):  # type: ignore[no-untyped-call]
+            with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
                 answer = self.network(images_BCHW)
         else:
             answer = self.network(images_BCHW)
