@@ -70,9 +70,9 @@ NOT_IN_KEY_OF_SERVICE = {
 DEFENSES = "defense=[noise,cosine,rounding,topk,unit,additive,poisoning,b4b,transform,guard]"
 TRAINED: tuple[tuple[str, ...], ...] = (
     ("attack=barlow", "pretrain=mocov2"),
-    ("attack=infonce",),
+    ("attack=infonce", "arch=timm"),
     ("attack=ipes",),
-    ("attack=rda_paper",),
+    ("attack=rda_paper", "arch=narrow64"),
     ("attack=cont_steal_paper", "controls=[independent,distilled]", "+attack.pool=3"),
     ("experiment=debug", "attack=sym_cosine", "pretrain=simclr_lars", "arch=resnet34", DEFENSES),
     (
@@ -142,6 +142,7 @@ def valid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Valid:
         "controls": [{"independent": {"_target_": INDEPENDENT, "path": ZOO}}],
         "controls.independent.path": [ZOO],
         "controls.distilled.path": [ZOO],
+        "arch.weights": [str(reference)],
         "defense.guard.reference": [str(reference)],
         "defense.topk.by": ["magnitude"],
         "target.remote": [service["target"]["remote"]],
