@@ -2,6 +2,8 @@
 
 import argparse
 import copy
+import io
+import os
 import pickle
 import subprocess
 import sys
@@ -10,15 +12,19 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import timm
 import torch
 import torchvision
 from conftest import ROOT
+from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torchvision.transforms.functional import to_tensor
 
 from stealing.encoders import load_encoder
+from stealing.encoders.checkpoints import read_checkpoint
 from stealing.encoders.foreign.convert import guess
 from stealing.encoders.foreign.load import load_foreign
 from stealing.encoders.foreign.loaded import ForeignTarget, Loaded
@@ -426,3 +432,26 @@ def test_the_first_network_that_fits_is_guessed(tmp_path: Path) -> None:
     network = timm.create_model("vit_tiny_patch16_224")
     torch.save({"model": under("module.backbone.", network.state_dict())}, path)
     assert guess(path, None) == ("timm", "vit_tiny_patch16_224")
+
+
+@pytest.mark.slow
+def test_the_encoder_of_imagenet_names_photographs() -> None:
+    """Its own classifier on the features that a run gets: 77 of 100 on an Intel Xeon."""
+    from stealing.encoders.foreign import imagenet
+
+    pytest.importorskip(imagenet.PACKAGE)
+    path = Path(os.environ.get("STEALING_DATA", "data")) / "imagenet-sample-160" / "test.parquet"
+    if not path.exists():
+        pytest.skip("there are no photographs")
+    encoder = load_foreign(ForeignTarget("imagenet")).encoder
+    file = imagenet.weights_file()
+    names = timm.create_model(imagenet.NETWORK).state_dict()
+    weights = imagenet.renamed(read_checkpoint(file), names, file)
+    right = 0
+    for row in pq.read_table(path).to_pylist():
+        image = Image.open(io.BytesIO(row["image"]["bytes"])).convert("RGB")
+        with torch.inference_mode():
+            features = encoder(to_tensor(image)[None])
+        scores = features @ weights["classifier.weight"].T + weights["classifier.bias"]
+        right += int(scores.argmax()) == row["label"]
+    assert right >= 74
