@@ -40,7 +40,12 @@ def made(family: str, folder: Path) -> list[str]:
     return [*words, *OPAQUE]
 
 
-@pytest.mark.parametrize("family", ["timm", "torchscript", "onnx", "open_clip", "torchvision"])
+SLOW = ("timm", "torchscript", "onnx", "open_clip")
+
+
+@pytest.mark.parametrize(
+    "family", ["torchvision", *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
+)
 def test_a_run_steals_an_encoder_of_another_program(
     family: str, tmp_path: Path, command: Command
 ) -> None:
