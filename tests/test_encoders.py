@@ -22,11 +22,9 @@ IMAGES = torch.randint(0, 256, (5, 3, 32, 32), generator=generator("images"), dt
 
 def seen(arch: str) -> torch.Tensor:
     """Images of 16 pixels if the stem keeps them all, which is slow; otherwise of 32."""
-    return (
-        IMAGES[..., ::2, ::2]
-        if to_dict(choose(f"arch={arch}").arch)["backbone"].get("stem") in ("cifar", "cont_steal")
-        else IMAGES
-    )
+    backbone = to_dict(choose(f"arch={arch}").arch).get("backbone", {})  # timm has its own
+    keeps_all = backbone.get("stem") in ("cifar", "cont_steal")
+    return IMAGES[..., ::2, ::2] if keeps_all else IMAGES
 
 
 def built(arch: str = "narrow", seed: int = 0) -> Encoder:

@@ -66,7 +66,7 @@ def test_a_file_of_timm_with_its_classifier_gives_timms_features(name: str, tmp_
 
 def test_a_card_names_a_network_of_timm_and_never_a_file_or_the_hub(tmp_path: Path) -> None:
     node = {"class": "Timm", "name": "test_vit", "size": 32, "checkpointing": True}
-    wanted = arch({"class": "Resized", "size": 32, "crop": 0.9, "backbone": node})
+    wanted = arch({"class": "Resized", "size": 32, "crop_share": 0.9, "backbone": node})
     encoder = build_encoder(wanted, 3)
     path = tmp_path / "e.safetensors"
     save_encoder(encoder, path, arch=wanted, size=48, provenance={})
@@ -123,7 +123,7 @@ def test_checkpointing_saves_memory_and_changes_no_gradient() -> None:
 
 def test_an_image_of_the_right_size_passes_bit_by_bit() -> None:
     backbone = Mean()
-    Resized(backbone, 32, crop=0.875)(IMAGES)
+    Resized(backbone, 32, crop_share=0.875)(IMAGES)
     assert torch.equal(backbone.seen, IMAGES)
     Resized(backbone, None)(IMAGES[..., :20])
     assert torch.equal(backbone.seen, IMAGES[..., :20])
@@ -136,7 +136,7 @@ def test_any_image_is_resized_and_cropped_as_torchvision_does(
 ) -> None:
     images = torch.rand(2, 3, *sides, generator=torch.Generator().manual_seed(1))
     backbone = Mean()
-    Resized(backbone, 28, interpolation, crop=0.875)(images)
+    Resized(backbone, 28, interpolation, crop_share=0.875)(images)
     scaled = V.resize(images, [32], InterpolationMode(interpolation), antialias=True)
     expected = V.center_crop(scaled, [28, 28])
     assert backbone.seen.shape == (2, 3, 28, 28)
@@ -146,7 +146,7 @@ def test_any_image_is_resized_and_cropped_as_torchvision_does(
 def test_another_way_to_resize_is_another_encoder() -> None:
     node = {"class": "NarrowResNet", "stem": 4, "widths": [8], "blocks": [1]}
     fingerprints = set()
-    for resizing in ({"size": 32}, {"size": 16}, {"size": 16, "crop": 0.9}):
+    for resizing in ({"size": 32}, {"size": 16}, {"size": 16, "crop_share": 0.9}):
         backbone = {"class": "Resized", "backbone": node, **resizing}
         fingerprints.add(build_encoder(arch(backbone), 0).fingerprint)
     assert len(fingerprints) == 3

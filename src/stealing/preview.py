@@ -37,6 +37,7 @@ from stealing.targets.remote import RemoteTarget
 EXTRAS = {
     "postgresql://": ("psycopg", "postgres"),
     "optimizers.lars": ("timm", "targets"),
+    "TimmEncoder": ("timm", "targets"),
     "TensorBoardRecorder": ("tensorboard", "tensorboard"),
 }
 """A text in a setting that needs an extra: the module that is imported then, and the extra."""
@@ -160,7 +161,7 @@ def _check_controls(config: DictConfig, missing: Missing) -> None:
 
 def _check_packages(config: DictConfig, missing: Missing) -> None:
     """Note the packages that the run imports late and that are not installed."""
-    groups = ["paths", "attack", "control", "logger"]
+    groups = ["paths", "arch", "attack", "control", "logger"]
     if trains_target(config):
         groups.append("pretrain")
     text = str([to_dict(config[group]) for group in groups])

@@ -115,9 +115,9 @@ ARCHITECTURES = {
             "backbone": Argument(_is_network, "an architecture"),
             "size": or_null(whole(LARGEST_SIDE)),
             "interpolation": one_of(INTERPOLATIONS),
-            "crop": Argument(is_crop, "a number from 0.1 to 1"),
+            "crop_share": Argument(is_crop, "a number from 0.1 to 1"),
         },
-        optional=("interpolation", "crop"),
+        optional=("interpolation", "crop_share"),
     ),
     "Transformer": Architecture(
         Transformer,

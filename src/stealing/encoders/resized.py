@@ -18,16 +18,16 @@ INTERPOLATIONS = ("bilinear", "bicubic")
 class Resized(nn.Module):
     """A network behind the resizing and the centre crop that it was trained for.
 
-    The shorter side is scaled to `size / crop` pixels, rounded down, and the middle S x S pixels
-    are taken, as timm and torchvision evaluate. Images that have S x S pixels pass as they are, bit
-    by bit. The images are normalised already: interpolation is linear, so that the order does not
+    The shorter side is scaled to `size / crop_share` pixels, rounded down, and the middle S x S
+    pixels are taken, as timm and torchvision evaluate. Images that have S x S pixels pass as they
+    are, bit by bit. The images are normalised already: interpolation is linear, so the order does not
     matter but for rounding. Pillow clips bicubic overshoot to 0 to 255, and this does not.
 
     Args:
         backbone: the network; its `feature_dim` is D.
         size: S, in pixels; null leaves all images as they are.
         interpolation: `bilinear` or `bicubic`.
-        crop: side of the crop as a share of the shorter side, from 0.1 to 1.
+        crop_share: side of the crop as a share of the shorter side, from 0.1 to 1.
 
     Raises:
         ConfigError: A value is out of its range.
@@ -38,23 +38,25 @@ class Resized(nn.Module):
         backbone: nn.Module,
         size: int | None,
         interpolation: str = "bicubic",
-        crop: float = 1.0,
+        crop_share: float = 1.0,
     ) -> None:
         super().__init__()
         if interpolation not in INTERPOLATIONS:
             raise ConfigError(f"interpolation={interpolation} is not bilinear or bicubic.")
-        if not is_crop(crop):
-            raise ConfigError(f"crop={crop} has to be a number from {SMALLEST_CROP} to 1.")
+        if not is_crop(crop_share):
+            raise ConfigError(
+                f"crop_share={crop_share} has to be a number from {SMALLEST_CROP} to 1."
+            )
         if size is not None and size < 1:
             raise ConfigError(f"size={size} has to be 1 pixel or more.")
         self.backbone = backbone
         self.size = size
         self.interpolation = interpolation
-        self.crop = crop
+        self.crop_share = crop_share
         self.feature_dim = int(backbone.feature_dim)  # type: ignore[arg-type]
         # Weights alone do not tell how images are resized.
         inner = str(getattr(backbone, "variant", ""))
-        self.variant = f"resized {size} {interpolation} {crop:g} {inner}"
+        self.variant = f"resized {size} {interpolation} {crop_share:g} {inner}"
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
         """Return features (B, D) of normalised images of any height and width."""
@@ -70,7 +72,7 @@ class Resized(nn.Module):
         if size is None or (height, width) == (size, size):
             return images_BCHW
         # As timm rounds; int(256.0 - rounding) would give 255.
-        shorter = math.floor(size / self.crop + 1e-6)
+        shorter = math.floor(size / self.crop_share + 1e-6)
         least = min(height, width)
         sides = (height * shorter // least, width * shorter // least)
         scaled = images_BCHW

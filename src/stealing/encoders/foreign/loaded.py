@@ -112,7 +112,7 @@ class Preprocessing:
             "class": "Resized",
             "size": self.size,
             "interpolation": self.interpolation,
-            "crop": self.crop,
+            "crop_share": self.crop,
             "backbone": dict(backbone),
         }
         return {
