@@ -20,8 +20,8 @@ class Resized(nn.Module):
 
     The shorter side is scaled to `size / crop_share` pixels, rounded down, and the middle S x S
     pixels are taken, as timm and torchvision evaluate. Images that have S x S pixels pass as they
-    are, bit by bit. The images are normalised already: interpolation is linear, so the order does not
-    matter but for rounding. Pillow clips bicubic overshoot to 0 to 255, and this does not.
+    are, bit by bit. The images are normalised already: interpolation is linear, so the order does
+    not matter but for rounding. Pillow clips bicubic overshoot to 0 to 255, and this does not.
 
     Args:
         backbone: the network; its `feature_dim` is D.
