@@ -158,8 +158,8 @@ def _test_row(test: Comparison) -> dict[str, str]:
         "difference, points [95 %]": (
             f"{100 * test.difference:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
         ),
-        "p": f"{test.p:.3f}",
-        "p, adjusted": f"{test.adjusted:.3f}",
+        "p": _p_value(test.p),
+        "p, adjusted": _p_value(test.adjusted),
     }
 
 
@@ -224,3 +224,8 @@ def _interval(figure: dict[str, Any] | None, digits: int = 2) -> str:
         return ABSENT
     low, high = figure["interval"]
     return f"{figure['mean']:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def _p_value(p: float) -> str:
+    """Return a p-value as text; no test shows that something is impossible."""
+    return f"{p:.3f}" if p >= 0.0005 else "< 0.001"
