@@ -43,8 +43,17 @@ TESTS = {
         "test_simclr.py",
         "test_mocov2.py",
         "test_own_code.py",
+        "test_compute.py",
+        "test_flow.py",
     ),
-    "evaluation": ("test_evaluation.py", "test_heads.py", "test_protocol.py", "test_statistics.py"),
+    "evaluation": (
+        "test_evaluation.py",
+        "test_heads.py",
+        "test_protocol.py",
+        "test_statistics.py",
+        "test_cache.py",
+        "test_forecast.py",
+    ),
     "data": (
         "test_data.py",
         "test_images.py",
@@ -52,6 +61,9 @@ TESTS = {
         "test_shapes.py",
         "test_views.py",
         "test_downloads.py",
+        "test_asked_views.py",
+        "test_sizes.py",
+        "test_tasks_that_are_none.py",
     ),
     "defenses": (
         "test_defenses.py",
@@ -69,6 +81,8 @@ TESTS = {
         "test_bookkeeping.py",
         "test_records.py",
         "test_shared_ledger.py",
+        "test_rate_limits.py",
+        "test_damage.py",
     ),
 }
 """By folder of the package, the test files whose fast tests are to notice its mutants."""

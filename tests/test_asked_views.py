@@ -110,6 +110,7 @@ def test_an_account_that_is_stopped_keeps_the_images_whose_views_are_all_answere
     monkeypatch.setattr("stealing.attacks.view_plan.BLOCK", at_once * 3 * 3 * SIZE**2)
     images, features = bought(PLAN, Door(stops=14))
     assert images.rows.tolist() == [0, 1, 2, 3] and features.shape == (4, 3, 5)
+    assert len(bought(PLAN, Door(stops=14), least=4)[0]) == 4, "as many as a batch has are enough"
     with pytest.raises(TargetError, match=r"views of 4 images .* attack\.batch_size=5"):
         bought(PLAN, Door(stops=14), least=5)
     with pytest.raises(Refused):

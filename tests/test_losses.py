@@ -76,6 +76,7 @@ def barlow_loop(surrogate: Tensor, target: Tensor, off_diagonal: float) -> Tenso
 def predicted() -> PredictedCosine:
     loss = build_loss(partial(PredictedCosine, hidden=7), 5, 3)
     assert isinstance(loss, PredictedCosine)
+    assert sorted(loss.state_dict()) == ["first.weight", "second.bias", "second.weight"]
     return loss
 
 

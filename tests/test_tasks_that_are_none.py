@@ -246,6 +246,7 @@ def test_a_file_without_rows_is_no_full_disk(tmp_path: Path) -> None:
     [
         (["dog", "cat", "dog"], None, [1, 0, 1], ("cat", "dog")),
         (pa.array(["dog", "cat", "dog"]).dictionary_encode(), None, [1, 0, 1], ("cat", "dog")),
+        (pa.array([1, 0, 1]).dictionary_encode(), None, [1, 0, 1], ()),
         (["dog", "cat", "dog"], hub(["dog", "cat", "ant"]), [0, 1, 0], ("dog", "cat", "ant")),
         ([1.0, 0.0, 1.0], None, [1, 0, 1], ()),
         ([True, False, True], None, [1, 0, 1], ()),
