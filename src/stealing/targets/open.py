@@ -25,14 +25,14 @@ class LocalEncoder:
     Attributes:
         encoder: in eval mode.
         size: height and width of the images that it takes, in pixels.
-        folder: of its files.
+        folder: of its files; None for a network that a package or a hub holds.
         card: of its file, or what is known of another program's; None if this run trained it.
         foreign: how it was loaded; None if it is of this project.
     """
 
     encoder: Encoder
     size: int
-    folder: Path
+    folder: Path | None
     card: dict[str, Any] | None = None
     foreign: Loaded | None = None
 
@@ -69,7 +69,7 @@ def load_local(config: DictConfig) -> LocalEncoder:
         loaded = load_foreign(target)
         size = _size_of_images(config, loaded.preprocessing.size)
         known = {"arch": dict(loaded.description or {}), "provenance": {}}
-        folder = Path(target.weights or target.name or ".").parent
+        folder = Path(target.weights).parent if target.weights else None
         return LocalEncoder(loaded.encoder, size, folder, known, loaded)
     path = Path(config.target.path)
     encoder, card = load_encoder(path, config.trust)
