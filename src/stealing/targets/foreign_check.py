@@ -30,11 +30,8 @@ from stealing.targets.open import LocalEncoder
 from stealing.text import printable
 from stealing.training.distributed import rank
 
-LABELLED = 200
-"""Images of the training split that are neighbours."""
-
-CLASSIFIED = 100
-"""Images of the test split that are classified."""
+IMAGES = 300
+"""Images of the training split that are looked at. A third is classified by the others."""
 
 NEIGHBOURS = 10
 TEMPERATURE = 0.1
@@ -76,7 +73,7 @@ def check_foreign(source: LocalEncoder | Target, tasks: Sequence[Task], work: Pa
     figures = describe_loaded(source.foreign)
     if tasks:
         path = work / "targets" / source.encoder.fingerprint / "loaded.json"
-        images = key(train=tasks[0].train.checksum, test=tasks[0].test.checksum)
+        images = key(train=tasks[0].train.checksum)
         stored = read_json(path, TargetError) if path.is_file() else {}
         if stored.get("images") == images:
             figures = stored
@@ -111,13 +108,12 @@ def measure(encoder: Encoder, task: Task) -> dict[str, Any]:
     Raises:
         TargetError: all images have the same features, or a number is not finite.
     """
-    train = _some(task.train, LABELLED)
-    test = _some(task.test, CLASSIFIED)
-    features = _features(encoder, train, test)
-    flaw = flaw_of_features({"train": features[0], "test": features[1]})
+    neighbours, classified = _two_parts(task.train)
+    features = _features(encoder, neighbours, classified)
+    flaw = flaw_of_features({"neighbours": features[0], "classified": features[1]})
     if flaw is not None:
         raise TargetError(f"The target gives {flaw}: its file or its settings are not right.")
-    untrained = _features(build_encoder(UNTRAINED, 0), train, test)
+    untrained = _features(build_encoder(UNTRAINED, 0), neighbours, classified)
     directions_ND = F.normalize(features[0], dim=1)
     cosines_NN = directions_ND @ directions_ND.T
     count = len(cosines_NN)
@@ -125,8 +121,8 @@ def measure(encoder: Encoder, task: Task) -> dict[str, Any]:
     cosine = float((cosines_NN.sum() - cosines_NN.trace()) / (count * (count - 1)))
     return {
         "task": task.name,
-        "knn": _accuracy(features, train, test),
-        "knn_untrained": _accuracy(untrained, train, test),
+        "knn": _accuracy(features, neighbours, classified),
+        "knn_untrained": _accuracy(untrained, neighbours, classified),
         "norm": float(features[0].norm(dim=1).median()),
         "cosine": cosine,
         "rank": effective_rank(features[0]),
@@ -172,24 +168,29 @@ def lines_of(figures: dict[str, Any]) -> Iterator[str]:
         yield "Warning: its features of different images are nearly the same: it may be collapsed."
 
 
-def _some(images: Images, count: int) -> Images:
-    """Return images from all over a list, which may be sorted by class."""
-    rows = np.unique(np.linspace(0, len(images) - 1, count).astype(np.int64))
-    return images.part(rows)
+def _two_parts(train: Images) -> tuple[Images, Images]:
+    """Return neighbours and images to classify, from all over a list that may be sorted by class.
+
+    Both are of the training split: test images are read once, by the evaluation.
+    """
+    rows = np.unique(np.linspace(0, len(train) - 1, IMAGES).astype(np.int64))
+    is_classified = np.arange(len(rows)) % 3 == 0
+    return train.part(rows[~is_classified]), train.part(rows[is_classified])
 
 
-def _features(encoder: Encoder, train: Images, test: Images) -> tuple[Tensor, Tensor]:
+def _features(encoder: Encoder, neighbours: Images, classified: Images) -> tuple[Tensor, Tensor]:
     everything = slice(None)
-    return encode(encoder, train.batch(everything)), encode(encoder, test.batch(everything))
+    known = encode(encoder, neighbours.batch(everything))
+    return known, encode(encoder, classified.batch(everything))
 
 
-def _accuracy(features: tuple[Tensor, Tensor], train: Images, test: Images) -> float:
+def _accuracy(features: tuple[Tensor, Tensor], neighbours: Images, classified: Images) -> float:
     predicted = knn_predict(
         features[0],
-        torch.from_numpy(train.targets()),
+        torch.from_numpy(neighbours.targets()),
         features[1],
-        classes=train.classes,
+        classes=neighbours.classes,
         k=NEIGHBOURS,
         temperature=TEMPERATURE,
     )
-    return float((predicted == torch.from_numpy(test.targets())).float().mean())
+    return float((predicted == torch.from_numpy(classified.targets())).float().mean())
