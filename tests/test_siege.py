@@ -210,12 +210,16 @@ def test_one_address_leaves_room_for_another(small: Served) -> None:
 
 
 def test_bodies_that_are_too_many_bytes_together_are_asked_to_come_again(small: Served) -> None:
-    head = f"POST /v1/raw HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {small.key}\r\n"
-    head += "content-length: 290000\r\n\r\n"
+    # two accounts: bodies arrive in parts, and one account would reach its own share first
+    other = small.books.add("crowd/0", None, None, 0.01)
+    heads = []
+    for key in (small.key, other):
+        head = f"POST /v1/raw HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\n"
+        heads.append(f"{head}content-length: 290000\r\n\r\n".encode())
     with connect(small) as first, connect(small) as second:
-        first.sendall(head.encode() + b"x" * 280_000)
+        first.sendall(heads[0] + b"x" * 280_000)
         time.sleep(0.3)
-        second.sendall(head.encode() + b"x" * 280_000)
+        second.sendall(heads[1] + b"x" * 280_000)
         said = second.recv(65536).lower()
         assert said.startswith(b"http/1.1 503 ") and b"retry-after: 1" in said
         first.sendall(b"x" * 10_000)

@@ -2,7 +2,7 @@
 
 import json
 import shlex
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,7 @@ def command_of_runs(folder: Path, seeds: Iterable[int]) -> str:
         if choices.get(group) not in (None, "None"):
             overrides.append(f"{group}={choices[group]}")
     defenses = choices["defense"].split("+")
-    overrides.append(f"defense=[{','.join(defenses)}]")
+    overrides.append(_override_of_list("defense", defenses))
     overrides += [f"{name}={choices[name]}" for name in WORDS if choices.get(name)]
     try:
         options = composed("train", *overrides)
@@ -65,6 +65,10 @@ def command_of_runs(folder: Path, seeds: Iterable[int]) -> str:
             overrides += _different(options[part], config.get(part), part)
     overrides.append(f"seed={','.join(map(str, sorted(seeds)))}")
     return shlex.join(["python", "train.py", "-m", *overrides])
+
+
+def _override_of_list(name: str, values: Sequence[str]) -> str:
+    return f"{name}=[{','.join(values)}]"
 
 
 def _different(option: Any, value: Any, place: str) -> Iterator[str]:
