@@ -110,4 +110,19 @@ def stored(work: Path) -> int:
     return int(count)
 
 
+NEEDED_BY_TARGET: dict[str, tuple[str, ...]] = {
+    "azure": ("target.remote.url=https://x.org", "target.remote.wire.body.model=m"),
+    "file": ("target.path=pyproject.toml",),
+    "huggingface": ("target.name=my/folder",),
+    "onnx": ("target.weights=my/encoder.onnx",),
+    "open_clip": ("target.name=ViT-B-32",),
+    "openai": ("target.remote.wire.body.model=m",),
+    "recording": ("target.remote.name=n",),
+    "timm": ("target.name=test_vit",),
+    "torchscript": ("target.weights=my/encoder.pt",),
+    "torchvision": ("target.name=resnet18",),
+    "vllm": ("target.remote.wire.body.model=m",),
+}
+"""Overrides without which an option of `target` does not compose."""
+
 DEBUG = ("experiment=debug", "trainer.threads=1")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import DEBUG, ROOT, Command, choose
+from conftest import DEBUG, NEEDED_BY_TARGET, ROOT, Command, choose
 from hydra import initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 from safetensors.torch import load_file, save_file
@@ -35,27 +35,12 @@ OPTIONS = [
 ]
 
 
-MODEL = "target.remote.wire.body.model=m"
-
-
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_every_option_composes_with_the_rest(group: str, option: str) -> None:
-    extra = {
-        "file": ("target.path=pyproject.toml",),
-        "azure": ("target.remote.url=https://x.org", MODEL),
-        "huggingface": ("target.name=my/folder",),
-        "onnx": ("target.weights=my/encoder.onnx",),
-        "open_clip": ("target.name=ViT-B-32",),
-        "torchscript": ("target.weights=my/encoder.pt",),
-        "timm": ("target.name=test_vit",),
-        "torchvision": ("target.name=resnet18",),
-    }
-    extra |= {"openai": (MODEL,), "vllm": (MODEL,), "recording": ("target.remote.name=n",)}
+    extra = NEEDED_BY_TARGET.get(option, ()) if group == "target" else ()
     if (group, option) == ("target", "zoo") and not (ROOT / "assets").exists():
         pytest.skip("no stored target in this clone")
-    check_choices(
-        choose(f"{group}={option}", *(extra.get(option, ()) if group == "target" else ()))
-    )
+    check_choices(choose(f"{group}={option}", *extra))
 
 
 def test_our_defense_is_not_said_to_be_a_services() -> None:

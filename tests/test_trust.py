@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import DEBUG, ROOT, Command, choose
+from conftest import DEBUG, NEEDED_BY_TARGET, ROOT, Command, choose
 from made_up import finished_run
 from omegaconf import DictConfig, OmegaConf
 
@@ -136,19 +136,6 @@ def test_the_list_of_environment_variables_is_that_of_conf() -> None:
 
 
 def test_every_option_of_this_project_is_of_the_schema_by_which_folders_are_read() -> None:
-    named = {
-        "azure": ("target.remote.url=https://x.org", "target.remote.wire.body.model=m"),
-        "huggingface": ("target.name=my/folder",),
-        "onnx": ("target.weights=my/encoder.onnx",),
-        "open_clip": ("target.name=ViT-B-32",),
-        "torchscript": ("target.weights=my/encoder.pt",),
-        "timm": ("target.name=test_vit",),
-        "torchvision": ("target.name=resnet18",),
-        "openai": ("target.remote.wire.body.model=m",),
-        "vllm": ("target.remote.wire.body.model=m",),
-        "recording": ("target.remote.name=n",),
-        "file": ("target.path=pyproject.toml",),
-    }
     groups = (
         "data",
         "arch",
@@ -168,7 +155,7 @@ def test_every_option_of_this_project_is_of_the_schema_by_which_folders_are_read
     for number in range(max(map(len, options.values()))):
         chosen = {group: names[number % len(names)] for group, names in options.items()}
         words = [f"{group}={choice}" for group, choice in chosen.items()]
-        config = to_dict(choose(*words, *named.get(chosen["target"], ())))
+        config = to_dict(choose(*words, *NEEDED_BY_TARGET.get(chosen["target"], ())))
         for part in SETTINGS:
             checked_part(Path("folder"), part, config[part], [])
 
