@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from stealing.attacks.losses import l2
-from stealing.attacks.pairing import AllAsked, RawAndViews
+from stealing.attacks.pairing import AllAsked, RawAndViews, ViewsThenRaw
 from stealing.attacks.prototypes import discriminate_and_align
 from stealing.attacks.siamese import PredictedCosine
 from stealing.attacks.surrogate import SurrogateModule
@@ -96,6 +96,13 @@ def surrogate(normed: bool = True) -> SurrogateModule:
         total_steps=STEPS,
         seed=3,
     )
+
+
+def changing(normed: bool = True) -> SurrogateModule:
+    """A pairing of views, and of raw images from the third step on."""
+    module = surrogate(normed)
+    module.pairing = ViewsThenRaw(Views(crop=(0.5, 1)), 0.2)
+    return module
 
 
 def mocov2(normed: bool = True) -> MoCoV2Module:

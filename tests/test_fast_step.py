@@ -57,7 +57,7 @@ def test_batches_of_images_on_a_device_are_those_of_the_list() -> None:
     assert torch.equal(resident.__getitems__(draw).images, IMAGES.batch(draw.indices.numpy()))
 
 
-@pytest.mark.parametrize("make", [pair.simclr, pair.surrogate])
+@pytest.mark.parametrize("make", [pair.simclr, pair.surrogate, pair.changing])
 @pytest.mark.parametrize("choices", [{}, {"clip": 0.5, "ema": True}, {"precision": "bf16-mixed"}])
 def test_a_step_taken_as_a_whole_trains_to_the_same_bits(
     make: Any, choices: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -68,16 +68,17 @@ def test_a_step_taken_as_a_whole_trains_to_the_same_bits(
     assert "a CPU has no CUDA graphs" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("make", [pair.surrogate, pair.changing])
 @pytest.mark.parametrize("modes", [(True, True), (True, False), (False, True)])
 def test_a_captured_fit_resumes_and_so_does_one_that_goes_on_otherwise(
-    modes: tuple[bool, bool], tmp_path: Path
+    make: Any, modes: tuple[bool, bool], tmp_path: Path
 ) -> None:
-    whole = trained(pair.surrogate(), tmp_path / "whole", steps=5)
+    whole = trained(make(), tmp_path / "whole", steps=5)
     for stop in (1, 3, 4):
         folder = tmp_path / str(stop)
         with pytest.raises(Interrupted):
-            trained(pair.surrogate(), folder, stop=stop, steps=5, graph=modes[0])
-        assert equal(trained(pair.surrogate(), folder, steps=5, graph=modes[1]), whole)
+            trained(make(), folder, stop=stop, steps=5, graph=modes[0])
+        assert equal(trained(make(), folder, steps=5, graph=modes[1]), whole)
 
 
 @pytest.mark.parametrize(
@@ -107,7 +108,7 @@ class Reads(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("make", [pair.simclr, pair.surrogate])
+@pytest.mark.parametrize("make", [pair.simclr, pair.surrogate, pair.changing])
 def test_no_value_is_read_on_the_cpu_in_a_step(make: Any) -> None:
     module = make()
     draw = BatchIndices(0, 0, 0, 8, torch.arange(8), 2)
@@ -122,7 +123,7 @@ def test_no_value_is_read_on_the_cpu_in_a_step(make: Any) -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
-@pytest.mark.parametrize("make", [pair.simclr, pair.surrogate])
+@pytest.mark.parametrize("make", [pair.simclr, pair.surrogate, pair.changing])
 def test_on_a_gpu_replays_equal_eager_steps_and_nothing_waits(make: Any, tmp_path: Path) -> None:
     eager = trained(make(), tmp_path / "eager", steps=20, accelerator="gpu")
     graph = trained(make(), tmp_path / "graph", steps=20, accelerator="gpu", graph=True)

@@ -67,17 +67,27 @@ def test_the_control_has_the_settings_of_the_best_trial(tuned: dict[str, Any]) -
         assert control[name] == recipe[name], name
 
 
-def test_the_best_attack_is_stolen_encoder_with_another_network_rate_and_length() -> None:
-    best, plain = choose("attack=best"), choose("attack=stolen_encoder")
-    changed = to_dict(best.attack)
+def test_the_best_attack_is_stolen_encoder_with_raw_images_in_the_second_half() -> None:
+    best, plain = to_dict(choose("attack=best")), to_dict(choose("attack=stolen_encoder"))
+    pairing = best["attack"].pop("pairing")
+    assert pairing["_target_"].endswith("ViewsThenRaw") and pairing["share"] == 0.5
+    assert pairing["views"] == plain["attack"].pop("pairing")["views"]
+    assert best["attack"] == plain["attack"]
+    # the comparison at equal compute
+    assert (best["arch"], best["control"]) == (plain["arch"], plain["control"])
+
+
+def test_the_best_attack_of_much_compute_is_the_best_one_with_network_rate_and_length() -> None:
+    wide, best = choose("attack=best_wide"), choose("attack=best")
+    changed = to_dict(wide.attack)
     assert (changed["steps"], changed["optimizer"]["lr"]) == (2400, 6e-3)
-    changed["steps"] = plain.attack.steps
-    changed["optimizer"]["lr"] = plain.attack.optimizer.lr
-    assert changed == to_dict(plain.attack)
-    assert best.arch == choose("arch=wide").arch
-    for words in (("attack=best", "arch=narrow"), ("arch=narrow", "attack=best")):
-        assert choose(*words).arch == plain.arch, "the command line has the last word"
-    assert best.target_arch == plain.target_arch
+    changed["steps"] = best.attack.steps
+    changed["optimizer"]["lr"] = best.attack.optimizer.lr
+    assert changed == to_dict(best.attack)
+    assert wide.arch == choose("arch=wide").arch
+    for words in (("attack=best_wide", "arch=narrow"), ("arch=narrow", "attack=best_wide")):
+        assert choose(*words).arch == best.arch, "the command line has the last word"
+    assert wide.target_arch == best.target_arch
 
 
 def test_the_table_of_ideas_is_that_of_the_stored_trials() -> None:

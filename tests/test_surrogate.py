@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from stealing.artefacts import read_done
 from stealing.attacks import steal
 from stealing.attacks.losses import l2
-from stealing.attacks.pairing import RawAndViews, RawOrView
+from stealing.attacks.pairing import RawAndViews, RawOrView, ViewsThenRaw
 from stealing.attacks.steal import BoughtAnswers, steal_encoder, steps_of
 from stealing.attacks.surrogate import build_adapter
 from stealing.data.images import Images
-from stealing.data.sampling import generator
+from stealing.data.sampling import BatchRandom, generator
 from stealing.data.views import Views
 from stealing.encoders import build_encoder
 from stealing.encoders.architectures import describe
@@ -75,8 +75,15 @@ def stolen(folder: Path, **changes: Any) -> Any:
     return steal_encoder(**(call | changes))
 
 
-def plain_loop(each_step: Callable[[nn.Module], None] = lambda both: None) -> nn.Module:
-    """Six steps of the mean squared error: each image raw or as a view, by a coin."""
+def by_a_coin(step: int, thrown: BatchRandom) -> Tensor:
+    return thrown.uniform(1)[:, 0] < 1 / 2
+
+
+def plain_loop(
+    each_step: Callable[[nn.Module], None] = lambda both: None,
+    is_raw: Callable[[int, BatchRandom], Tensor] = by_a_coin,
+) -> nn.Module:
+    """Six steps of the mean squared error: each image raw or as a view."""
     own = owner_seed(5, "surrogate")
     encoder = build_encoder(ARCH, 11).train()
     with torch.random.fork_rng():
@@ -90,7 +97,7 @@ def plain_loop(each_step: Callable[[nn.Module], None] = lambda both: None) -> nn
         ]
         raw = torch.from_numpy(PIXELS[order.numpy()]).float() / 255
         thrown = dice(8, own, "views", epoch, place)
-        chosen = thrown.uniform(1)[:, 0] < 1 / 2
+        chosen = is_raw(step, thrown)
         images = torch.where(chosen[:, None, None, None], raw, Views(**VIEWS)(raw, thrown))
         rising = (step + 1) / 3
         optimizer.param_groups[0]["lr"] = 0.2 * (
@@ -286,6 +293,31 @@ def test_raw_images_weigh_one_and_fresh_views_share_lambda(count: int) -> None:
     assert torch.equal(pairs[0][1], images) and all(torch.equal(pair[2], rows) for pair in pairs)
     seen = [pair[1] for pair in pairs]
     assert all(not torch.equal(a, b) for number, a in enumerate(seen) for b in seen[number + 1 :])
+
+
+def test_views_come_first_and_raw_images_from_their_share_of_the_steps_on() -> None:
+    images, rows = torch.zeros(4, 3, 2, 2), torch.arange(4)
+    for share, count in ((0.0, 0), (0.3, 3), (0.5, 5), (1.0, 10)):
+        pairing = ViewsThenRaw(lambda images, dice: images + 1, share)  # type: ignore[arg-type]
+        seen = []
+        for step in range(10):
+            # float32, as the module notes it
+            done = torch.tensor(step / 10)
+            [(weight, shown, asked)] = pairing.of_progress(images, rows, dice(4, step), done)
+            assert weight == 1 and torch.equal(asked, rows)
+            seen.append(float(shown.mean()))
+        assert seen == [1.0] * count + [0.0] * (10 - count)
+
+
+def test_a_surrogate_of_views_then_raw_is_a_plain_loop_of_views_then_of_raw_images(
+    tmp_path: Path,
+) -> None:
+    # 4 of 6 steps: neither number is half, nor a batch's place in its epoch
+    changed = {"_target_": "stealing.attacks.pairing.ViewsThenRaw", "share": 0.6}
+    changed["views"] = ATTACK["pairing"]["views"]
+    encoder, adapter, _, _ = stolen(tmp_path, attack=ATTACK | {"pairing": changed})
+    expected = plain_loop(is_raw=lambda step, thrown: torch.full((8,), step >= 4))
+    check(encoder, adapter, expected.state_dict())
 
 
 def test_a_row_of_length_zero_has_a_finite_distance_and_gradient() -> None:

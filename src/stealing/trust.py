@@ -103,6 +103,7 @@ OWN: dict[str, tuple[str, ...]] = {
         "stealing.attacks.pairing.AskedInTurn",
         "stealing.attacks.pairing.RawAndViews",
         "stealing.attacks.pairing.RawOrView",
+        "stealing.attacks.pairing.ViewsThenRaw",
         "stealing.attacks.perturbing.ViewAndPerturbed",
         "stealing.attacks.prototypes.discriminate_and_align",
         "stealing.training.schedule.constant",

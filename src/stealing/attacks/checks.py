@@ -12,7 +12,7 @@ import torch
 from hydra.utils import instantiate
 from torch import Tensor, nn
 
-from stealing.attacks.pairing import ViewPairing
+from stealing.attacks.pairing import ChangingPairing, ViewPairing
 from stealing.attacks.surrogate import build_loss
 from stealing.attacks.view_plan import AsksViews
 from stealing.config import unwrap
@@ -142,6 +142,8 @@ def _try_pairing(node: dict[str, Any], size: int, views: int) -> bool:
             f"attack.pairing={node['_target_']} compares an image with one answer, and this plan "
             f"asks about {views} views of each: choose plan=once, or an attack on views."
         )
+    elif isinstance(pairing, ChangingPairing):
+        pairs = list(pairing.of_progress(images, places, random, torch.zeros(())))
     else:
         pairs = list(pairing(images, places, random))
     passes = 0

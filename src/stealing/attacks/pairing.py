@@ -1,6 +1,7 @@
 """Pairings: a batch of images in, weighted pairs of images and banked answers out, for one step.
 
-A pairing of raw images is called with images and rows. A pairing of asked views has `of_views`; it
+A pairing of raw images is called with images and rows. One that changes in the course of the
+training has `of_progress` in the place of `__call__`. A pairing of asked views has `of_views`; it
 may follow any query plan, as a raw image that is sent is the only view of itself.
 
 Shape letters: B images, V asked views of each, C channels, H and W pixels. Images are float in
@@ -43,6 +44,22 @@ class ViewPairing(Protocol):
 
     def of_views(self, batch: AskedBatch, random: RandomNumbers) -> Iterator[Pair]:
         """Give the pairs of one step."""
+
+
+@runtime_checkable
+class ChangingPairing(Protocol):
+    """A pairing of raw images that changes in the course of the training.
+
+    Attributes:
+        passes: forward passes of a batch in one step.
+    """
+
+    passes: int
+
+    def of_progress(
+        self, images: Tensor, rows: Tensor, random: RandomNumbers, progress: Tensor
+    ) -> Iterator[Pair]:
+        """Give the pairs of one step; progress is the share of steps that are done, a scalar."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +131,41 @@ class RawOrView:
         is_raw = random.uniform(1)[:, 0] < 1 / (1 + self.view_weight)
         views = self.views(images, random)
         yield 1.0, torch.where(is_raw[:, None, None, None], images, views), rows
+
+
+@dataclass(frozen=True)
+class ViewsThenRaw:
+    """Views of each image in the first part of the training, the raw images in the rest of it.
+
+    The answer is to the raw image, and the target's answer to a view is another one. So views keep
+    a surrogate from learning a few images by heart, but draw it away from the target. Raw images at
+    the end correct that. Ours.
+
+    Attributes:
+        views: distribution of the views.
+        share: part of the steps with views, 0 to 1.
+
+    Raises:
+        ConfigError: the share is out of range.
+    """
+
+    views: Views
+    share: float
+
+    def __post_init__(self) -> None:
+        check_number("attack.pairing.share", self.share, high=1)
+
+    @property
+    def passes(self) -> int:
+        """Forward passes of a batch in one step."""
+        return 1
+
+    def of_progress(
+        self, images: Tensor, rows: Tensor, random: RandomNumbers, progress: Tensor
+    ) -> Iterator[Pair]:
+        """Give the one pair of a step."""
+        # no branch in Python: a captured step is replayed with another progress
+        yield 1.0, torch.where(progress < self.share, self.views(images, random), images), rows
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from stealing.attacks.pairing import Pair, ViewPairing
+from stealing.attacks.pairing import ChangingPairing, Pair, ViewPairing
 from stealing.data.asked_views import AskedBatch, AskedViews
-from stealing.data.sampling import BatchIndices, RandomNumbers
+from stealing.data.sampling import Batch, BatchIndices, RandomNumbers
 from stealing.data.views import ViewParameters
 from stealing.encoders import Encoder
 from stealing.training.distributed import all_gather_with_grad
@@ -25,8 +25,10 @@ from stealing.training.step import StepModule
 Loss = Callable[[Tensor, Tensor], Tensor]
 """Surrogate features (B, D) and answers (B, D) or (B, V, D) to a scalar with gradient."""
 
-Pairing = Callable[[Tensor, Tensor, RandomNumbers], Iterator[Pair]] | ViewPairing
+RawPairing = Callable[[Tensor, Tensor, RandomNumbers], Iterator[Pair]]
 """Images (B, 3, H, W), their bank rows (B,) and random numbers to the pairs of one step."""
+
+Pairing = RawPairing | ChangingPairing | ViewPairing
 
 
 class SurrogateModule(StepModule):
@@ -49,6 +51,7 @@ class SurrogateModule(StepModule):
     """
 
     answers: Tensor
+    progress: Tensor
 
     def __init__(
         self,
@@ -69,6 +72,8 @@ class SurrogateModule(StepModule):
         self.adapter = adapter
         # not persistent: the bank has the answers, and every checkpoint would copy them
         self.register_buffer("answers", answers.flatten(0, -2), persistent=False)
+        # a tensor, which a captured step reads anew; a checkpoint has the steps, which tell it
+        self.register_buffer("progress", torch.zeros(()), persistent=False)
         self.views_an_image = len(self.answers) // len(answers)
         self._asked = asked
         if asked is not None:
@@ -79,6 +84,10 @@ class SurrogateModule(StepModule):
         self.optimizer = optimizer
         self.schedule = schedule
         self.total_steps = total_steps
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Note which share of the steps is done."""
+        self.progress.fill_(self.trainer.global_step / self.total_steps)
 
     def addresses(self, draw: BatchIndices) -> Tensor:
         """Return the bank row of each image's view whose turn it is in this epoch, (B,)."""
@@ -101,6 +110,8 @@ class SurrogateModule(StepModule):
         return total
 
     def _pairs(self, images: Tensor, rows_B: Tensor, random: RandomNumbers) -> Iterator[Pair]:
+        if isinstance(self.pairing, ChangingPairing):
+            return self.pairing.of_progress(images, rows_B, random, self.progress)
         if not isinstance(self.pairing, ViewPairing):
             return self.pairing(images, rows_B, random)
         places = rows_B // self.views_an_image
