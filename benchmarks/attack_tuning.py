@@ -1,0 +1,136 @@
+"""Tune the fair attacks alike: eight trials each, by the protocol of best_tuning.py.
+
+    python benchmarks/attack_tuning.py rda cont_steal     these attacks
+    python benchmarks/attack_tuning.py                    all of them
+    python benchmarks/attack_tuning.py --table            the table of what is stored, and no trial
+
+A trial uses another target than the one that results are about, slices of CIFAR-10's training
+split, 2,500 queries, and the steps and the batch of the preset. It is judged by the mean accuracy
+of the linear probe and kNN. Settings are searched one after the other, each from the best so far:
+learning rate (4 trials), what is the attack's own (2), views of the surrogate (2). An attack with
+nothing of its own has four trials of views. Each trial is stored at once, so that a command that
+was stopped goes on. The winner belongs into conf/attack.
+
+Needs `STEALING_DATA`. Writes results/attack_tuning: a file an attack, and table.txt.
+"""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from best_tuning import tried
+from control_tuning import table
+
+from stealing.artefacts import write_atomically
+
+ROOT = Path(__file__).parents[1]
+OUT = ROOT / "results" / "attack_tuning"
+
+Stage = Sequence[tuple[str, ...]]
+"""Overrides that are tried beside what the stages before have chosen; none is the preset."""
+
+RATES: Stage = (
+    (),
+    ("attack.optimizer.lr=2e-3",),
+    ("attack.optimizer.lr=4e-3",),
+    ("attack.optimizer.lr=1.6e-2",),
+)
+STRONGER = ("attack.pairing.views.crop=[0.3,1.0]", "attack.pairing.views.jitter=[0.3,0.3,0.3,0.08]")
+WEAKER = (
+    "attack.pairing.views.crop=[0.8,1.0]",
+    "attack.pairing.views.jitter=[0.05,0.05,0.05,0.01]",
+)
+VIEWS: Stage = (STRONGER, WEAKER)
+MORE_VIEWS: Stage = (
+    *VIEWS,
+    ("attack.pairing.views.crop=[0.3,1.0]",),
+    ("attack.pairing.views.flip=0",),
+)
+TEMPERATURES: Stage = (("attack.loss.temperature=0.2",), ("attack.loss.temperature=0.5",))
+
+STAGES: dict[str, tuple[Stage, ...]] = {
+    "cont_steal": (RATES, TEMPERATURES, VIEWS),
+    "rda": (RATES, TEMPERATURES, VIEWS),
+    "infonce": (RATES, TEMPERATURES, VIEWS),
+    "ipes": (RATES, (("attack.pairing.radius=0.01",), ("attack.pairing.radius=0.1",)), VIEWS),
+    "soft_nn": (
+        RATES,
+        (("attack.loss.temperature=10.0",), ("attack.loss.temperature=1000.0",)),
+        VIEWS,
+    ),
+    "barlow": (
+        RATES,
+        (("attack.loss.off_diagonal=0.001",), ("attack.loss.off_diagonal=0.02",)),
+        VIEWS,
+    ),
+    "sym_cosine": (RATES, (("attack.loss.hidden=128",), ("attack.loss.hidden=2048",)), VIEWS),
+    "wasserstein": (RATES, MORE_VIEWS),
+}
+"""Stages by attack. stolen_encoder had 16 trials of rate and views before."""
+
+
+def path_of(attack: str) -> Path:
+    """Return the file of an attack's trials."""
+    return OUT / f"{attack}.json"
+
+
+def stored(attack: str) -> list[dict[str, Any]]:
+    """Return the trials of an attack that were made."""
+    path = path_of(attack)
+    return json.loads(path.read_text())["trials"] if path.exists() else []
+
+
+def search(attack: str, trials: list[dict[str, Any]]) -> None:
+    """Make the trials that are missing; mark what the stages choose; store after each trial."""
+    best: tuple[str, ...] = ()
+    highest = -1.0
+    made = 0
+    for number, stage in enumerate(STAGES[attack], 1):
+        winner = None
+        for overrides in stage:
+            if made == len(trials):
+                result = tried((f"attack={attack}", *best, *overrides))
+                trials.append({**result, "stage": number, "overrides": list(overrides)})
+                print(f"{attack}, stage {number}: {result['mean']:.4f} {overrides}", flush=True)
+            trial = trials[made]
+            made += 1
+            trial["chosen"] = False
+            # against the best of all stages: a stage may make nothing better
+            if trial["mean"] > highest:
+                highest = trial["mean"]
+                winner = trial
+            text = json.dumps({"attack": attack, "trials": trials}, indent=1)
+            write_atomically(path_of(attack), text.encode())
+        if winner is not None:
+            winner["chosen"] = True
+            best = (*best, *winner["overrides"])
+    result = {"attack": attack, "chosen": best, "mean": highest, "trials": trials}
+    write_atomically(path_of(attack), json.dumps(result, indent=1).encode())
+
+
+def tables() -> str:
+    """Return the trials of all attacks as text."""
+    parts = [f"{name}\n{table(stored(name))}" for name in STAGES if stored(name)]
+    return "\n".join(parts)
+
+
+def main() -> None:
+    """Tune the attacks that are named; write the table of all that is stored."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("attacks", nargs="*", help=f"of {', '.join(STAGES)}")
+    parser.add_argument("--table", action="store_true", help="write the table and run nothing")
+    options = parser.parse_args()
+    unknown = sorted(set(options.attacks) - set(STAGES))
+    if unknown:
+        parser.error(f"There are no trials for {unknown[0]}: choose of {', '.join(STAGES)}.")
+    if not options.table:
+        for attack in options.attacks or STAGES:
+            search(attack, stored(attack))
+    write_atomically(OUT / "table.txt", tables().encode())
+    print(tables(), end="")
+
+
+if __name__ == "__main__":
+    main()
