@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import DEBUG, Command, choose
+from conftest import choose
 from test_towers import TINY_CLIP, huggingface, normalised
 from torch import Tensor, nn
 
@@ -310,26 +310,3 @@ def test_a_tokenizer_of_another_model_is_one_sentence_and_no_code_of_a_folder_ru
     (tmp_path / "tokenizer.json").write_text("{")
     with pytest.raises(ConfigError, match="cannot load the tokenizer of"):
         load_text(target)
-
-
-SHORT = (*DEBUG, "~data.tasks.scene_kind", "~data.tasks.plain_kind", "~data.tasks.plain_texture")
-
-
-def test_a_theft_of_a_clip_has_the_head_in_its_table(tmp_path: Path, command: Command) -> None:
-    _, target = save_clip(tmp_path)
-    names = "+data.tasks.scene_texture.classes=[plain,stripes,checks,dots,noise,rings]"
-    words = [*SHORT, "target=open_clip", f"target.name={target.name}", PROTOCOL, names]
-    words += ["probe.linear={penalties:[0.1],tolerance:1.0e-3}", "probe.resamples=200"]
-    ran = command("train.py", *words, f"target.weights={target.weights}")
-    assert ran.returncode == 0, ran.stderr
-    assert "zero_shot: the class whose text is nearest" in ran.stdout
-    [folder] = (tmp_path / "work" / "runs").iterdir()
-    result = json.loads((folder / "result.json").read_text())
-    row = result["tasks"]["scene_texture"]["zero_shot"]
-    assert list(row["controls"]) == [MAJORITY] and row["agreement_ceiling"] == 1
-    assert f"{row['controls'][MAJORITY]:.3f} majority" in ran.stdout
-    assert "texts" in result["data"]
-    judged = command("eval.py", *words, f"target.weights={target.weights}", "heads=zero_shot")
-    assert judged.returncode == 0, judged.stderr
-    heads = json.loads(judged.stdout)["tasks"]["scene_texture"]
-    assert heads["zero_shot"]["accuracy"] == row["TA"] and "linear" not in heads
