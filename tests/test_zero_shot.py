@@ -236,7 +236,7 @@ def test_texts_count_by_tower_tokens_and_templates(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("overrides", "reason"),
     [
-        ((), r"has none: set data\.tasks\.scene_kind\.classes="),
+        ((), r"has none: set 'data\.tasks\.scene_kind\.classes="),
         (("+data.tasks.scene_kind.classes=[circle]",), "has 1 names, and the task has 3 classes"),
         ((NAMED, "probe.zero_shot.templates=[photo]"), "each with one {} for the class name"),
         ((NAMED, "probe.zero_shot.templates=[]"), "takes one prompt or more"),

@@ -78,7 +78,7 @@ def _class_names(config: DictConfig, task: Task) -> list[str]:
     if not names:
         raise ConfigError(
             f"The zero-shot head needs names of classes, and the data of task {task.name} has "
-            f"none: set {setting}=[...] in the order of the labels, or leave probe=zero_shot out."
+            f"none: set '{setting}=[...]' in the order of the labels, or leave probe=zero_shot out."
         )
     if len(names) != task.train.classes:
         raise ConfigError(
