@@ -90,6 +90,18 @@ def moco(w: Weights, *layers: str) -> Any:
     return {"epoch": 200, "arch": "resnet18", "state_dict": names, "optimizer": {"state": {}}}
 
 
+def moco_v3(w: Weights) -> Any:
+    base, moving = "module.base_encoder.", "module.momentum_encoder."
+    names = {
+        **under(base, w),
+        **head(f"{base}fc.", "0.weight", "1.weight", "1.running_mean", "3.weight"),
+        **under(moving, other(w)),
+        **head(f"{moving}fc.", "0.weight", "1.weight", "1.running_mean", "3.weight"),
+        **head("module.predictor.", "0.weight", "1.weight"),
+    }
+    return {"epoch": 100, "arch": "resnet18", "state_dict": names, "scaler": {"scale": 1.0}}
+
+
 def dino(w: Weights) -> Any:
     student = {**under("module.backbone.", other(w)), **head("module.head.", "mlp.0.weight")}
     teacher = {**under("backbone.", w), **head("head.", "last_layer.weight_v")}
@@ -150,6 +162,7 @@ LARGE: dict[str, tuple[str, Save]] = {
     ),
     "MoCo v1": ("MoCo", lambda w: moco(w, "weight", "bias")),
     "MoCo v2": ("MoCo", lambda w: moco(w, "0.weight", "0.bias", "2.weight", "2.bias")),
+    "MoCo v3": ("MoCo v3", moco_v3),
     "BYOL": ("BYOL", byol),
     "BYOL of two networks": ("BYOL", byol_of_networks),
     "SwAV": (

@@ -71,7 +71,7 @@ DEFENSES = "defense=[noise,cosine,rounding,topk,unit,additive,poisoning,b4b,tran
 TRAINED: tuple[tuple[str, ...], ...] = (
     ("attack=barlow", "pretrain=mocov2"),
     ("attack=infonce", "arch=timm"),
-    ("attack=ipes",),
+    ("attack=ipes", "probe=zero_shot"),
     ("attack=rda_paper", "arch=narrow64"),
     ("attack=cont_steal_paper", "controls=[independent,distilled]", "+attack.pool=3"),
     ("experiment=debug", "attack=sym_cosine", "pretrain=simclr_lars", "arch=resnet34", DEFENSES),

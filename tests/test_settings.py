@@ -70,6 +70,7 @@ EVERYTHING: dict[str, tuple[tuple[str, ...], ...]] = {
         ("data=folders", "target=openai", MODEL, "plan=sybil"),
         ("target=timm", "target.name=test_vit"),
         ("target=torchvision", "target.name=resnet18"),
+        ("data=stl10_all", "probe=zero_shot"),
     ),
     "eval": (("target=zoo",),),
     "audit": (("target=zoo",),),

@@ -25,6 +25,8 @@ from stealing.evaluation.features import encode_all
 from stealing.evaluation.fidelity import fidelity
 from stealing.evaluation.protocol import Evaluator, HeadInput, Protocol, Task
 from stealing.evaluation.statistics import HELD, Outcomes, overall, summarise
+from stealing.evaluation.texts import ZeroShotHead
+from stealing.evaluation.zero_shot import MAJORITY, ZERO_SHOT
 from stealing.preflight import RunData, honest_user
 from stealing.queries.door import MeteredTarget
 from stealing.training.distributed import barrier, main_process_first, rank, world_size
@@ -143,7 +145,7 @@ def evaluate_tasks(
     batch_size = min(config.attack.batch_size, len(answers.images))
     encoders = {
         "SA": surrogate.encoder,
-        **_untrained_controls(to_dict(config.arch), start, answers.images, batch_size, device),
+        **controls.both_untrained(to_dict(config.arch), start, answers.images, batch_size, device),
         "ssl_on_queries": control.encoder,
         **beside,
     }
@@ -151,6 +153,10 @@ def evaluate_tasks(
     if public is not None:
         encoders["public"] = public
     networks = {name: _network(encoder, device) for name, encoder in encoders.items()}
+    head = ZeroShotHead(data.texts, surrogate.adapter) if data.texts else None
+    evaluate_task = partial(
+        _evaluate_task, evaluator=evaluator, doors=doors, networks=networks, zero_shot=head
+    )
     # Rank 0 sends the queries. The other ranks then read the answers.
     with main_process_first():
         for task in data.tasks:
@@ -160,29 +166,12 @@ def evaluate_tasks(
         # The processes share the tasks. Rank 0 then reads all features and predictions from the
         # evaluator's cache.
         for task in data.tasks[rank() :: world_size()]:
-            _evaluate_task(task, evaluator, doors, networks)
+            evaluate_task(task)
         barrier()
     if rank() > 0:
         return None
-    evaluations = [_evaluate_task(task, evaluator, doors, networks) for task in data.tasks]
+    evaluations = [evaluate_task(task) for task in data.tasks]
     return _combine(data, evaluations, protocol, surrogate.adapter, answers.images)
-
-
-def _untrained_controls(
-    arch: dict[str, Any],
-    start: int,
-    images: Images,
-    batch_size: int,
-    device: str,
-) -> dict[str, Encoder]:
-    """Return the untrained surrogate, with default and with measured BatchNorm statistics."""
-    default = controls.untrained(arch, start)
-    # A second network: `calibrated` changes the one that it is given.
-    same = controls.untrained(arch, start).to(device)
-    return {
-        "untrained": default,
-        "untrained_calibrated": controls.calibrated(same, images, batch_size),
-    }
 
 
 def _network(encoder: Encoder, device: str) -> Network:
@@ -294,6 +283,7 @@ def _evaluate_task(
     evaluator: Evaluator,
     doors: dict[str, MeteredTarget],
     networks: dict[str, Network],
+    zero_shot: ZeroShotHead | None,
 ) -> TaskEvaluation:
     """Evaluate all encoders on one task; the evaluator's cache keeps features and predictions."""
     inputs = dict[str, HeadInput]()
@@ -311,6 +301,12 @@ def _evaluate_task(
     for name, number in PAIRED:
         resampled[f"{name}/{number}"] = replace(inputs[name], sample=number)
     predictions = evaluator.predictions(task, inputs | resampled)
+    if zero_shot is not None:
+        found = zero_shot.predictions(task, evaluator, inputs)
+        # A head that is not trained is the same on each sample of the training split.
+        found |= {f"{name}/{number}": found[name] for name, number in PAIRED}
+        for name, one in found.items():
+            predictions.setdefault(name, {})[ZERO_SHOT] = one
 
     held_labels = evaluator.rows(task, inputs["TA"]).held[1].numpy()
     figures = dict[str, Any](role=task.role)
@@ -318,7 +314,9 @@ def _evaluate_task(
     predicted = dict[str, NDArray[Any]]()
     for head in predictions["TA"]:
         correct = Outcomes()
-        for name in inputs:
+        for name in (*inputs, MAJORITY):
+            if head not in predictions.get(name, {}):
+                continue
             correct[name] = predictions[name][head].test == task.test.targets()
             correct[name + HELD] = predictions[name][head].held == held_labels
         for name, rows in correct.items():

@@ -20,6 +20,8 @@ from stealing.errors import ConfigError
 from stealing.evaluate import ask_about_task
 from stealing.evaluation.protocol import Evaluator, HeadInput
 from stealing.evaluation.statistics import accuracy
+from stealing.evaluation.texts import ZeroShotHead
+from stealing.evaluation.zero_shot import ZERO_SHOT
 from stealing.identity import run_choices, run_key, run_name
 from stealing.preflight import RunData, check_tasks, open_run_data
 from stealing.pretraining.target import pretrain_target
@@ -42,6 +44,8 @@ def choose(config: DictConfig) -> None:
     heads = ["linear", "knn"]
     if config.probe.mlp:
         heads.append("mlp")
+    if config.probe.get(ZERO_SHOT):
+        heads.append(ZERO_SHOT)
     config.heads = _as_list(config.heads) or heads
     for name in config.heads:
         if name not in heads:
@@ -163,7 +167,11 @@ def _judge_tasks(
     for task in data.tasks:
         train, test = ask_about_task(door, task)
         features = HeadInput(door.identity, train, test)
-        predicted = evaluator.predictions(task, {"TA": features}, heads)["TA"]
+        inputs = {"TA": features}
+        predicted = evaluator.predictions(task, inputs, heads)["TA"]
+        if data.texts is not None and ZERO_SHOT in heads:
+            texts = ZeroShotHead(data.texts, torch.nn.Identity())
+            predicted[ZERO_SHOT] = texts.predictions(task, evaluator, inputs)["TA"]
         tasks[task.name] = {"role": task.role}
         for head, labels in predicted.items():
             right = np.asarray(labels.test == task.test.targets())

@@ -18,6 +18,7 @@ from stealing.errors import ConfigError, DataError
 from stealing.evaluation.classes import check_classes
 from stealing.evaluation.controls import check_controls
 from stealing.evaluation.protocol import Task
+from stealing.evaluation.texts import ClassTexts, open_texts
 from stealing.pretraining.recipe import check_recipe
 from stealing.queries.digests import digests_of
 from stealing.seeds import weights_seed
@@ -39,15 +40,20 @@ class RunData:
         queries: what the attacker may choose from.
         tasks: downstream tasks; none if the run sends no query.
         digests: of each task's images, both splits, by the task's name.
+        texts: of the zero-shot head; None without it.
     """
 
     pretrain: Images | None
     queries: Images
     tasks: list[Task]
     digests: dict[str, list[bytes]] = field(repr=False)
+    texts: ClassTexts | None = None
 
     def checksums(self) -> dict[str, str]:
-        """Return the checksums of the decoded images, by what the images are for."""
+        """Return the checksums of the decoded images, by what the images are for.
+
+        The texts of a zero-shot head are data, too.
+        """
         checksums = dict[str, str]()
         if self.pretrain is not None:
             checksums["pretrain"] = self.pretrain.checksum
@@ -55,6 +61,8 @@ class RunData:
             checksums[f"{task.name}/train"] = task.train.checksum
             checksums[f"{task.name}/test"] = task.test.checksum
         checksums["queries"] = self.queries.checksum
+        if self.texts is not None:
+            checksums["texts"] = self.texts.identity
         return checksums
 
 
@@ -106,6 +114,7 @@ def open_run_data(config: DictConfig) -> RunData:
     Raises:
         ConfigError: a node of the configuration does not fit the constructor that builds it.
         DataError: images or labels are absent, corrupt or of the wrong form.
+        CheckpointError: the text tower of a zero-shot head cannot be loaded.
     """
     check_constructors(config)
     data = config.data
@@ -121,7 +130,8 @@ def open_run_data(config: DictConfig) -> RunData:
     for task in tasks:
         digests[task.name] = digests_of(task.train) + digests_of(task.test)
     pretrain = instantiate_node(data.pretrain) if trains_target(config) else None
-    return RunData(pretrain, instantiate_node(data.queries), tasks, digests)
+    texts = open_texts(config, tasks) if config.until == "evaluate" else None
+    return RunData(pretrain, instantiate_node(data.queries), tasks, digests, texts)
 
 
 def check_inputs(config: DictConfig, data: RunData) -> None:

@@ -115,6 +115,7 @@ OWN: dict[str, tuple[str, ...]] = {
         "stealing.evaluation.mlp.MLPSettings",
         "stealing.evaluation.probe.ProbeSettings",
         "stealing.evaluation.protocol.Protocol",
+        "stealing.evaluation.zero_shot.ZeroShot",
     ),
     "trainer": ("stealing.training.fit.Settings",),
     "logger": (

@@ -111,6 +111,30 @@ def untrained(arch: dict[str, Any], seed: int) -> Encoder:
     return build_encoder(random_start(arch), seed).eval()
 
 
+def both_untrained(
+    arch: dict[str, Any],
+    seed: int,
+    images: Images,
+    batch_size: int,
+    device: str,
+) -> dict[str, Encoder]:
+    """Return the untrained surrogate, with default and with measured BatchNorm statistics.
+
+    Args:
+        arch: of the surrogate.
+        seed: of its initial weights.
+        images: the query images.
+        batch_size: images a batch; see `calibrated`.
+        device: where the statistics are measured.
+    """
+    # Two networks: `calibrated` changes the one that it is given.
+    same = untrained(arch, seed).to(device)
+    return {
+        "untrained": untrained(arch, seed),
+        "untrained_calibrated": calibrated(same, images, batch_size),
+    }
+
+
 def public(arch: dict[str, Any], seed: int) -> Encoder | None:
     """Return the public encoder that the surrogate's training starts from; None without one."""
     return build_encoder(arch, seed).eval() if has_public_start(arch) else None

@@ -25,6 +25,7 @@ from stealing.evaluation.mlp import MLPSettings, mlp_predict
 from stealing.evaluation.probe import ProbeSettings, probe_predict
 from stealing.evaluation.probes import probes_predict
 from stealing.evaluation.rows import Rows
+from stealing.evaluation.zero_shot import MAJORITY, ZeroShot
 
 BESIDE = ("independent", "distilled")
 """Encoders that may be judged beside the surrogate, in a run that names them; they are never C."""
@@ -32,8 +33,8 @@ BESIDE = ("independent", "distilled")
 CONTROLS = ("untrained", "untrained_calibrated", "pixels", "ssl_on_queries")
 """What every attacker has without a query. The strongest control on the held rows is C."""
 
-SOME_CONTROLS = ("public",)
-"""Controls of some runs: the public encoder that the surrogate's training starts from."""
+SOME_CONTROLS = ("public", MAJORITY)
+"""Others: the public encoder that a surrogate's training starts from; the zero-shot head's own."""
 
 RECOVERABLE = 0.05
 """Least TA_clean - C on the held rows for which `recovered` is given; a share of less is noise."""
@@ -128,6 +129,7 @@ class Protocol:
         temperature: of the kNN head.
         mlp: settings of StolenEncoder's own head, or None to leave it out.
         resamples: number of bootstrap resamples.
+        zero_shot: settings of the zero-shot head (`stealing.evaluation.texts`), or None.
     """
 
     holdout: float
@@ -136,13 +138,15 @@ class Protocol:
     temperature: float
     mlp: MLPSettings | None
     resamples: int
+    zero_shot: ZeroShot | None = None
 
     @property
     def hash(self) -> str:
         """Hash of the settings; results of different protocols are never put into one table."""
         settings = asdict(self)
-        if self.mlp is None:  # results from before there was this head keep their hash
-            del settings["mlp"]
+        for head in ("mlp", "zero_shot"):
+            if settings[head] is None:  # results from before there was this head keep their hash
+                del settings[head]
         return key(version=2, **settings)
 
 
@@ -156,12 +160,7 @@ class Evaluator:
             mixes CPUs with GPUs.
     """
 
-    def __init__(
-        self,
-        protocol: Protocol,
-        cache: Path,
-        device: str = "cpu",
-    ) -> None:
+    def __init__(self, protocol: Protocol, cache: Path, device: str = "cpu") -> None:
         self.protocol = protocol
         self.cache = cache
         self.device = device
@@ -236,13 +235,7 @@ class Evaluator:
             settings["mlp"] = asdict(protocol.mlp)
         return settings
 
-    def _path(
-        self,
-        head: str,
-        settings: object,
-        task: Task,
-        job: HeadInput,
-    ) -> Path:
+    def _path(self, head: str, settings: object, task: Task, job: HeadInput) -> Path:
         """Return where the predictions of a head for a job are cached."""
         name = key(
             version=PREDICTIONS,

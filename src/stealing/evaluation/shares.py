@@ -19,13 +19,13 @@ class Control:
 
     Attributes:
         name: of the control; see `controls_among`.
-        next: name of the second strongest.
-        lead: accuracy of the strongest minus that of the second, on the held rows.
+        next: name of the second strongest; None if there is one control alone.
+        lead: accuracy of the strongest minus that of the second, on the held rows; None likewise.
     """
 
     name: str
-    next: str
-    lead: float
+    next: str | None
+    lead: float | None
 
 
 def strongest_control(held: Mapping[str, float]) -> Control:
@@ -35,8 +35,10 @@ def strongest_control(held: Mapping[str, float]) -> Control:
         held: accuracies on the held rows, by encoder.
     """
     # Sorting is stable: equal ones stay in their order.
-    first, second, *_ = sorted(controls_among(held), key=lambda name: -held[name])
-    return Control(first, second, held[first] - held[second])
+    first, *others = sorted(controls_among(held), key=lambda name: -held[name])
+    if not others:
+        return Control(first, None, None)
+    return Control(first, others[0], held[first] - held[others[0]])
 
 
 def reaches(gap: float, limit: float) -> bool:

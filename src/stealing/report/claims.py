@@ -11,6 +11,7 @@ from typing import Any
 
 from stealing.artefacts import write_sealed
 from stealing.errors import DataError
+from stealing.evaluation.zero_shot import ZERO_SHOT
 from stealing.report.claim_figures import figures_of, packed
 from stealing.report.run_files import FinishedRun
 from stealing.saved.files import read_choices, read_config
@@ -124,7 +125,8 @@ def _seed(run: FinishedRun) -> dict[str, Any]:
     for task, heads in result["tasks"].items():
         tasks[task] = {"role": heads["role"]}
         for head, row in heads.items():
-            if head == "role":
+            # Boards compare attacks by heads with the same controls.
+            if head in ("role", ZERO_SHOT):
                 continue
             intervals = row["intervals"]
             kept = {name: intervals[name] for name in WITH_INTERVAL if name in intervals}

@@ -9,11 +9,12 @@ from stealing.artefacts import write_atomically
 from stealing.console import TextConsole
 from stealing.evaluation.protocol import BESIDE, INFORMATIVE
 from stealing.evaluation.shares import reaches
-from stealing.evaluation.statistics import SHARES, control_accuracy
+from stealing.evaluation.statistics import SHARES
+from stealing.evaluation.zero_shot import ZERO_SHOT
 from stealing.report.mixing import mixture
 from stealing.report.run_files import FinishedRun
 from stealing.report.seeds import join, siblings
-from stealing.report.shares import SHORT, held_lead, left_out, reference_of, share_of
+from stealing.report.shares import control_cell, held_lead, left_out, reference_of, share_of
 from stealing.report.tables import Table
 from stealing.text import printable
 
@@ -86,7 +87,8 @@ def remarks(result: dict[str, Any]) -> list[str]:
         if why := left_out(row):
             sentences.append(f"{task} ({head}) is left out: {why}.")
         # Named even if another control won: then the target's features lose to its input.
-        pixel_lead = 100 * (row["controls"]["pixels"] - row[reference_of(row)])
+        pixels = row["controls"].get("pixels", 0.0)
+        pixel_lead = 100 * (pixels - row[reference_of(row)])
         if pixel_lead > 0 and row["control"]["name"] != "pixels":
             sentences.append(
                 f"{task} ({head}): the target loses to raw pixels by {pixel_lead:.1f} points."
@@ -147,7 +149,6 @@ def _tasks_table(result: dict[str, Any]) -> Table:
 
 def _cells(row: dict[str, Any], is_defended: bool) -> list[str]:
     """Return the figures of one task and head as text, from TA to the last column."""
-    control = row["control"]
     share = share_of(row)
     if row[share] is None:
         recovered = "left out"
@@ -165,7 +166,7 @@ def _cells(row: dict[str, Any], is_defended: bool) -> list[str]:
         f"{row['TA']:.3f}",
         f"{row['SA']:.3f}",
         "-" if row["ratio"] is None else f"{row['ratio']:.2f}",
-        f"{control_accuracy(row):.3f} {SHORT[control['name']]} {control['lead']:+.3f}",
+        control_cell(row),
         recovered,
         last,
     ]
@@ -228,7 +229,19 @@ def _caption(result: dict[str, Any]) -> str:
         "C is the accuracy of the best control. It sent no query and was chosen on held rows. "
         "lead: its distance to\n"
         "the second-best control on those rows.\n"
+        f"{_zero_shot_note(result)}"
         f"*: on these rows the target is less than {INFORMATIVE:.2f} ahead of C: the task is "
         "excluded from\nmeans over tasks.\n"
         f"{last}\nFeatures: {similarities}."
+    )
+
+
+def _zero_shot_note(result: dict[str, Any]) -> str:
+    """Return how to read the rows of the zero-shot head; empty without it."""
+    if not any(head == ZERO_SHOT for _, _, head, _ in _rows_of(result)):
+        return ""
+    return (
+        "zero_shot: the class whose text is nearest to the features; the surrogate's are those "
+        "behind its adapter.\nNo control has features that a text can be compared with: C is the "
+        "accuracy of the most frequent\nclass (majority).\n"
     )

@@ -16,6 +16,7 @@ from stealing.artefacts import damaged_files, read_done, read_object
 from stealing.errors import DamageError
 from stealing.evaluation.protocol import CONTROLS
 from stealing.evaluation.statistics import HELD, SHARES, Outcomes, group_by_head
+from stealing.evaluation.zero_shot import MAJORITY, ZERO_SHOT
 from stealing.reading import InvalidContent, check_safetensors, first_line
 from stealing.schema import MappingOf
 
@@ -97,12 +98,6 @@ COMMON = {
     "tasks": dict,
 }
 """Parts of `result.json` that results of all versions have."""
-
-ENCODERS = {
-    *("TA", "SA", *CONTROLS),
-    *(name + HELD for name in ("TA", "SA", *CONTROLS)),
-}
-"""Names of the rows that every head has. `TA_clean` is unknown for a remote target."""
 
 REDUCED = {"size": int, "reduced_to": int}
 """Form of `pixels` in `result.json`."""
@@ -202,15 +197,22 @@ def _has_rows_of(result: dict[str, Any], right: Outcomes) -> bool:
     if tables.keys() != result["tasks"].keys():
         return False
     # Runs of earlier versions have fewer rows. Reports refuse them with a sentence of their own.
-    needed = ENCODERS if result.keys() >= NEEDED else set[str]()
+    is_current = result.keys() >= NEEDED
     for task, heads in result["tasks"].items():
         if tables[task].keys() != heads.keys() - {"role"}:
             return False
-        for [rows] in tables[task].values():
+        for head, [rows] in tables[task].items():
             is_paired = ("TA_clean" in rows) == ("TA_clean" + HELD in rows)
-            if needed and not (is_paired and rows.keys() >= needed):
+            if is_current and not (is_paired and rows.keys() >= _encoders(head)):
                 return False
     return True
+
+
+def _encoders(head: str) -> set[str]:
+    """Return the names of the rows of a head. `TA_clean` is unknown for a remote target."""
+    controls = (MAJORITY,) if head == ZERO_SHOT else CONTROLS
+    names = {"TA", "SA", *controls}
+    return names | {name + HELD for name in names}
 
 
 def _is_result(result: dict[str, Any]) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 
 from stealing.evaluation.protocol import INFORMATIVE, RECOVERABLE
 from stealing.evaluation.shares import reaches
-from stealing.evaluation.statistics import SHARES
+from stealing.evaluation.statistics import SHARES, control_accuracy
 from stealing.report.runs import RunGroup
 
 SHORT = {
@@ -16,6 +16,7 @@ SHORT = {
     "pixels": "pixels",
     "ssl_on_queries": "SimCLR",
     "public": "public",
+    "majority": "majority",
 }
 """Names of the controls in a narrow column."""
 
@@ -25,6 +26,7 @@ LONG = {
     "pixels": "raw pixels",
     "ssl_on_queries": "SimCLR on the query images",
     "public": "the public encoder that the surrogate starts from",
+    "majority": "the most frequent class",
 }
 """Names of the controls in a sentence."""
 
@@ -118,6 +120,13 @@ def reference_of(row: dict[str, Any]) -> str:
 def share_of(row: dict[str, Any]) -> str:
     """Return the name of the share that belongs to `reference_of`: `recovered` or `offered`."""
     return "offered" if reference_of(row) == "TA" else "recovered"
+
+
+def control_cell(row: dict[str, Any]) -> str:
+    """Return C with the name of its control, and with its lead if there is a second control."""
+    control = row["control"]
+    text = f"{control_accuracy(row):.3f} {SHORT[control['name']]}"
+    return text if control["lead"] is None else f"{text} {control['lead']:+.3f}"
 
 
 def held_lead(row: dict[str, Any]) -> float:

@@ -6,12 +6,12 @@ from typing import Any
 
 import pyarrow as pa
 
-from stealing.evaluation.statistics import SHARES, control_accuracy, overall
+from stealing.evaluation.statistics import SHARES, overall
 from stealing.report.common_controls import roles_of_tasks
 from stealing.report.comparisons import Comparison, clearly_best
 from stealing.report.run_files import FinishedRun
 from stealing.report.runs import RunGroup, varied_choices
-from stealing.report.shares import SHORT, reasons, roles_of
+from stealing.report.shares import control_cell, reasons, roles_of
 from stealing.report.tables import Table
 
 FIGURES = (
@@ -242,7 +242,6 @@ def _task_row(
     heads = group.joined["tasks"][task]
     row = heads[head]
     by_seed = [run.result["tasks"][task][head] for run in group.runs]
-    control = row["control"]
     # A target that gets nothing right has no ratio.
     ratio = "-" if row["ratio"] is None else f"{row['ratio']:.2f}"
     cells = [
@@ -253,7 +252,7 @@ def _task_row(
         _figure("TA", row, by_seed),
         _figure("SA", row, by_seed),
         ratio,
-        f"{control_accuracy(row):.3f} {SHORT[control['name']]} {control['lead']:+.3f}",
+        control_cell(row),
     ]
     for name in shares:
         cells.append(_figure(name, row, by_seed, absent=_absent(name, row)))

@@ -40,11 +40,14 @@ class Table:
         """Return a table of records, each a row by column.
 
         Args:
-            records: the first names the columns. A cell that another record lacks is None.
+            records: a cell that one lacks is None.
             best: row and column of cells in bold.
             key_columns: how many columns from the left say which row it is.
         """
-        columns = tuple(records[0]) if records else ()
+        names = dict[str, None]()
+        for record in records:
+            names |= dict.fromkeys(record)
+        columns = tuple(names)
         rows = [list(map(record.get, columns)) for record in records]
         places = {(row, columns.index(column)) for row, column in best}
         return cls(columns, rows, places, key_columns)

@@ -35,7 +35,9 @@ SETTINGS: dict[str, Any] = {
         "size": int,
         "pretrain": Node | None,
         "queries": Node,
-        "tasks": MappingOf({"role": str, "train": Node, "test": Node}),
+        "tasks": MappingOf(
+            {"role": str, "train": Node, "test": Node, "classes": MayLack(list[str])}
+        ),
     },
     "arch": Node,
     "target_arch": Node,

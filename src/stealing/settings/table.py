@@ -137,6 +137,12 @@ BASE = (
         required=False,
     ),
     Setting("data.tasks.*.role", Choice(ROLES), "Relation of the task's images to the target."),
+    Setting(
+        "data.tasks.*.classes",
+        Several(Text()),
+        "Names of the classes in a zero-shot head, in the order of the labels.",
+        required=False,
+    ),
     Setting("data.tasks.*.train", Built(), "Labelled images that heads are trained on."),
     Setting("data.tasks.*.test", Built(), "Labelled images that heads are tested on."),
     Setting("arch", Built(), "Network of the surrogate and of the control."),
@@ -253,6 +259,12 @@ BASE = (
     Setting("probe.mlp.lr", POSITIVE, "Its learning rate.", required=False),
     Setting("probe.mlp.epochs", COUNT, "Length of its training.", "epochs", required=False),
     Setting("probe.mlp.batch_size", COUNT, "Rows in a batch.", required=False),
+    Setting(
+        "probe.zero_shot.templates",
+        Several(Text()),
+        "Prompts of the zero-shot head, with {} in place of the class name.",
+        required=False,
+    ),
     Setting("probe.resamples", Integer(1, 10**6), "Resamples of each bootstrap interval."),
     Setting("trainer.accelerator", Choice(("cpu", "gpu")), "Kind of device."),
     Setting("trainer.devices", THREADS, "Processes, one for each device.", "processes"),
@@ -286,7 +298,12 @@ EVAL = (
     *BASE,
     Setting("run", Text(), "Folder of a run to judge again.", nullable=True),
     Setting("surrogate", Text(), "Folder of a run whose surrogate is judged.", nullable=True),
-    Setting("heads", Names(), "Heads to train: linear, knn, mlp; null for all.", nullable=True),
+    Setting(
+        "heads",
+        Names(),
+        "Heads to train: linear, knn, mlp, zero_shot; null for all.",
+        nullable=True,
+    ),
     Setting("tasks", Names(), "Tasks of the data set to judge on; null for all.", nullable=True),
 )
 

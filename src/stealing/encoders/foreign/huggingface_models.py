@@ -1,6 +1,6 @@
-"""Image towers of transformers: a local folder in, an encoder out. No code of the folder runs."""
+"""Towers of transformers: a local folder in, an encoder out. No code of the folder runs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,8 @@ from torch import nn
 from stealing.artefacts import key
 from stealing.encoders.foreign.loaded import ForeignTarget, Loaded, Preprocessing
 from stealing.encoders.foreign.matching import is_left_out
+from stealing.encoders.foreign.names import IMAGE_TOWER
+from stealing.encoders.foreign.text_tower import TextTower
 from stealing.encoders.foreign.tower import Tower, checked, import_extra
 from stealing.errors import CheckpointError, ConfigError
 from stealing.reading import first_line, quoted, read_json
@@ -40,15 +42,22 @@ KINDS = {
     "siglip": Kind("SiglipVisionModel", "pooler_output"),
     "siglip_vision_model": Kind("SiglipVisionModel", "pooler_output"),
 }
-"""By `model_type` of the configuration."""
+"""By `model_type` of the configuration. Of CLIP and SigLIP, the features are the projected ones,
+which a text can be compared with."""
+
+TEXT_KINDS = {
+    "clip": Kind("CLIPTextModelWithProjection", "text_embeds"),
+    "siglip": Kind("SiglipTextModel", "pooler_output"),
+}
+"""Text towers, likewise."""
 
 
 def load_huggingface(target: ForeignTarget) -> Loaded:
     """Load the image tower of a model of transformers; see `stealing.encoders.foreign.load`."""
     transformers = import_extra(*EXTRA)
     folder = _folder(target)
-    values = read_json(folder / "config.json", ConfigError)
-    name = values.get("model_type") if isinstance(values, dict) else None
+    values = _configuration(folder)
+    name = values.get("model_type")
     kind = KINDS.get(str(name))
     if kind is None:
         raise ConfigError(
@@ -56,10 +65,7 @@ def load_huggingface(target: ForeignTarget) -> Loaded:
         )
     network_class = getattr(transformers, kind.network)
     # A full CLIP has a configuration for each tower.
-    inner = values.get("vision_config") or values
-    arguments = dict(inner)
-    if "projection_dim" in values:
-        arguments["projection_dim"] = values["projection_dim"]
+    arguments = _arguments(values, values.get("vision_config") or values)
     preprocessing = _preprocessing(folder, target)
     network, left_out = _network(network_class, network_class.config_class(**arguments), folder)
     tower = Tower(network, f"{kind.network} {key(**arguments)}", _taker(kind.output))
@@ -73,7 +79,61 @@ def load_huggingface(target: ForeignTarget) -> Loaded:
     )
 
 
-def _network(network_class: Any, config: Any, folder: Path) -> tuple[nn.Module, tuple[str, ...]]:
+def load_huggingface_text(target: ForeignTarget) -> TextTower:
+    """Load the text tower of a CLIP or SigLIP; see `stealing.encoders.foreign.load`."""
+    transformers = import_extra(*EXTRA)
+    folder = _folder(target)
+    values = _configuration(folder)
+    kind = TEXT_KINDS.get(str(values.get("model_type")))
+    if kind is None or "text_config" not in values:
+        raise ConfigError(
+            f"{folder} has no text tower: name a folder with both towers, of the type "
+            f"{' or '.join(TEXT_KINDS)}, or leave probe=zero_shot out."
+        )
+    network_class = getattr(transformers, kind.network)
+    arguments = _arguments(values, values["text_config"])
+    config = network_class.config_class(**arguments)
+    network, _ = _network(network_class, config, folder, IMAGE_TOWER)
+    tower = Tower(network, f"{kind.network} {key(**arguments)}", _taker(kind.output))
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
+    except (OSError, RuntimeError, TypeError, ValueError, KeyError, ImportError) as error:
+        raise ConfigError(
+            f"transformers cannot load the tokenizer of {folder}: {first_line(error)}."
+        ) from None
+
+    def tokenize(prompts: list[str]) -> Any:
+        # SigLIP was trained with prompts of one length, and reads the last token.
+        answer = tokenizer(
+            prompts,
+            padding="max_length",
+            max_length=int(config.max_position_embeddings),
+            truncation=True,
+            return_tensors="pt",
+        )
+        return answer["input_ids"]
+
+    return TextTower(tower.eval(), tokenize, int(config.vocab_size))
+
+
+def _configuration(folder: Path) -> dict[str, Any]:
+    values = read_json(folder / "config.json", ConfigError)
+    return values if isinstance(values, dict) else {}
+
+
+def _arguments(values: dict[str, Any], tower: dict[str, Any]) -> dict[str, Any]:
+    """Return the configuration of one tower, with the width that both have in common."""
+    arguments = dict(tower)
+    if "projection_dim" in values:
+        arguments["projection_dim"] = values["projection_dim"]
+    return arguments
+
+
+def _network(
+    network_class: Any, config: Any, folder: Path, beside: Collection[str] = ()
+) -> tuple[nn.Module, tuple[str, ...]]:
     """Return a network with the weights of a folder, and the names that are left out.
 
     transformers knows how the names in files differ from its present ones, and reads pickles with
@@ -99,7 +159,7 @@ def _network(network_class: Any, config: Any, folder: Path) -> tuple[nn.Module, 
         faults.append(f"{quoted(name)} has another shape")
     left_out = sorted(names["unexpected_keys"])
     for name in left_out:
-        if not is_left_out(name, ""):
+        if not is_left_out(name, "") and name.split(".")[0] not in beside:
             faults.append(f"{quoted(name)} is no weight of it")
     if faults:
         raise CheckpointError(

@@ -1,7 +1,7 @@
 """Match a checkpoint with a network, name by name: its content in, weights under own names out."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,7 +60,13 @@ class _Candidate:
         return not OTHER_BRANCHES.isdisjoint(parts)
 
 
-def match(content: Mapping[str, Any], names: Iterable[str], path: Path, *more: Spelling) -> Match:
+def match(
+    content: Mapping[str, Any],
+    names: Iterable[str],
+    path: Path,
+    *more: Spelling,
+    beside: Collection[str] = (),
+) -> Match:
     """Return the weights of a network in a checkpoint.
 
     Args:
@@ -68,6 +74,7 @@ def match(content: Mapping[str, Any], names: Iterable[str], path: Path, *more: S
         names: of all weights and buffers of the network.
         path: of the checkpoint, for messages.
         more: spellings beside the network's own.
+        beside: first parts of names that are another half of the model.
 
     Raises:
         CheckpointError: no part of it is this network; one of its weights is absent; or there is a
@@ -90,7 +97,10 @@ def match(content: Mapping[str, Any], names: Iterable[str], path: Path, *more: S
             weights[spelling[inner]] = tensor
         else:
             others.append(name)
-    unknown = [name for name in others if not is_left_out(name, best.prefix)]
+    unknown = list[str]()
+    for name in others:
+        if not is_left_out(name, best.prefix) and name.split(".")[0] not in beside:
+            unknown.append(name)
     absent = [f"{best.prefix}{theirs}" for theirs, name in spelling.items() if name not in weights]
     absent = [name for name in absent if not name.endswith(UNREAD)]
     _check_complete(path, absent, unknown)

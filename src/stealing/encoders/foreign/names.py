@@ -77,6 +77,9 @@ TEXT_TOWER = frozenset(
 )
 """The other half of CLIP and SigLIP."""
 
+IMAGE_TOWER = frozenset({"vision_model", "visual", "visual_projection"})
+"""The first half, which a text tower leaves out."""
+
 COUNTS = "num_batches_tracked"
 """Last part of the name of a BatchNorm's counter. Converted checkpoints lack them, and an encoder
 that is not trained does not read them."""

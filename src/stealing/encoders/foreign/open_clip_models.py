@@ -1,6 +1,7 @@
-"""Image towers of open_clip: a model's name and a file of weights in, an encoder out.
+"""Towers of open_clip: a model's name and a file of weights in, an encoder out.
 
-The features are those of `encode_image`, before they are normalised. The text tower is not built.
+The features are those of `encode_image`, before they are normalised: the projected ones, which a
+text can be compared with. The text tower is built for the zero-shot head alone.
 """
 
 import copy
@@ -19,11 +20,19 @@ from stealing.encoders.foreign.loaded import (
     known_interpolation,
 )
 from stealing.encoders.foreign.matching import check_shapes, fill, match
+from stealing.encoders.foreign.names import IMAGE_TOWER
+from stealing.encoders.foreign.text_tower import TextTower
 from stealing.encoders.foreign.tower import Tower, checked, file_of, import_extra
 from stealing.errors import ConfigError
-from stealing.reading import quoted, read_json
+from stealing.reading import first_line, quoted, read_json
 
 EXTRA = ("open_clip", "open_clip_torch", "open_clip")
+
+VOCABULARY = 49408
+"""Tokens of open_clip's own tokenizer, the default of its configurations."""
+
+CONTEXT = 77
+"""Tokens of a prompt, likewise."""
 
 
 def load_open_clip(target: ForeignTarget) -> Loaded:
@@ -54,6 +63,51 @@ def load_open_clip(target: ForeignTarget) -> Loaded:
         left_out=found.left_out,
         notes=tuple(notes),
     )
+
+
+def load_open_clip_text(target: ForeignTarget) -> TextTower:
+    """Load the text tower of a CLIP; see `stealing.encoders.foreign.load`."""
+    config, _ = configuration(str(target.name))
+    settings = dict(config.get("text_cfg") or {})
+    if "hf_model_name" in settings:
+        raise ConfigError(
+            f"The text tower of {target.name} is a model of transformers, which is not read here: "
+            "leave probe=zero_shot out."
+        )
+    path = Path(file_of(target))
+    if target.hub:
+        open_clip = import_extra(*EXTRA)
+        model = open_clip.create_model(str(target.name), pretrained=target.weights)
+        content = dict(model.state_dict())
+    else:
+        content = read_checkpoint(path)
+    is_quick = bool(config.get("quick_gelu", False))
+    build = import_extra("open_clip.model", *EXTRA[1:])._build_text_tower
+    try:
+        network: nn.Module = build(config["embed_dim"], settings, is_quick)
+        tokenize = _tokenizer(target, settings)
+    except (KeyError, TypeError, ValueError, RuntimeError, AssertionError) as error:
+        raise ConfigError(f"open_clip cannot build its text tower: {first_line(error)}.") from None
+    found = match(content, network.state_dict(), path, beside=IMAGE_TOWER)
+    check_shapes(found.weights, network.state_dict(), path)
+    fill(network, found.weights)
+    tower = Tower(network, f"open_clip text {key(quick=is_quick, **settings)}")
+    return TextTower(tower.eval(), tokenize, int(settings.get("vocab_size", VOCABULARY)))
+
+
+def _tokenizer(target: ForeignTarget, settings: dict[str, Any]) -> Any:
+    """Return open_clip's own tokenizer, or the one of the hub that a configuration names."""
+    open_clip = import_extra(*EXTRA)
+    if "hf_tokenizer_name" not in settings:
+        length = int(settings.get("context_length", CONTEXT))
+        clean = (settings.get("tokenizer_kwargs") or {}).get("clean", "lower")
+        return open_clip.SimpleTokenizer(context_length=length, clean=clean)
+    if not target.hub:
+        raise ConfigError(
+            f"The tokenizer of {target.name} is not in open_clip: set target.hub=true to fetch it, "
+            "or leave probe=zero_shot out."
+        )
+    return open_clip.get_tokenizer(str(target.name))
 
 
 def configuration(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
