@@ -76,6 +76,9 @@ def ray_python() -> str:
 def start(work: Path, *overrides: str, python: str = sys.executable) -> subprocess.Popen[bytes]:
     """Start the sweep; its output goes to a file beside the work folder."""
     env = {**os.environ, "STEALING_WORK": str(work), "OMP_NUM_THREADS": "1"}
+    # by default Ray's workers yield to all other work (15), and on a busy machine get no time
+    env["RAY_worker_niceness"] = "0"
+    env["RAY_AUTH_MODE"] = "disabled"  # else it writes a token into the home folder
     with work.with_suffix(".log").open("ab") as log:
         return subprocess.Popen(
             [python, "train.py", *CELLS, *overrides],

@@ -75,6 +75,47 @@ def test_colours_change_on_the_chosen_rows_only() -> None:
     assert (view[chosen] - IMAGES[chosen]).abs().amax((1, 2, 3)).min() > 0.1
 
 
+def plain_jitter(images: torch.Tensor, colour: torch.Tensor) -> torch.Tensor:
+    """The same operations as one writes them first: a new tensor each, cases by `where`."""
+    brightness, contrast, saturation, hue = colour[:, :, None, None, None].unbind(1)
+    images = (images * brightness).clamp(0, 1)
+    mean = plain_grey(images).mean((2, 3), keepdim=True)
+    images = (images * contrast + mean * (1 - contrast)).clamp(0, 1)
+    images = (images * saturation + plain_grey(images) * (1 - saturation)).clamp(0, 1)
+    value = images.amax(1)
+    chroma = value - images.amin(1)
+    safe = torch.where(chroma > 0, chroma, torch.ones_like(chroma))
+    red, green, blue = images.unbind(1)
+    or_blue = torch.where(value == green, 2 + (blue - red) / safe, 4 + (red - green) / safe)
+    sector = torch.where(value == red, (green - blue) / safe, or_blue) + 6 * hue[:, 0]
+    k = (torch.tensor([5.0, 3.0, 1.0])[:, None, None] + sector[:, None]) % 6
+    return value[:, None] - chroma[:, None] * torch.minimum(k, 4 - k).clamp(0, 1)
+
+
+def plain_grey(images: torch.Tensor) -> torch.Tensor:
+    return (images * torch.tensor([0.2989, 0.587, 0.114])[:, None, None]).sum(1, keepdim=True)
+
+
+@pytest.mark.parametrize(
+    ("count", "size", "strength"), [(64, 32, 0.1), (64, 32, 1.0), (2, 200, 0.4)]
+)
+def test_views_have_the_bits_of_the_plain_operations(
+    count: int, size: int, strength: float
+) -> None:
+    """Stored figures rest on them: an image that is sent is found by its pixels."""
+    source = generator("bits", size)
+    images = torch.randint(0, 256, (count, 3, size, size), generator=source) / 255
+    images[:, :, : size // 2] = (4 * images[:, :, : size // 2]).floor() / 4  # equal channels
+    views = Views(jitter=(strength,) * 4, jitter_probability=0.5)
+    for _ in range(6):
+        drawn = views.draw(BatchRandom(source, count, slice(None)), size, size)
+        expected = torch.where(drawn.flip_B[:, None, None, None], images.flip(3), images)
+        jittered = plain_jitter(expected, drawn.colour_B4)
+        expected = torch.where(drawn.jittered_B[:, None, None, None], jittered, expected)
+        expected = torch.where(drawn.grey_B[:, None, None, None], plain_grey(expected), expected)
+        assert torch.equal(views.apply(images, drawn), expected)
+
+
 @pytest.mark.parametrize("turn", [-0.1, 0.0, 0.05, 0.5])
 def test_hue_equals_torchvision(turn: float) -> None:
     colour = torch.tensor([[1.0, 1.0, 1.0, turn]]).repeat(6, 1)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from stealing.data.asked_views import AskedBatch
+from stealing.data.colours import changed
 from stealing.data.sampling import RandomNumbers
 from stealing.data.views import Views
 from stealing.numbers import check_integer, check_number
@@ -99,6 +100,11 @@ class RawAndViews:
             yield self.view_weight / self.count, self.views(images, random), rows
 
 
+def _raw(views: Tensor, images: Tensor) -> Tensor:
+    """Return the images in place of their views."""
+    return images
+
+
 @dataclass(frozen=True)
 class RawOrView:
     """Each image once a step: raw with probability 1 / (1 + view_weight), else a view of it.
@@ -130,7 +136,7 @@ class RawOrView:
         """Give the one pair of a step."""
         is_raw = random.uniform(1)[:, 0] < 1 / (1 + self.view_weight)
         views = self.views(images, random)
-        yield 1.0, torch.where(is_raw[:, None, None, None], images, views), rows
+        yield 1.0, changed(views, is_raw, _raw, images), rows
 
 
 @dataclass(frozen=True)

@@ -98,7 +98,7 @@ class SurrogateModule(StepModule):
 
         Each process returns the loss of the whole batch, over the rows of all processes.
         """
-        images = images_uint8.float() / 255
+        images = images_uint8.float().div_(255)
         total = images.new_zeros(())
         for weight, views, rows in self._pairs(images, rows_B, random):
             features = self.adapter(self.encoder(views)).float()

@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from stealing.data.colours import changed, grey, jitter, solarised
 from stealing.data.sampling import RandomNumbers
 from stealing.errors import ConfigError
 from stealing.numbers import check_number
@@ -37,9 +38,6 @@ SIGMAS = (0.1, 2.0)
 
 REACH = 6
 """Pixels on each side from which a blur takes light: three of its greatest deviations."""
-
-LUMA = (0.2989, 0.587, 0.114)
-"""Weights of red, green and blue in a grey value. Same source."""
 
 
 @cache
@@ -209,15 +207,15 @@ class Views:
         No operation here is a matrix product: autocast would compute that in lower precision.
         """
         parts = (part.to(images_BCHW.device) for part in parameters)
-        box, flip, colour, jittered, grey, sigma, solarised = parts
+        box, flip, colour, is_jittered, is_grey, sigma, is_solarised = parts
         is_cropped = self.crop[0] < 1
         views = _crop(images_BCHW, box, flip) if is_cropped else _flip(images_BCHW, flip)
-        views = torch.where(jittered[:, None, None, None], _jitter(views, colour), views)
-        views = torch.where(grey[:, None, None, None], _luma(views).expand_as(views), views)
+        views = changed(views, is_jittered, jitter, colour)
+        views = changed(views, is_grey, grey)
         if self.blur > 0:
             views = _blur(views, sigma)
         if self.solarise > 0:
-            views = torch.where(solarised[:, None, None, None], _solarised(views), views)
+            views = changed(views, is_solarised, solarised)
         return views
 
     def __call__(self, images_BCHW: Tensor, random: RandomNumbers) -> Tensor:
@@ -249,9 +247,9 @@ def _crop(
     x_BW = torch.where(flip_B[:, None], x_BW.flip(1), x_BW)
     y_BH = _places(top_B, down_B, images.shape[2])
     size = (len(images), images.shape[2], images.shape[3])
-    x_BHW = x_BW[:, None, :].expand(size)
-    y_BHW = y_BH[:, :, None].expand(size)
-    grid_BHW2 = torch.stack([x_BHW, y_BHW], 3)
+    # one plane for each axis: torch writes and reads them faster than pairs, for the same values
+    places_B2HW = torch.stack([x_BW[:, None].expand(size), y_BH[..., None].expand(size)], 1)
+    grid_BHW2 = places_B2HW.permute(0, 2, 3, 1)
     return F.grid_sample(images, grid_BHW2, padding_mode="border", align_corners=False)
 
 
@@ -287,46 +285,3 @@ def _blur(images: Tensor, sigma_B: Tensor) -> Tensor:
         for shift, weight in enumerate(weights_KB111):
             images = images + weight * padded.narrow(axis, shift, size)
     return images
-
-
-def _solarised(images: Tensor) -> Tensor:
-    """Invert values from 128 of 255 on, as `PIL.ImageOps.solarize` does."""
-    return torch.where(images < 128 / 255, images, 1 - images)
-
-
-def _luma(images: Tensor) -> Tensor:
-    """Return the grey value (B, 1, H, W)."""
-    weights = _constant(LUMA, images.device, images.dtype)[:, None, None]
-    return (images * weights).sum(1, keepdim=True)
-
-
-def _jitter(images: Tensor, colour_B4: Tensor) -> Tensor:
-    """Change brightness, contrast, saturation and hue, in this order."""
-    brightness, contrast, saturation, hue = colour_B4[:, :, None, None, None].unbind(1)
-    images = (images * brightness).clamp(0, 1)
-    mean = _luma(images).mean((2, 3), keepdim=True)
-    images = (images * contrast + mean * (1 - contrast)).clamp(0, 1)
-    images = (images * saturation + _luma(images) * (1 - saturation)).clamp(0, 1)
-    return _turn_hue(images, hue[:, 0])
-
-
-def _turn_hue(images: Tensor, turn_B11: Tensor) -> Tensor:
-    """Turn the hue by a share of the circle; value and chroma stay (HSV).
-
-    Each channel is a trapezoid over the hue, as in the formula of HSV to RGB without cases:
-    value - chroma * clamp(min(k, 4 - k), 0, 1) with k = (n + hue) mod 6 and n = 5, 3, 1.
-    """
-    value = images.amax(1)
-    chroma = value - images.amin(1)
-    # A grey pixel has no hue; any divisor but 0 will do.
-    safe = torch.where(chroma > 0, chroma, torch.ones_like(chroma))
-    red, green, blue = images.unbind(1)
-    sector = torch.where(
-        value == red,
-        (green - blue) / safe,
-        torch.where(value == green, 2 + (blue - red) / safe, 4 + (red - green) / safe),
-    )
-    sector = sector + 6 * turn_B11
-    offsets = _constant((5.0, 3.0, 1.0), images.device, images.dtype)[:, None, None]
-    k = (offsets + sector[:, None]) % 6
-    return value[:, None] - chroma[:, None] * torch.minimum(k, 4 - k).clamp(0, 1)

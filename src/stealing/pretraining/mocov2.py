@@ -128,7 +128,7 @@ class MoCoV2Module(StepModule):
 
     def step_loss(self, images_uint8: Tensor, places_B: Tensor, random: RandomNumbers) -> Tensor:
         """Return the contrast between two fresh views of each image, over all processes' rows."""
-        images = images_uint8.float() / 255
+        images = images_uint8.float().div_(255)
         query_BP = self.head(self.encoder(self.views(images, random))).float()
         with torch.no_grad():
             self._follow()

@@ -99,7 +99,7 @@ class SimCLRModule(StepModule):
 
     def step_loss(self, images_uint8: Tensor, places_B: Tensor, random: RandomNumbers) -> Tensor:
         """Return NT-Xent between two fresh views of each image, over the rows of all processes."""
-        images = images_uint8.float() / 255
+        images = images_uint8.float().div_(255)
         # one forward pass: BatchNorm sees both views together
         both = torch.cat([self.views(images, random), self.views(images, random)])
         first, second = self.head(self.encoder(both)).float().chunk(2)

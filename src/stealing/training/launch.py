@@ -12,7 +12,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -47,6 +46,9 @@ POLL = 0.1
 
 NAMED = 8
 """Most processes that one sentence names."""
+
+LEAVING = 1.0
+"""Seconds that a process which gives up waits for its last look to end."""
 
 GRACE = 30.0
 """Seconds in which a collective operation may fail by itself after another process died."""
@@ -260,6 +262,7 @@ class _Meeting:
     def __init__(self, place: _Place, backend: str) -> None:
         self.error: Exception | None = None
         self.absent = [0]
+        self._is_over = threading.Event()
         self.thread = threading.Thread(target=self._meet, args=(place, backend), daemon=True)
         self.thread.start()
 
@@ -270,8 +273,8 @@ class _Meeting:
             self.absent = list(range(place.world_size))
             while self.absent:
                 self.absent = [number for number in self.absent if not store.check([_here(number)])]
-                if self.absent:
-                    time.sleep(POLL)
+                if self.absent and self._is_over.wait(POLL):
+                    return
             dist.init_process_group(
                 backend,
                 store=store,
@@ -281,6 +284,15 @@ class _Meeting:
             )
         except Exception as error:
             self.error = error
+
+    def leave(self) -> None:
+        """End the thread, unless torch itself waits in it for process 0 or for a connection.
+
+        It must not ask the store while Python ends: that would abort the process ("terminate called
+        without an active exception"), as Python ends such threads inside torch's code.
+        """
+        self._is_over.set()
+        self.thread.join(LEAVING)
 
     def awaited(self) -> str:
         """Return in words for whom this process waits."""
@@ -305,6 +317,14 @@ def _meet(place: _Place, backend: str) -> None:
         ProcessError: they are not, after `MEETING` seconds.
     """
     meeting = _Meeting(place, backend)
+    try:
+        _await(meeting, place)
+    finally:
+        meeting.leave()
+
+
+def _await(meeting: _Meeting, place: _Place) -> None:
+    """Wait until a meeting has taken place; see `_meet`."""
     meeting.thread.join(ANNOUNCED_AFTER)
     me = f"Process {place.rank} of {place.world_size}"
     if meeting.thread.is_alive():
