@@ -12,7 +12,7 @@ from hydra.utils import instantiate
 from torch import Tensor
 
 from stealing.attacks.losses import l2, mse
-from stealing.attacks.pairing import RawAndViews, RawOrView, ViewPairing
+from stealing.attacks.pairing import ChangingPairing, RawAndViews, RawOrView, ViewPairing
 from stealing.attacks.steal import BoughtAnswers, steal_encoder
 from stealing.attacks.surrogate import build_loss
 from stealing.config import instantiate_node, to_dict
@@ -57,6 +57,8 @@ def test_every_attack_composes_and_trains_the_surrogate_only(name: str) -> None:
     if isinstance(pairing, ViewPairing):
         batch = AskedBatch(images, rows[:, None], torch.zeros_like(rows), rows)
         pairs = pairing.of_views(batch, dice(4, 0))
+    elif isinstance(pairing, ChangingPairing):
+        pairs = pairing.of_progress(images, rows, dice(4, 0), torch.tensor(0.5))
     else:
         pairs = pairing(images, rows, dice(4, 0))
     value = sum(weight * loss(surrogate, target[compared]) for weight, _, compared in pairs)

@@ -69,6 +69,7 @@ NOT_IN_KEY_OF_SERVICE = {
 
 DEFENSES = "defense=[noise,cosine,rounding,topk,unit,additive,poisoning,b4b,transform,guard]"
 TRAINED: tuple[tuple[str, ...], ...] = (
+    ("attack=best",),
     ("attack=barlow", "pretrain=mocov2"),
     ("attack=infonce", "arch=timm"),
     ("attack=ipes", "probe=zero_shot"),
