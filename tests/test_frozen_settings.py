@@ -67,8 +67,8 @@ def test_the_control_has_the_settings_of_the_best_trial(tuned: dict[str, Any]) -
         assert control[name] == recipe[name], name
 
 
-def test_the_best_attack_is_stolen_encoder_with_raw_images_in_the_second_half() -> None:
-    best, plain = to_dict(choose("attack=best")), to_dict(choose("attack=stolen_encoder"))
+def test_the_best_attack_is_infonce_with_raw_images_in_the_second_half() -> None:
+    best, plain = to_dict(choose("attack=best")), to_dict(choose("attack=infonce"))
     pairing = best["attack"].pop("pairing")
     assert pairing["_target_"].endswith("ViewsThenRaw") and pairing["share"] == 0.5
     assert pairing["views"] == plain["attack"].pop("pairing")["views"]
