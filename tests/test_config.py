@@ -61,6 +61,12 @@ def test_every_experiment_composes(name: str) -> None:
     check_choices(choose(f"experiment={name}"))
 
 
+def test_the_debug_size_for_images_of_ones_own_has_no_network_that_crashes_on_large_ones() -> None:
+    config = choose("experiment=debug_own")
+    for part in (config.arch, config.target_arch):
+        assert min(part.backbone.stem, *part.backbone.widths) >= 16
+
+
 def test_data_sets_compose_with_architectures() -> None:
     groups = {
         group: sorted(path.stem for path in (ROOT / "conf" / group).glob("*.yaml"))

@@ -109,7 +109,7 @@ def test_a_loss_in_an_inherited_file_that_merges_foreign_settings_is_refused_wit
         ConfigError, match=r"attack\.loss\.reduction is not an argument of own_code"
     ) as refused:
         check_constructors(config)
-    assert "add ~attack.loss.reduction to the command" in str(refused.value)
+    assert "add '~attack.loss.reduction' to the command" in str(refused.value)
     del config.attack.loss["reduction"]
     check_constructors(config)
     check_attack(to_dict(config.attack), 16)

@@ -484,6 +484,10 @@ def test_the_groups_are_those_of_the_folder_of_choices() -> None:
             {"error": "none", "colour": 1},
             r"data\.queries\.colour is not an argument of .*: it takes error, count, near",
         ),
+        (
+            {"error": "none", "sound": 2, "colour": 1},
+            r"add '~data\.queries\.sound' '~data\.queries\.colour' to the command",
+        ),
         ({}, r"needs error: add \+data\.queries\.error="),
         ({"error": 3}, r"data\.queries\.error=3 does not fit: set it to text"),
         (

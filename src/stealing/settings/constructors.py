@@ -53,9 +53,10 @@ def _check_arguments(node: Mapping[str, Any], place: str) -> None:
     unknown = arguments.unknown(given)
     if unknown:
         names = ", ".join(arguments.types) or "none"
+        removed = " ".join(f"'~{place}.{name}'" for name in unknown)
         raise ConfigError(
             f"{place}.{unknown[0]} is not an argument of {target}: it takes {names}; if an "
-            f"inherited file sets it, add ~{place}.{unknown[0]} to the command."
+            f"inherited file sets it, add {removed} to the command."
         )
     for name, value in given.items():
         _check_type(value, arguments.types.get(name, Any), f"{place}.{name}")

@@ -117,7 +117,8 @@ def _check_complete(path: Path, absent: Sequence[str], unknown: Sequence[str]) -
     if unknown:
         faults.append(f"{quoted(unknown[0])} is no weight of it, nor of a head that is known")
     raise CheckpointError(
-        f"{path} does not fit the network: {', and '.join(faults)}; name the network that it is of."
+        f"{path} does not fit the network: {', and '.join(faults)}; correct the names in the file, "
+        "or name the network that they are of."
     )
 
 
