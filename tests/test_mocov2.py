@@ -16,6 +16,7 @@ from test_training import trained
 from torch import Tensor, nn
 
 from stealing.config import to_dict
+from stealing.data import colours
 from stealing.data.sampling import BatchIndices, generator
 from stealing.data.views import Views
 from stealing.encoders import Encoder, build_encoder
@@ -183,7 +184,8 @@ def test_a_fit_stopped_before_any_step_ends_in_the_bits_of_an_uninterrupted_one(
         assert equal(trained(pair.mocov2(), folder, steps=7), whole), f"before step {stop}"
 
 
-def test_no_value_is_read_on_the_cpu_in_a_step() -> None:
+def test_no_value_is_read_on_the_cpu_in_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(colours, "CHOOSES_ROWS", frozenset())  # as on a GPU
     module = pair.mocov2()
     module.train()
     step_of(module, 0)  # draws the numbers ahead

@@ -19,6 +19,7 @@ READERS = {
     "forecast.py": "counts its images to say how long they take",
     "evaluation/cost.py": "counts its images to say how long they take",
     "evaluation/classes.py": "refuses a split without the classes of the other",
+    "evaluation/texts.py": "counts its predictions, for a control that always names one class",
     "evaluation/protocol.py": "names cached predictions by its checksum",
 }
 """Modules that name `.test` of a task or of predictions, with the reason."""

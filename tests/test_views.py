@@ -12,6 +12,7 @@ from scipy.stats import kstest
 from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.v2 import functional as reference
 
+from stealing.data import colours
 from stealing.data.sampling import BatchRandom, generator
 from stealing.data.views import ViewParameters, Views, quantised
 
@@ -96,13 +97,15 @@ def plain_grey(images: torch.Tensor) -> torch.Tensor:
     return (images * torch.tensor([0.2989, 0.587, 0.114])[:, None, None]).sum(1, keepdim=True)
 
 
+@pytest.mark.parametrize("devices", [{"cpu"}, set()], ids=["rows", "as_on_a_gpu"])
 @pytest.mark.parametrize(
     ("count", "size", "strength"), [(64, 32, 0.1), (64, 32, 1.0), (2, 200, 0.4)]
 )
 def test_views_have_the_bits_of_the_plain_operations(
-    count: int, size: int, strength: float
+    count: int, size: int, strength: float, devices: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stored figures rest on them: an image that is sent is found by its pixels."""
+    monkeypatch.setattr(colours, "CHOOSES_ROWS", devices)
     source = generator("bits", size)
     images = torch.randint(0, 256, (count, 3, size, size), generator=source) / 255
     images[:, :, : size // 2] = (4 * images[:, :, : size // 2]).floor() / 4  # equal channels

@@ -13,6 +13,9 @@ from torch import Tensor
 LUMA = (0.2989, 0.587, 0.114)
 """Weights of red, green and blue in a grey value, as in torchvision."""
 
+CHOOSES_ROWS = frozenset({"cpu"})
+"""Devices that change the chosen rows alone; a GPU would wait until the CPU had counted them."""
+
 
 def changed(
     images_BCHW: Tensor, chosen_B: Tensor, change: Callable[..., Tensor], *parameters: Tensor
@@ -25,7 +28,7 @@ def changed(
         change: takes images, which it leaves as they are, and their rows of the parameters.
         parameters: one row an image.
     """
-    if images_BCHW.device.type == "cpu":
+    if images_BCHW.device.type in CHOOSES_ROWS:
         # the other rows cost nothing
         rows = chosen_B.nonzero()[:, 0]
         if len(rows) == 1 < len(images_BCHW):
@@ -33,7 +36,6 @@ def changed(
             rows = rows.repeat(2)
         own = (part.index_select(0, rows) for part in parameters)
         return images_BCHW.index_copy_(0, rows, change(images_BCHW.index_select(0, rows), *own))
-    # a GPU would wait until the CPU had counted the rows
     everywhere = change(images_BCHW, *parameters)
     return torch.where(chosen_B[:, None, None, None], everywhere, images_BCHW)
 
