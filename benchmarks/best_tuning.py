@@ -99,7 +99,7 @@ def table(trials: dict[str, dict[str, Any]]) -> str:
             f"{heads['linear']:.4f}  {heads['knn']:.4f} {trial['mean']:.4f}{mark} "
             f"{trial['distance']:.4f}    {trial['images']:<13,}  {name}: {what}"
         )
-    lines.append("* by a plain loop of the same steps, before this command was there")
+    lines.append("* by a plain loop of the same steps, which is not in the project")
     return "\n".join(lines) + "\n"
 
 

@@ -258,7 +258,8 @@ def _check_arguments(name: str, description: Mapping[str, Any]) -> None:
     given = description.keys() - {"class"}
     unknown = sorted(given - architecture.arguments.keys())
     if unknown:
-        raise InvalidContent(f"{name} has no argument {quoted(unknown[0])}")
+        names = ", ".join(architecture.arguments) or "none"
+        raise InvalidContent(f"{name} has no argument {quoted(unknown[0])}: it takes {names}")
     for argument, allowed in architecture.arguments.items():
         if argument not in given:
             if argument not in architecture.optional:

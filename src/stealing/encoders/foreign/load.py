@@ -1,6 +1,7 @@
 """Load any foreign encoder: the settings of a target in, an encoder out."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 from stealing.encoders.foreign.huggingface_models import (
@@ -43,10 +44,8 @@ def load_foreign(target: ForeignTarget) -> Loaded:
         ConfigError: a setting is wrong, or a library is not installed.
         CheckpointError: the file is absent or broken, holds code, or does not fit the network.
     """
-    try:
+    with _refused_in_words():
         loaded = FAMILIES[target.family](target)
-    except InvalidContent as why:
-        raise ConfigError(f"target= does not fit: {why}.") from why.__cause__
     flaw = flaw_of_weights(loaded.encoder)
     if flaw is not None:
         raise CheckpointError(f"{target.weights or target.name} {flaw}: train or fetch it again.")
@@ -61,13 +60,20 @@ def load_text(target: ForeignTarget) -> TextTower:
         ConfigError: it has none, a setting is wrong, or a library is not installed.
         CheckpointError: the file is absent or broken, holds code, or does not fit the network.
     """
-    try:
+    with _refused_in_words():
         text = TEXT_FAMILIES[target.family](target)
-    except InvalidContent as why:
-        raise ConfigError(f"target= does not fit: {why}.") from why.__cause__
     flaw = flaw_of_weights(text.tower)
     if flaw is not None:
         raise CheckpointError(
             f"The text tower of {target.weights or target.name} {flaw}: fetch it again."
         )
     return text
+
+
+@contextmanager
+def _refused_in_words() -> Iterator[None]:
+    """Turn a setting that a family refuses into a sentence for the user."""
+    try:
+        yield
+    except InvalidContent as why:
+        raise ConfigError(f"target= does not fit: {why}.") from why.__cause__
