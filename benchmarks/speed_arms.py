@@ -33,6 +33,7 @@ from stealing.evaluation.protocol import Evaluator, HeadInput, Task
 from stealing.evaluation.rows import Rows
 from stealing.pretraining.recipe import build_module
 from stealing.pretraining.simclr import SimCLRModule
+from stealing.processor import set_up_processor
 from stealing.queries.bank import Bank
 from stealing.queries.door import Budget, MeteredTarget
 from stealing.queries.ledger import Ledger
@@ -84,6 +85,8 @@ def arms_of(
         seconds: of one turn, about.
         is_compiled: true to compile networks on a CPU, too.
     """
+    # before any arm runs, so that all of them keep freed memory
+    set_up_processor(settings_of(config).threads)
     if step in TRAINED:
         return _fits(step, config, precision, seconds, is_compiled)
     arms: dict[str, Callable[[DictConfig, float], dict[str, Arm]]] = {
@@ -318,7 +321,6 @@ def finish(device: torch.device) -> None:
 def _views(config: DictConfig, seconds: float) -> dict[str, Arm]:
     """Return the arms of SimCLR's views alone."""
     device = torch.device(device_of(config.trainer.accelerator))
-    torch.set_num_threads(settings_of(config).threads)
     views = instantiate_node(config.pretrain.views)
     batch = int(config.pretrain.batch_size)
     images = noise(batch, int(config.data.size))

@@ -27,7 +27,7 @@ LAYERS = [
     {"schema"},
     {"numbers", "trust"},
     {"reading"},
-    {"errors", "seeds", "console", "signals", "timing"},
+    {"errors", "seeds", "console", "signals", "timing", "processor"},
     {"text", "moved"},
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-import torch
 from omegaconf import DictConfig
 
 from stealing.attacks.steal import BoughtAnswers
@@ -14,6 +13,7 @@ from stealing.config import instantiate_node, to_dict
 from stealing.encoders import Encoder
 from stealing.identity import name_of, run_choices, run_code, run_key, run_name
 from stealing.preflight import RunData, open_run_data, surrogate_start
+from stealing.processor import set_up_processor
 from stealing.provenance import provenance
 from stealing.queries.target import Target
 from stealing.sweeps.record import command
@@ -78,7 +78,7 @@ def open_run(config: DictConfig, choices: dict[str, str], steps: Callable[..., A
     """
     choices = run_choices(config, choices)
     settings = settings_of(config)
-    torch.set_num_threads(settings.threads)
+    set_up_processor(settings.threads)
     # Commit and code are read now: a person may edit the clone while the run lasts.
     origin = provenance(settings.threads, process_count(settings.devices))
     data = open_run_data(config)

@@ -38,6 +38,7 @@ from stealing.evaluation.protocol import Protocol
 from stealing.preflight import RunData, control_steps, held_count, images_of, trains_target
 from stealing.pretraining.pretrain import MONITOR
 from stealing.pretraining.recipe import build_module
+from stealing.processor import set_up_processor
 from stealing.targets.open import is_local, load_local
 from stealing.timing import now, seconds_of
 from stealing.training.distributed import process_count
@@ -77,7 +78,7 @@ def expected_seconds(config: DictConfig, data: RunData, asked: int) -> dict[str,
         profiler=None,
         checkpoint_seconds=math.inf,
     )
-    torch.set_num_threads(settings.threads)
+    set_up_processor(settings.threads)
     device = device_of(settings.accelerator)
     size = data.queries.size
     surrogate = build_encoder(to_dict(config.arch), 0)

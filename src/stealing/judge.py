@@ -25,6 +25,7 @@ from stealing.evaluation.zero_shot import ZERO_SHOT
 from stealing.identity import run_choices, run_key, run_name
 from stealing.preflight import RunData, check_tasks, open_run_data
 from stealing.pretraining.target import pretrain_target
+from stealing.processor import set_up_processor
 from stealing.provenance import provenance
 from stealing.queries.door import MeteredTarget
 from stealing.queries.opening import open_ledger
@@ -86,7 +87,7 @@ def judge(config: DictConfig, choices: dict[str, str]) -> Path:
     choose(config)
     choices = run_choices(config, choices)
     settings = settings_of(config)
-    torch.set_num_threads(settings.threads)
+    set_up_processor(settings.threads)
     origin = provenance(settings.threads, process_count(settings.devices))
     data = open_run_data(config)
     source = load_target(config)

@@ -4,7 +4,6 @@ import math
 import signal
 import sys
 
-import torch
 import uvicorn
 from omegaconf import DictConfig
 
@@ -12,6 +11,7 @@ from stealing.artefacts import key
 from stealing.config import instantiate_node, to_dict, use_new_paths
 from stealing.errors import ConfigError
 from stealing.evaluation.features import block_size, encode
+from stealing.processor import set_up_processor
 from stealing.service.accounts import Books
 from stealing.service.app import application
 from stealing.service.batching import Batcher
@@ -36,7 +36,7 @@ def serve(config: DictConfig) -> None:
         ConfigError: the target is not a saved encoder.
         StealingError: the encoder cannot be loaded, or the books cannot be opened.
     """
-    torch.set_num_threads(config.threads)
+    set_up_processor(config.threads)
     service = build_service(config)
     for number in SIGNALS:
         # uvicorn raises the signal again when it is done, which by default ends the process

@@ -131,7 +131,7 @@ class LastCheckpoint(Checkpoint):
         self._moments += 1
         if self._moments < self._interval:
             return
-        is_time = rank() == 0 and time.monotonic() - self.saved >= self.every
+        is_time = time.monotonic() - self.saved >= self.every and rank() == 0
         is_stopping = self.stop.pending is not None
         # saving is collective: without a vote, one process would wait for the others for ever
         is_wanted = all_reduce_sum(is_time or is_stopping)
@@ -177,7 +177,11 @@ class StepSeed(Callback):
     ) -> None:
         """Seed for this batch."""
         place = (trainer.fit_loop.total_batch_idx, trainer.global_rank)
-        torch.manual_seed(generator(self.seed, "global", *place).initial_seed())
+        seed = generator(self.seed, "global", *place).initial_seed()
+        # torch.manual_seed would note a stack trace for each kind of device that is not used
+        torch.default_generator.manual_seed(seed)
+        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+            torch.cuda.manual_seed_all(seed)
 
 
 class Stopwatch(Callback):

@@ -24,6 +24,7 @@ from stealing.config import instantiate_node, to_dict
 from stealing.data.sampling import TrainingImages
 from stealing.encoders.weights import flaw_of_weights
 from stealing.errors import ConfigError, TrainingError
+from stealing.processor import set_up_processor
 from stealing.signals import Deferred
 from stealing.training.batchnorm import share_batchnorm
 from stealing.training.captured import OptimizerSteps, capture
@@ -36,9 +37,7 @@ from stealing.training.checkpoints import (
 )
 from stealing.training.distributed import MetProcesses, rank, world_size
 from stealing.training.progress import TrainingProgress
-
-LOG_EVERY = 10
-"""Steps between two logged losses."""
+from stealing.training.step import LOG_EVERY
 
 Pictures: TypeAlias = NDArray[np.uint8]
 Rows: TypeAlias = list[dict[str, Any]]
@@ -232,7 +231,7 @@ def fit(
 
 def _prepare(module: L.LightningModule, settings: Settings) -> Settings:
     """Apply the settings of this process and of the networks; return those left to the trainer."""
-    torch.set_num_threads(settings.threads)
+    set_up_processor(settings.threads)
     if settings.channels_last:
         module.to(memory_format=torch.channels_last)
     if world_size() > 1 and settings.accelerator == "cpu":
