@@ -38,6 +38,7 @@ NOT_FOLLOWED = {
     "stealing.numbers": "checks numbers; their values are in the key",
     "stealing.finished": "decides whether a run is finished",
     "stealing.preview": "plans a run and makes no result",
+    "stealing.processor": "threads are noted beside a key; memory changes no bit",
     "stealing.provenance": "describes where a result was made",
     "stealing.reading": "reads plain values",
     "stealing.report": "shows results that are finished",
