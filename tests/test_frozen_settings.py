@@ -4,6 +4,7 @@ import json
 import math
 import sys
 from itertools import pairwise
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -67,11 +68,15 @@ def test_the_control_has_the_settings_of_the_best_trial(tuned: dict[str, Any]) -
         assert control[name] == recipe[name], name
 
 
-def test_the_best_attack_is_infonce_with_raw_images_in_the_second_half() -> None:
+def test_the_best_attack_is_infonce_with_a_distance_and_raw_images_in_the_second_half() -> None:
     best, plain = to_dict(choose("attack=best")), to_dict(choose("attack=infonce"))
     pairing = best["attack"].pop("pairing")
     assert pairing["_target_"].endswith("ViewsThenRaw") and pairing["share"] == 0.5
     assert pairing["views"] == plain["attack"].pop("pairing")["views"]
+    loss = best["attack"].pop("loss")
+    assert loss.pop("_target_").endswith("infonce_and_distance") and loss.pop("distance_weight") > 0
+    contrast = plain["attack"].pop("loss")
+    assert contrast.pop("_target_").endswith("infonce") and loss == contrast
     assert best["attack"] == plain["attack"]
     # the comparison at equal compute
     assert (best["arch"], best["control"]) == (plain["arch"], plain["control"])
@@ -90,14 +95,15 @@ def test_the_best_attack_of_much_compute_is_the_best_one_with_network_rate_and_l
     assert wide.target_arch == best.target_arch
 
 
-def test_the_table_of_ideas_is_that_of_the_stored_trials() -> None:
-    trials = best_tuning.stored()
+@pytest.mark.parametrize("folder", [best_tuning.OUT, best_tuning.EARLIER], ids=lambda p: p.name)
+def test_the_table_of_ideas_is_that_of_the_stored_trials(folder: Path) -> None:
+    trials = best_tuning.stored(folder)
     for trial in trials.values():
         assert trial["mean"] == pytest.approx(fmean(trial["accuracy"].values()))
-    text = (best_tuning.OUT / "table.txt").read_text()
+    text = (folder / "table.txt").read_text()
     assert text == best_tuning.table(trials) and len(text.splitlines()) == len(trials) + 2
     for name, overrides in best_tuning.TRIALS.items():
-        assert name not in trials or trials[name]["overrides"] == list(overrides)
+        assert folder == best_tuning.EARLIER or name not in trials or trials[name]["overrides"] == list(overrides)
 
 
 def test_the_penalties_of_the_probe_are_half_decades() -> None:

@@ -11,7 +11,14 @@ from test_resume import Interrupted, equal
 from test_surrogate import ARCH, ATTACK, FEATURES, IMAGES, stolen
 from torch import Tensor, nn
 
-from stealing.attacks.siamese import PredictedCosine, barlow, infonce, soft_nn, wasserstein
+from stealing.attacks.siamese import (
+    PredictedCosine,
+    barlow,
+    infonce,
+    infonce_and_distance,
+    soft_nn,
+    wasserstein,
+)
 from stealing.attacks.steal import BoughtAnswers, surrogate_module
 from stealing.attacks.surrogate import build_loss
 from stealing.data.sampling import generator
@@ -37,6 +44,14 @@ def infonce_loop(surrogate: Tensor, target: Tensor, temperature: float) -> Tenso
         return (a @ b) / (a @ a).sqrt() / (b @ b).sqrt() / temperature
 
     return contrast(torch.cat([surrogate, target]), cosine)
+
+
+def infonce_and_distance_loop(surrogate: Tensor, target: Tensor, weight: float) -> Tensor:
+    total = infonce_loop(surrogate, target, 0.07)
+    for a, b in zip(surrogate, target, strict=True):
+        gap = a / (a @ a).sqrt() - b / (b @ b).sqrt()
+        total = total + weight * (gap @ gap).sqrt() / len(surrogate)
+    return total
 
 
 def soft_nn_loop(surrogate: Tensor, target: Tensor, temperature: float) -> Tensor:
@@ -97,6 +112,11 @@ for temperature in (0.07, 0.5):
         partial(infonce, temperature=temperature),
         partial(infonce_loop, temperature=temperature),
     )
+for weight in (0.5, 5.0):
+    LOSSES[f"infonce_and_distance-{weight}"] = (
+        partial(infonce_and_distance, temperature=0.07, distance_weight=weight),
+        partial(infonce_and_distance_loop, weight=weight),
+    )
 for temperature in (1.0, 100.0):
     LOSSES[f"soft_nn-{temperature}"] = (
         partial(soft_nn, temperature=temperature),
@@ -109,6 +129,11 @@ for weight in (0.0051, 0.5):
     )
 LOSSES["wasserstein"] = (wasserstein, wasserstein_loop)
 LOSSES["sym_cosine"] = (predicted(), predicted_loop)
+
+LEAST_WHERE_EQUAL = (
+    *("infonce-0.07", "infonce_and_distance-5.0"),
+    *("soft_nn-1.0", "wasserstein", "barlow-0.0051"),
+)
 
 
 def value_and_gradient(loss: Loop, surrogate: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -161,7 +186,7 @@ def test_a_common_part_of_all_features_does_not_blur_distances() -> None:
 
 
 def test_equal_features_are_the_least_of_each_loss() -> None:
-    for name in ("infonce-0.07", "soft_nn-1.0", "wasserstein", "barlow-0.0051"):
+    for name in LEAST_WHERE_EQUAL:
         loss, _ = LOSSES[name]
         assert loss(TARGET, TARGET) < loss(SURROGATE, TARGET), name
     assert wasserstein(3 * TARGET, TARGET) == pytest.approx(0, abs=1e-6), "lengths do not count"
@@ -169,7 +194,7 @@ def test_equal_features_are_the_least_of_each_loss() -> None:
     assert float(wasserstein(one, far)) == 4, "all mass moves by four positions"
 
 
-@pytest.mark.parametrize("name", ["infonce-0.07", "soft_nn-1.0", "wasserstein", "barlow-0.0051"])
+@pytest.mark.parametrize("name", LEAST_WHERE_EQUAL)
 def test_rows_of_zeros_have_a_finite_loss_and_gradient(name: str) -> None:
     value, gradient = value_and_gradient(LOSSES[name][0], torch.zeros(6, 5), TARGET)
     assert value.isfinite() and gradient.isfinite().all()

@@ -97,6 +97,7 @@ OWN: dict[str, tuple[str, ...]] = {
         "stealing.attacks.siamese.PredictedCosine",
         "stealing.attacks.siamese.barlow",
         "stealing.attacks.siamese.infonce",
+        "stealing.attacks.siamese.infonce_and_distance",
         "stealing.attacks.siamese.soft_nn",
         "stealing.attacks.siamese.wasserstein",
         "stealing.attacks.pairing.AllAsked",

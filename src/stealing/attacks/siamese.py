@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stealing.attacks.losses import l2
 from stealing.numbers import LEAST, check_integer, check_number
 
 
@@ -36,6 +37,27 @@ def infonce(surrogate_BD: Tensor, target_BD: Tensor, *, temperature: float) -> T
     with torch.autocast(surrogate_BD.device.type, enabled=False):
         rows = F.normalize(torch.cat([surrogate_BD.float(), target_BD.float()]))
         return _contrast(rows @ rows.T / temperature)
+
+
+def infonce_and_distance(
+    surrogate_BD: Tensor, target_BD: Tensor, *, temperature: float, distance_weight: float
+) -> Tensor:
+    """Return `infonce` plus a weight times the mean distance of `l2`, of stealing.attacks.losses.
+
+    The contrast orders the images as the target does, which serves nearest neighbours. The distance
+    brings the features themselves near, which serves a linear head.
+
+    Args:
+        surrogate_BD: surrogate features, (B, D), with gradient; normalised here.
+        target_BD: banked answers to the same images, (B, D); normalised here.
+        temperature: of `infonce`, > 0.
+        distance_weight: of the distance, at least 0, in nats for a distance of 1.
+
+    Source: ours.
+    """
+    check_number("attack.loss.distance_weight", distance_weight)
+    contrast = infonce(surrogate_BD, target_BD, temperature=temperature)
+    return contrast + distance_weight * l2(surrogate_BD, target_BD, reduction="mean")
 
 
 def soft_nn(surrogate_BD: Tensor, target_BD: Tensor, *, temperature: float) -> Tensor:
