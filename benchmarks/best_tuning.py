@@ -53,11 +53,22 @@ BASE = (
     "until=steal",
 )
 
+WEAKER = (
+    "attack.pairing.views.crop=[0.8,1.0]",
+    "attack.pairing.views.jitter=[0.05,0.05,0.05,0.01]",
+)
 TRIALS = {
     "plain": ("attack=stolen_encoder",),
-    "longer": ("attack=stolen_encoder", "attack.steps=2400"),
-    "wide": ("attack=stolen_encoder", "arch=wide", "attack.optimizer.lr=6e-3"),
     "best": ("attack=best",),
+    "weight_2": ("attack=best", "attack.loss.distance_weight=2"),
+    "weight_10": ("attack=best", "attack.loss.distance_weight=10"),
+    "weaker_views": ("attack=best", *WEAKER),
+    "raw_last_quarter": ("attack=best", "attack.pairing.share=0.75"),
+    "smaller_batch": ("attack=best", "attack.batch_size=64", "attack.steps=2400"),
+    "herding": ("attack=best", "selection=herding"),
+    "cont_steal": ("attack=cont_steal",),
+    "longer": ("attack=best", "attack.steps=2400"),
+    "wide": ("attack=best", "arch=wide", "attack.optimizer.lr=6e-3"),
 }
 """Overrides by the name of the trial."""
 
