@@ -87,7 +87,9 @@ def test_an_old_card_with_import_paths_is_read_by_rule(tmp_path: Path) -> None:
     assert old.fingerprint == new.fingerprint and read["arch"] == card["arch"]
 
 
-@pytest.mark.parametrize("name", ["cifar10_narrow", "cifar10_narrow_second", "cifar10_narrow_short"])
+@pytest.mark.parametrize(
+    "name", ["cifar10_narrow", "cifar10_narrow_second", "cifar10_narrow_short"]
+)
 def test_the_stored_encoders_are_read(name: str) -> None:
     _, card = load_encoder(ROOT / "assets" / name / "encoder.safetensors")
     assert card["size"] == 32 and card["arch"]["backbone"]["class"] == "NarrowResNet"

@@ -42,7 +42,7 @@ def infonce(surrogate_BD: Tensor, target_BD: Tensor, *, temperature: float) -> T
 def infonce_and_distance(
     surrogate_BD: Tensor, target_BD: Tensor, *, temperature: float, distance_weight: float
 ) -> Tensor:
-    """Return `infonce` plus a weight times the mean distance of `l2`, of stealing.attacks.losses.
+    """Return the contrast of `infonce` plus a weight times the mean distance of the features.
 
     The contrast orders the images as the target does, which serves nearest neighbours. The distance
     brings the features themselves near, which serves a linear head.
