@@ -65,7 +65,7 @@ class StepModule(L.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of one step, over the rows of all processes."""
         # read before the step: a captured one counts itself
-        is_logged = (self.trainer.global_step + 1) % LOG_EVERY == 0
+        is_logged = (self.global_step + 1) % LOG_EVERY == 0
         if self.captured is None:
             draw = batch.draw
             loss = self.step_loss(batch.images, self.addresses(draw), self.random(draw))
