@@ -1,5 +1,6 @@
 """Trainer choices: each changes what it should and nothing else. Optimizers against formulas."""
 
+import csv
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,21 @@ def test_an_accumulating_averaging_fit_stopped_before_any_batch_ends_in_the_same
         assert equal(trained(make(), tmp_path / str(stop), **choices), whole), (
             f"stopped before batch {stop}"
         )
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_each_tenth_loss_is_logged_and_a_resumed_fit_logs_the_same(
+    accumulate: int, tmp_path: Path
+) -> None:
+    trained(surrogate(), tmp_path / "whole", steps=24, accumulate=accumulate)
+    with pytest.raises(Interrupted):
+        trained(surrogate(), tmp_path / "cut", steps=24, accumulate=accumulate, stop=14)
+    trained(surrogate(), tmp_path / "cut", steps=24, accumulate=accumulate)
+    whole, cut = ((tmp_path / name / "curves.csv").read_text() for name in ("whole", "cut"))
+    rows = list(csv.DictReader(whole.splitlines()))
+    assert [row["step"] for row in rows] == ["9", "19"]
+    assert all(float(row["steal/loss"]) > 0 for row in rows)
+    assert cut == whole
 
 
 def test_clipping_bounds_a_step_and_leaves_smaller_ones_as_they_are(tmp_path: Path) -> None:

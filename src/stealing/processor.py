@@ -21,7 +21,7 @@ def set_up_processor(threads: int) -> None:
 
     A step frees its activations, tens of MiB. glibc gives them back to the system, so that the next
     step takes page after page anew: up to a seventh of its time (docs/speed.md). Kept memory is
-    used again; the most memory of the process does not grow by it. Other C libraries are left as
+    used again, in pieces: a fit may need a tenth more at its peak. Other C libraries are left as
     they are.
     """
     torch.set_num_threads(threads)

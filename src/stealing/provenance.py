@@ -45,11 +45,27 @@ def provenance(threads: int, processes: int) -> dict[str, Any]:
     }
 
 
-def commit() -> str | None:
-    """Return the commit of this clone, with `-dirty` if a file differs; None outside a clone."""
-    folder = str(Path(__file__).parent)
+def commit(folder: Path = Path(__file__).parent) -> str | None:
+    """Return the commit of a clone, with `-dirty` if a file differs; None outside a clone.
+
+    Files in `results/` do not count: no command computes from them, and a comparison of many runs
+    writes there between two of them.
+
+    Args:
+        folder: in the clone; that of this code.
+    """
     # `--exclude=*` ignores tags, so that the answer is always a commit.
-    command = ["git", "-C", folder, "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    name = _git(folder, "describe", "--always", "--abbrev=12", "--exclude=*")
+    if name is None:
+        return None
+    code = (":(top)", ":(top,exclude)results")
+    changed = _git(folder, "status", "--porcelain", "--untracked-files=no", "--", *code)
+    return f"{name}-dirty" if changed else name
+
+
+def _git(folder: Path, *words: str) -> str | None:
+    """Return what git prints, or None if it fails."""
+    command = ["git", "-C", str(folder), *words]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):

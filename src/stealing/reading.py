@@ -7,13 +7,15 @@ resolved, imported or called. Every size is checked before the content is held.
 import json
 import math
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from unicodedata import category
 
 import yaml
 
-from stealing.errors import StealingError
+from stealing.errors import ConfigError, StealingError
 
 LARGEST_JSON = 4 * 2**20
 """Bytes. The values of such a file take about 120 MiB of memory."""
@@ -33,6 +35,19 @@ LARGEST_WHOLE = 2**64
 
 class InvalidContent(Exception):
     """Content that is not valid; the caller adds the file and the advice."""
+
+
+@contextmanager
+def refused_as_setting(name: str) -> Iterator[None]:
+    """Turn content that is not valid into a sentence about a setting, such as `arch`.
+
+    Raises:
+        ConfigError: the block refused the content.
+    """
+    try:
+        yield
+    except InvalidContent as why:
+        raise ConfigError(f"{name}= does not fit: {why}.") from why.__cause__
 
 
 def read_json(path: Path, refuse: type[StealingError]) -> Any:

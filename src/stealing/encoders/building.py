@@ -1,7 +1,6 @@
 """A new encoder: an architecture and a seed in, a network with initial weights out."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,8 +12,7 @@ from stealing.encoders.architectures import (
     foreign_modules,
 )
 from stealing.encoders.encoder import Encoder
-from stealing.errors import ConfigError
-from stealing.reading import InvalidContent
+from stealing.reading import refused_as_setting
 
 
 def build_encoder(arch: Mapping[str, Any], seed: int) -> Encoder:
@@ -30,7 +28,7 @@ def build_encoder(arch: Mapping[str, Any], seed: int) -> Encoder:
     Raises:
         ConfigError: An argument is unknown or out of its range.
     """
-    with _refused_in_words():
+    with refused_as_setting("arch"):
         description = describe(arch)
         modules = foreign_modules(description)
         check_description(description, modules)
@@ -43,21 +41,13 @@ def check_arch(arch: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: An argument is unknown or out of its range, or they do not fit together.
     """
-    with _refused_in_words():
+    with refused_as_setting("arch"):
         description = describe(arch)
         modules = foreign_modules(description)
         check_description(description, modules)
         # The constructor of a user's own class may compute with weights, so it is not tried.
         if not modules:
             build_seeded(description, 0, modules, "meta")
-
-
-@contextmanager
-def _refused_in_words() -> Iterator[None]:
-    try:
-        yield
-    except InvalidContent as why:
-        raise ConfigError(f"arch= does not fit: {why}.") from why.__cause__
 
 
 def build_seeded(

@@ -1,7 +1,6 @@
 """Load any foreign encoder: the settings of a target in, an encoder out."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 
 from stealing.encoders.foreign.huggingface_models import (
@@ -16,8 +15,8 @@ from stealing.encoders.foreign.text_tower import TextTower
 from stealing.encoders.foreign.timm_models import load_timm
 from stealing.encoders.foreign.torchvision_models import load_torchvision
 from stealing.encoders.weights import flaw_of_weights
-from stealing.errors import CheckpointError, ConfigError
-from stealing.reading import InvalidContent
+from stealing.errors import CheckpointError
+from stealing.reading import refused_as_setting
 
 FAMILIES: dict[str, Callable[[ForeignTarget], Loaded]] = {
     "huggingface": load_huggingface,
@@ -44,7 +43,7 @@ def load_foreign(target: ForeignTarget) -> Loaded:
         ConfigError: a setting is wrong, or a library is not installed.
         CheckpointError: the file is absent or broken, holds code, or does not fit the network.
     """
-    with _refused_in_words():
+    with refused_as_setting("target"):
         loaded = FAMILIES[target.family](target)
     flaw = flaw_of_weights(loaded.encoder)
     if flaw is not None:
@@ -60,7 +59,7 @@ def load_text(target: ForeignTarget) -> TextTower:
         ConfigError: it has none, a setting is wrong, or a library is not installed.
         CheckpointError: the file is absent or broken, holds code, or does not fit the network.
     """
-    with _refused_in_words():
+    with refused_as_setting("target"):
         text = TEXT_FAMILIES[target.family](target)
     flaw = flaw_of_weights(text.tower)
     if flaw is not None:
@@ -68,12 +67,3 @@ def load_text(target: ForeignTarget) -> TextTower:
             f"The text tower of {target.weights or target.name} {flaw}: fetch it again."
         )
     return text
-
-
-@contextmanager
-def _refused_in_words() -> Iterator[None]:
-    """Turn a setting that a family refuses into a sentence for the user."""
-    try:
-        yield
-    except InvalidContent as why:
-        raise ConfigError(f"target= does not fit: {why}.") from why.__cause__
