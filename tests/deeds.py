@@ -11,6 +11,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
 
+from measuring import mebibytes, within_mebibytes
+
 from stealing.errors import StealingError, UnexpectedError
 
 T = TypeVar("T")
@@ -111,12 +113,12 @@ def tried(call: Callable[[], T], *allowed: Path) -> T | None:
 @contextmanager
 def _watched(allowed: tuple[Path, ...]) -> Iterator[None]:
     space = resource.getrlimit(resource.RLIMIT_AS)
-    room = int((memory("self", "VmSize") + ROOM) * 2**20)
+    room = int((mebibytes("self", "VmSize") + ROOM) * 2**20)
     handler = signal.signal(signal.SIGPROF, _late)
     WATCH.deeds = []
     WATCH.allowed = tuple(map(str, allowed))
     try:
-        with small("self"):
+        with within_mebibytes(MEMORY):
             resource.setrlimit(resource.RLIMIT_AS, (room, space[1]))
             signal.setitimer(signal.ITIMER_PROF, SECONDS)
             WATCH.on = True
@@ -133,24 +135,3 @@ def _watched(allowed: tuple[Path, ...]) -> Iterator[None]:
 
 def _late(number: int, frame: FrameType | None) -> None:
     raise AssertionError("it does not end")
-
-
-@contextmanager
-def small(process: int | str) -> Iterator[None]:
-    """Fail a body in which a process, by its number or `self`, grows by 200 MiB for a moment or for
-    good."""
-    Path(f"/proc/{process}/clear_refs").write_text("5")  # forgets the most that it held
-    before = memory(process, "VmRSS")
-    try:
-        yield
-    finally:
-        grown = memory(process, "VmHWM") - before
-        assert grown < MEMORY, f"memory grew by {grown:.0f} MiB"
-
-
-def memory(process: int | str, field: str) -> float:
-    """MiB of a process, by a field of its status: VmRSS, VmSize, or VmHWM, the most that it
-    held."""
-    status = Path(f"/proc/{process}/status").read_text()
-    line = next(row for row in status.splitlines() if row.startswith(field))
-    return int(line.split()[1]) / 1024

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from deeds import SECRET, WATCH, tried
 
 from stealing.errors import DataError, UnexpectedError
+from stealing.processor import set_up_processor
 
 
 def sing() -> None:
@@ -53,6 +55,13 @@ def test_files_of_an_allowed_folder_may_be_written_and_others_may_be_read(tmp_pa
 
 def test_memory_that_was_held_for_a_moment_is_seen() -> None:
     assert tried(lambda: np.ones(2**24).sum()) == 2**24, "128 MiB"
+    with pytest.raises(AssertionError, match="memory grew"):
+        tried(lambda: np.ones(2**25 + 2**23).sum())
+
+
+def test_memory_that_the_process_kept_for_later_counts_as_taken_anew() -> None:
+    set_up_processor(torch.get_num_threads())
+    assert np.ones(2**26).sum() == 2**26, "512 MiB, freed again"
     with pytest.raises(AssertionError, match="memory grew"):
         tried(lambda: np.ones(2**25 + 2**23).sum())
 

@@ -7,10 +7,11 @@ from typing import Any
 import httpx2
 import pytest
 import schemathesis
-from deeds import small
+from deeds import MEMORY
 from fuzzing import FUZZ, TOKENS, Wired, costly, damaged, documents, json_of, with_json
 from hypothesis import given
 from hypothesis import strategies as st
+from measuring import within_mebibytes
 from serving import Served, noise, served, wires
 
 IMAGES = noise(2)
@@ -108,7 +109,7 @@ def test_a_damaged_request_is_answered_or_refused_and_billed_only_if_answered(
 
     with httpx2.Client(base_url=service.url, timeout=60) as client:
         assert check(right)
-        with small(service.process.pid):
+        with within_mebibytes(MEMORY, service.process.pid):
             for request in costly(right, BODIES) if name != "raw" else []:
                 check(request)
             ask()
@@ -153,7 +154,7 @@ def test_a_damaged_head_of_a_request_is_no_error_of_the_service(service: Served)
         assert httpx2.get(service.url + "/healthz").json() == {"status": "ok"}
 
     assert status(right) == b"200"
-    with small(service.process.pid):
+    with within_mebibytes(MEMORY, service.process.pid):
         ask()
 
 
