@@ -21,7 +21,7 @@ from stealing.report.claim_checks import read_claim
 from stealing.report.claim_command import command_of_runs
 from stealing.report.claim_figures import packed
 from stealing.report.claim_files import write_claims
-from stealing.report.leaderboard import Board
+from stealing.report.leaderboard import Board, Entry
 from stealing.report.leaderboard_tables import markdown, write_board
 from stealing.report.published import PUBLISHED, UNKNOWN
 from stealing.report.run_files import FinishedRun
@@ -216,7 +216,7 @@ def test_an_attack_that_asks_about_fewer_images_has_the_control_of_the_others(
     runs("views", easy, asked=10)
     write_claims([tmp_path / "runs"], board)
     shown = Board.read(board)
-    [views] = [entry for entry in shown.entries if entry.attack == "views"]
+    views = of_attack(shown, "views")
     figures = shown.figures(views, shown.entries, "linear")
     assert figures is not None and figures.lender.images == 100
     assert figures.recovered["all"]["mean"] == pytest.approx((1.0 - 0.7) / (1.7 - 0.7))
@@ -226,6 +226,46 @@ def test_an_attack_that_asks_about_fewer_images_has_the_control_of_the_others(
     # What a claim says of itself is beyond its own control.
     own = views.claim["figures"]["linear"]["recovered"]["all"]["mean"]
     assert own == pytest.approx(alone.recovered["all"]["mean"])
+
+
+def of_attack(board: Board, attack: str) -> Entry:
+    [entry] = [entry for entry in board.entries if entry.attack == attack]
+    return entry
+
+
+def test_attacks_of_one_kind_share_the_control_of_the_one_with_most_seeds(
+    board: Path, runs: Runs, tmp_path: Path
+) -> None:
+    """Controls of several processors differ; what attacks recovered is compared, not these."""
+    unlucky = {"x": (0.8, 0.7, 0.5), "y": (0.9, 0.7, 0.4)}
+    runs("elsewhere", unlucky, seeds=2)
+    runs("wide", unlucky, seeds=2)
+    write_claims([tmp_path / "runs"], board)
+    changed(board / "wide_b100.json", lambda claim: claim["settings"].update(arch="wide"))
+    shown = Board.read(board)
+    lenders = {}
+    for entry in shown.entries:
+        figures = shown.figures(entry, shown.entries, "linear")
+        assert figures is not None
+        lenders[entry.attack] = figures.lender.attack
+    assert lenders == {"strong": "strong", "weak": "strong", "elsewhere": "strong", "wide": "wide"}
+
+
+def test_an_attack_of_more_steps_keeps_its_own_control(
+    board: Path, runs: Runs, tmp_path: Path
+) -> None:
+    runs("longer", STRONG, seeds=2)
+    write_claims([tmp_path / "runs"], board)
+
+    def train_twice(claim: dict[str, Any]) -> None:
+        for seed in claim["seeds"].values():
+            seed["training"]["images"] *= 2
+
+    changed(board / "longer_b100.json", train_twice)
+    shown = Board.read(board)
+    longer = of_attack(shown, "longer")
+    figures = shown.figures(longer, shown.entries, "linear")
+    assert figures is not None and figures.lender is longer
 
 
 def test_an_attack_with_a_pool_keeps_its_own_control_and_takes_no_task_from_the_others(
@@ -243,7 +283,7 @@ def test_an_attack_with_a_pool_keeps_its_own_control_and_takes_no_task_from_the_
     changed(board / "pooled_b100.json", with_pool)
     shown = Board.read(board)
     assert shown.tasks == {"linear": ["x", "y"]}
-    [pooled] = [entry for entry in shown.entries if entry.pool]
+    pooled = of_attack(shown, "pooled")
     figures = shown.figures(pooled, shown.entries, "linear")
     assert figures is not None and figures.lender is pooled
     assert figures.recovered["all"]["mean"] == pytest.approx((1.63 - 1.45) / (1.7 - 1.45))

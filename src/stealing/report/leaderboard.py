@@ -4,10 +4,11 @@ Attacks are compared in two ways, and no table mixes them: at equal queries (one
 equal images (as many images with an answer). An attack that asks about ten views of an image has a
 tenth of the images for the same budget.
 
-All shares of a head are of the same tasks: those that are informative for every claim. C is the
-claim's own control, unless the attack asked about fewer images than another one with the same
-budget: that attacker could have trained without answers on as many, so the control is then that of
-the other.
+All shares of a head are of the same tasks: those that are informative for every claim. Attacks of
+one budget share their controls as far as they can, since a control that was made on another
+processor differs as one of another seed does. An attack that asked about fewer images than another
+one has the control of the other: that attacker could have trained without answers on as many. A
+network or a number of steps that no other attack has keeps its own control.
 """
 
 from collections import Counter
@@ -83,6 +84,16 @@ class Entry:
         queries = next(iter(self.cells.values()))["queries"]
         # Claims of earlier versions are of attacks without a pool.
         return int(queries.get("held", self.images))
+
+    @property
+    def arch(self) -> Any:
+        """Network of the surrogate, which its control shares."""
+        return self.claim["settings"]["arch"]
+
+    @property
+    def trained(self) -> int:
+        """Images of all steps, of the first seed: its control trains on as many."""
+        return int(next(iter(self.claim["seeds"].values()))["training"]["images"])
 
     @property
     def seeds(self) -> set[int]:
@@ -276,6 +287,10 @@ def _lender(entry: Entry, rivals: Sequence[Entry]) -> Entry:
     if entry.pool:  # its own control was trained on all that it held
         return entry
     lenders = [one for one in rivals if not one.pool and one.seeds >= entry.seeds]
-    lender = max(lenders, key=lambda one: one.images)
-    # Of attacks that asked about as many images, each keeps its own controls.
-    return lender if lender.images > entry.images else entry
+
+    def rank(one: Entry) -> tuple[int, bool, bool, int]:
+        alike = one.arch == entry.arch, one.trained == entry.trained
+        return one.images, *alike, len(one.seeds)
+
+    # The first of equal ones, so that all attacks of a kind have the same.
+    return max(lenders, key=rank)
