@@ -68,7 +68,7 @@ class Plan:
 
     @property
     def grows(self) -> bool:
-        """True if a larger attack begins with the queries of a smaller one, as one account's."""
+        """True if one account sends all queries, and a larger budget begins with those of a smaller one."""
         return self.accounts == 1 and self.queries_an_image == 1
 
     def images(self, budget: int) -> int:
@@ -95,7 +95,7 @@ class Plan:
         """Send the queries; return the images with an answer and their answers, (M, D). See `ask`.
 
         Args:
-            least: images that the attack needs.
+            least: fewest images with an answer that the attack can be trained on.
 
         Raises:
             TargetError: the target stopped answering before `least` images had an answer.

@@ -91,7 +91,7 @@ class ViewPlan:
             images: N, in the order in which they are sent.
             context: end of the account's name; see `stealing.attacks.query_plan.plan_context`.
             seed: of the views.
-            least: images that the attack needs.
+            least: fewest images with an answer that the attack can be trained on.
 
         Raises:
             Refused: the target answered no view.
