@@ -29,7 +29,15 @@ ROOT = Path(__file__).parents[1]
 OUT = ROOT / "results" / "attack_tuning"
 
 Stage = Sequence[tuple[str, ...]]
-"""Overrides that are tried beside what the stages before have chosen; none is the preset."""
+"""Overrides that are tried beside what the stages before have chosen; none is the start."""
+
+START = (
+    "attack.optimizer.lr=8e-3",
+    "attack.pairing.views.crop=[0.6,1.0]",
+    "attack.pairing.views.jitter=[0.1,0.1,0.1,0.02]",
+)
+"""Where each search begins: rate and views of stolen_encoder. What is the attack's own begins at its
+source's value."""
 
 RATES: Stage = (
     (),
@@ -91,7 +99,7 @@ def search(attack: str, trials: list[dict[str, Any]]) -> None:
         winner = None
         for overrides in stage:
             if made == len(trials):
-                result = tried((f"attack={attack}", *best, *overrides))
+                result = tried((f"attack={attack}", *START, *best, *overrides))
                 trials.append({**result, "stage": number, "overrides": list(overrides)})
                 print(f"{attack}, stage {number}: {result['mean']:.4f} {overrides}", flush=True)
             trial = trials[made]

@@ -14,6 +14,7 @@ from conftest import ROOT, choose
 from stealing.config import to_dict
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
+import attack_tuning
 import best_tuning
 from control_tuning import STAGES
 
@@ -112,3 +113,19 @@ def test_the_penalties_of_the_probe_are_half_decades() -> None:
     assert len(penalties) >= 7
     for smaller, larger in pairwise(penalties):
         assert larger / smaller == pytest.approx(math.sqrt(10), rel=1e-3)
+
+
+@pytest.mark.parametrize("attack", [path.stem for path in sorted(attack_tuning.OUT.glob("*.json"))])
+def test_a_fair_attack_has_the_settings_of_the_best_of_its_eight_trials(attack: str) -> None:
+    stored = json.loads(attack_tuning.path_of(attack).read_text())
+    tried = [tuple(trial["overrides"]) for trial in stored["trials"]]
+    assert tried == [overrides for stage in attack_tuning.STAGES[attack] for overrides in stage]
+    assert len(tried) == 8
+    assert stored["mean"] == max(trial["mean"] for trial in stored["trials"])
+    preset = to_dict(choose(f"attack={attack}").attack)
+    found = choose(f"attack={attack}", *attack_tuning.START, *stored["chosen"])
+    assert to_dict(found.attack) == preset
+
+
+def test_the_table_of_the_fair_attacks_is_that_of_their_trials() -> None:
+    assert (attack_tuning.OUT / "table.txt").read_text() == attack_tuning.tables()
