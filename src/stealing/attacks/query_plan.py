@@ -68,7 +68,7 @@ class Plan:
 
     @property
     def grows(self) -> bool:
-        """True if one account sends all queries, and a larger budget begins with those of a smaller one."""
+        """True if one account sends all queries, and those of a smaller budget first."""
         return self.accounts == 1 and self.queries_an_image == 1
 
     def images(self, budget: int) -> int:
