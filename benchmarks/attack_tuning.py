@@ -36,8 +36,8 @@ START = (
     "attack.pairing.views.crop=[0.6,1.0]",
     "attack.pairing.views.jitter=[0.1,0.1,0.1,0.02]",
 )
-"""Where each search begins: rate and views of stolen_encoder. A setting of the attack's own begins at
-the value of its source."""
+"""Where each search begins: rate and views of stolen_encoder. A setting of the attack's own begins
+at the value of its source."""
 
 RATES: Stage = (
     (),
