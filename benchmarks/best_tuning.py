@@ -57,6 +57,10 @@ WEAKER = (
     "attack.pairing.views.crop=[0.8,1.0]",
     "attack.pairing.views.jitter=[0.05,0.05,0.05,0.01]",
 )
+STRONGER = (
+    "attack.pairing.views.crop=[0.3,1.0]",
+    "attack.pairing.views.jitter=[0.3,0.3,0.3,0.08]",
+)
 TRIALS = {
     "plain": ("attack=stolen_encoder",),
     "best": ("attack=best",),
@@ -66,7 +70,10 @@ TRIALS = {
     "raw_last_quarter": ("attack=best", "attack.pairing.share=0.75"),
     "smaller_batch": ("attack=best", "attack.batch_size=64", "attack.steps=2400"),
     "herding": ("attack=best", "selection=herding"),
-    "cont_steal": ("attack=cont_steal",),
+    "best_500": ("attack=best", "budget=b500"),
+    "herding_500": ("attack=best", "budget=b500", "selection=herding"),
+    "raw_last_quarter_500": ("attack=best", "budget=b500", "attack.pairing.share=0.75"),
+    "stronger_views_500": ("attack=best", "budget=b500", *STRONGER),
     "longer": ("attack=best", "attack.steps=2400"),
     "wide": ("attack=best", "arch=wide", "attack.optimizer.lr=6e-3"),
 }
