@@ -36,8 +36,10 @@ START = (
     "attack.pairing.views.crop=[0.6,1.0]",
     "attack.pairing.views.jitter=[0.1,0.1,0.1,0.02]",
 )
-"""Where each search begins: rate and views of stolen_encoder. A setting of the attack's own begins
-at the value of its source."""
+"""Where each search begins: rate and views of stolen_encoder."""
+
+SOURCES = {"rda": ("attack.loss.temperature=0.07",)}
+"""An attack's own settings begin at the values of its source: those that its preset has no more."""
 
 RATES: Stage = (
     (),
@@ -92,6 +94,7 @@ def stored(attack: str) -> list[dict[str, Any]]:
 
 def search(attack: str, trials: list[dict[str, Any]]) -> None:
     """Make the trials that are missing; mark what the stages choose; store after each trial."""
+    start = (*START, *SOURCES.get(attack, ()))
     best: tuple[str, ...] = ()
     highest = -1.0
     made = 0
@@ -99,7 +102,7 @@ def search(attack: str, trials: list[dict[str, Any]]) -> None:
         winner = None
         for overrides in stage:
             if made == len(trials):
-                result = tried((f"attack={attack}", *START, *best, *overrides))
+                result = tried((f"attack={attack}", *start, *best, *overrides))
                 trials.append({**result, "stage": number, "overrides": list(overrides)})
                 print(f"{attack}, stage {number}: {result['mean']:.4f} {overrides}", flush=True)
             trial = trials[made]
