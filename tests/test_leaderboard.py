@@ -251,6 +251,18 @@ def test_attacks_of_one_kind_share_the_control_of_the_one_with_most_seeds(
     assert lenders == {"strong": "strong", "weak": "strong", "elsewhere": "strong", "wide": "wide"}
 
 
+def test_of_equally_many_seeds_the_strongest_control_is_shared(
+    board: Path, runs: Runs, tmp_path: Path
+) -> None:
+    lucky = {"x": (0.8, 0.7, 0.5), "y": (0.9, 0.7, 0.4)}
+    runs("elsewhere", lucky)
+    write_claims([tmp_path / "runs"], board)
+    shown = Board.read(board)
+    for entry in shown.entries:
+        figures = shown.figures(entry, shown.entries, "linear")
+        assert figures is not None and figures.lender.attack == "elsewhere"
+
+
 def test_an_attack_of_more_steps_keeps_its_own_control(
     board: Path, runs: Runs, tmp_path: Path
 ) -> None:

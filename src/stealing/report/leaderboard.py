@@ -4,11 +4,12 @@ Attacks are compared in two ways, and no table mixes them: at equal queries (one
 equal images (as many images with an answer). An attack that asks about ten views of an image has a
 tenth of the images for the same budget.
 
-All shares of a head are of the same tasks: those that are informative for every claim. Attacks of
-one budget share their controls as far as they can, since a control that was made on another
-processor differs as one of another seed does. An attack that asked about fewer images than another
-one has the control of the other: that attacker could have trained without answers on as many. A
-network or a number of steps that no other attack has keeps its own control.
+All shares of a head are of the same tasks: those that are informative for every claim without a
+pool. An attack is measured against the controls of the rival that sent the most images, because any
+attacker could train without answers on as many. Of rivals with equally many images, one with the
+same network comes first, then one with as many training images, with the most seeds, and with the
+strongest controls on the held rows. A shared control matters: controls that were trained on two
+processors differ as two seeds do. An attack with a pool keeps its own controls.
 """
 
 from collections import Counter
@@ -108,6 +109,15 @@ class Entry:
                 accuracies.append(heads[head]["held"]["SA"])
         return fmean(accuracies)
 
+    def control_accuracy(self, head: str, seeds: set[int]) -> float:
+        """Return the accuracy of its controls on the held rows, the mean over tasks and seeds."""
+        accuracies = []
+        for seed in seeds:
+            for heads in self.cells[seed]["tasks"].values():
+                row = heads[head]
+                accuracies.append(row["held"][row["control"]["name"]])
+        return fmean(accuracies)
+
 
 @dataclass(frozen=True)
 class Figures:
@@ -191,7 +201,7 @@ class Board:
         tasks = self.tasks[head]
         if not tasks:
             return None
-        lender = _lender(entry, rivals)
+        lender = _lender(entry, rivals, head)
         lent = [lender.cells[seed] for seed in entry.cells]
         ground = CommonGround.of(lent, head, tasks)
         recovered = dict[str, Any]()
@@ -282,15 +292,16 @@ def _check_same(claims: dict[Path, Claim], name: str, words: str) -> None:
             )
 
 
-def _lender(entry: Entry, rivals: Sequence[Entry]) -> Entry:
+def _lender(entry: Entry, rivals: Sequence[Entry], head: str) -> Entry:
     """Return the entry whose controls an entry is measured against."""
     if entry.pool:  # its own control was trained on all that it held
         return entry
     lenders = [one for one in rivals if not one.pool and one.seeds >= entry.seeds]
 
-    def rank(one: Entry) -> tuple[int, bool, bool, int]:
+    def rank(one: Entry) -> tuple[int, bool, bool, int, float]:
         alike = one.arch == entry.arch, one.trained == entry.trained
-        return one.images, *alike, len(one.seeds)
+        strength = one.control_accuracy(head, entry.seeds)
+        # Most seeds before strength, so that all entries have the same lender.
+        return one.images, *alike, len(one.seeds), strength
 
-    # The first of equal ones, so that all attacks of a kind have the same.
     return max(lenders, key=rank)
