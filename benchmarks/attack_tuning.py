@@ -135,7 +135,7 @@ def main() -> None:
     options = parser.parse_args()
     unknown = sorted(set(options.attacks) - set(STAGES))
     if unknown:
-        parser.error(f"There are no trials for {unknown[0]}: choose of {', '.join(STAGES)}.")
+        parser.error(f"There are no trials for {unknown[0]}: choose from {', '.join(STAGES)}.")
     if not options.table:
         for attack in options.attacks or STAGES:
             search(attack, stored(attack))

@@ -172,7 +172,7 @@ def main() -> None:
     options = parsed()
     unknown = sorted(set(options.only or ()) - set(attacks()))
     if unknown:
-        sys.exit(f"There is no attack {unknown[0]} to compare: choose of {', '.join(attacks())}.")
+        sys.exit(f"There is no attack {unknown[0]} to compare: choose from {', '.join(attacks())}.")
     failed = 0
     todo = missing(options)
     for place, cell in enumerate(todo[: options.most], 1):

@@ -137,7 +137,7 @@ def test_a_verdict_names_each_price_the_cheapest_attack_and_what_may_be_lost() -
     assert cheapest in told["The cheapest attack."]
     assert "(plan: One query an image)" in told["The cheapest attack."]
     assert "Limit each account to 250 images. This keeps these attacks below 50%" in told[TODO]
-    assert "that were measured here asked about at most 200 each" in told[TODO]
+    assert "that were measured here sent at most 200 each" in told[TODO]
     assert "was run once" in told["How sure that is."] and len(told) == 6
     costly = said(setting(250, 0.6))[TODO]
     assert "250 images, the fewest tried, are already enough for 50%" in costly
@@ -497,7 +497,7 @@ def test_an_endpoint_is_audited_by_what_it_offers_and_bills_what_was_announced(
         done = command(*line, STEALING_KEY=service.key)
         assert done.returncode == 0, done.stderr
         assert (
-            "at most 128 images are asked about to attack and 2,403 to measure, cost 25.31"
+            "the attacks send at most 128 queries and the evaluation 2,403, cost 25.31"
             in done.stderr
         )
         assert service.billed() == 128 + 2403

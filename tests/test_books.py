@@ -66,7 +66,7 @@ def test_a_ledger_keeps_its_identity_and_refuses_tables_of_another_version(
         assert again.identity == first.identity
         with again.database.transaction() as execute:
             execute("UPDATE about SET version = 2")
-    with pytest.raises(LedgerError, match="tables of version 2, this code 1"):
+    with pytest.raises(LedgerError, match="tables of version 2, and this code reads version 1"):
         Ledger(place)
 
 
@@ -141,7 +141,7 @@ def test_budgets_are_kept_by_target_and_purpose(place: str) -> None:
     ):
         ledger.allow("t", "evaluation", 1)
     assert [ledger.left(*pair) for pair in pairs[:2]] == [0, 1]
-    with pytest.raises(BudgetExceeded, match="1 images were to be sent for attack and 0 are left"):
+    with pytest.raises(BudgetExceeded, match="1 more images for attack exceed the 0 that are left"):
         reserve(ledger, slice(30, 31))
     ledger.allow("t", "attack", None)
     assert len(reserve(ledger, slice(30, 31))) == 1

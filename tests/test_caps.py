@@ -228,7 +228,8 @@ def test_damaged_or_foreign_tables_are_told_as_the_ledgers_and_not_as_a_budget(
     with meter._ledger.database.transaction() as execute:
         execute("CREATE UNIQUE INDEX foreign_rule ON queries (purpose)")
     with pytest.raises(
-        LedgerError, match=r"cannot be used \(UNIQUE constraint failed: queries.purpose\): mend or"
+        LedgerError,
+        match=r"cannot be used \(UNIQUE constraint failed: queries.purpose\): repair it or",
     ):
         meter.ask(IMAGES[:5], "a", "attack")
     with meter._ledger.database.transaction() as execute:

@@ -232,7 +232,7 @@ DAMAGE: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "an unknown class": (put_backbone(**{"class": "Network"}), "'Network' is not an architecture"),
     "a class that is a number": (put_backbone(**{"class": 3}), "3 is not an architecture"),
     "two classes": (put_backbone(_target_=NARROW), "two classes"),
-    "positions": (put_backbone(_args_=[8]), "named arguments alone"),
+    "positions": (put_backbone(_args_=[8]), "only named arguments"),
     "a network that torchvision has not": (
         lambda card: card["arch"].update(backbone={"class": "Headless", "name": "resnet18; rm"}),
         "has to be a network of torchvision",

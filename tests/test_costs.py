@@ -95,7 +95,7 @@ def test_a_theft_is_given_as_a_part_of_the_training_if_both_are_known(
 ) -> None:
     [sentence] = share_of_training(groups)
     assert sentence == (
-        "stolen_encoder: 1.8% of the processor time of its target's training, 1.0% of its images."
+        "stolen_encoder: 1.8% of the CPU time of its target's training, 1.0% of its images."
     )
 
 

@@ -283,7 +283,7 @@ def test_absent_data_without_a_network_is_one_sentence_and_leaves_nothing(
         f"paths.cache={tmp_path / 'c'}",
     )
     with pytest.raises(
-        Exception, match=r"DataError\('\w+ train is not whole in .*put its files there"
+        Exception, match=r"DataError\('\w+ train is not complete in .*put its files there"
     ) as caught:
         instantiate(task.data.tasks.tried.train)
     assert "\n" not in str(caught.value.__cause__)

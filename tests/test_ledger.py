@@ -207,9 +207,11 @@ def test_another_width_or_version_stops_and_keeps_what_was_bought(place: str) ->
     ledger = Ledger(place)
     first, second = reserve(ledger, slice(0, 4), slice(4, 8))
     ledger.store(source(ledger), [(first, features(first))], "1")
-    with pytest.raises(TargetError, match="4 numbers an image as version 1, and answered with 5"):
+    with pytest.raises(
+        TargetError, match="has 4 numbers and is of version 1, and earlier answers have 5"
+    ):
         ledger.store(source(ledger), [(second, features(second, 4))], "1")
-    with pytest.raises(TargetError, match=r"as version 2, .* as 1 before.*target.remote.version="):
+    with pytest.raises(TargetError, match=r"version 2, .* of version 1: .*target.remote.version="):
         ledger.store(source(ledger), [(second, features(second))], "2")
     assert torch.equal(ledger.read(source(ledger), NAMES[:4], 0), features(first))
     with pytest.raises(LedgerError, match="data.size=8"):
@@ -339,7 +341,7 @@ def test_the_command_shows_verifies_and_exports(tmp_path: Path) -> None:
 
 def test_a_ledger_that_is_none_and_a_password_in_its_place_are_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"no database at all, whatever its name says" * 100)
-    with pytest.raises(LedgerError, match="mend or restore it"):
+    with pytest.raises(LedgerError, match="repair it or restore a copy"):
         Ledger(str(tmp_path / "file"))
     with pytest.raises(LedgerError, match="PGPASSWORD"):
         Ledger("postgresql://me:secret@nowhere/x")

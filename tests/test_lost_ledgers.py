@@ -173,7 +173,7 @@ def test_the_only_file_that_knows_the_ledger_is_not_passed_over_if_it_is_damaged
     path.write_text('{"ledger": "')
     assert buy(tmp_path, slice(0, 16)) == 0, "the record knows it, too"
     (tmp_path / "ledger.json").unlink()
-    assert f"{path}, which says through which ledger" in refused(tmp_path)
+    assert f"{path} names the ledger that paid" in refused(tmp_path)
     open_known(str(tmp_path / "ledger.sqlite"), tmp_path).close()  # a person may look after it
     path.unlink()
     assert buy(tmp_path, slice(0, 16)) == 0

@@ -104,7 +104,7 @@ def test_every_purpose_has_a_cap_of_its_own_over_all_runs_and_one_for_this_run(
     target = Fake()
     later._ledger.allow("fake", "attack", 17)
     with pytest.raises(
-        BudgetExceeded, match="20 images .* 5 are left to all runs together: ask about fewer"
+        BudgetExceeded, match="20 more images .* 5 that are left to all runs together: send fewer"
     ):
         door(tmp_path, target).ask(IMAGES[100:120], "a", "attack")
     assert target.requests == [], "not even the first, which would fit"

@@ -69,7 +69,7 @@ def test_a_module_that_imports_something_absent_is_refused_with_its_name(
 
 def test_a_pairing_whose_passes_are_not_its_pairs_is_refused() -> None:
     pairing = {"_target_": "own_code.Darker", "passes": 2}
-    with pytest.raises(ConfigError, match=r"attack\.pairing=.* gives 1 pairs where passes is 2"):
+    with pytest.raises(ConfigError, match=r"attack\.pairing=.* yields 1 views .* its passes is 2"):
         check_attack(ATTACK | {"pairing": pairing}, 8)
 
 

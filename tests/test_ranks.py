@@ -239,7 +239,7 @@ def test_processes_that_wait_say_for_whom_and_end(kind: str, absent: int, tmp_pa
     assert done.returncode == 1 and done.stdout == ""
     assert said[0].startswith(f"Process {present} of 2 has waited 1 s for process {absent}, and")
     assert said[-1].startswith(f"ProcessError: Process {present} of 2 has waited 0 minutes for")
-    assert f"for process {absent}, which did not come: start the command by" in said[-1]
+    assert f"for process {absent} and stops: start the command by" in said[-1]
     assert "Traceback" not in done.stderr and "terminate called" not in done.stderr
 
 

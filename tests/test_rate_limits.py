@@ -236,13 +236,13 @@ def misanswered(rows: Any) -> Any:
             Embeddings(vectors=misanswered),
             "base64",
             2,
-            "7 vectors came back for 8 images.*and would again",
+            "7 vectors came back for 8 images.*and would do so again",
         ),
         (
             Embeddings(vectors=lambda rows: rows * np.float32(np.inf)),
             "base64",
             1,
-            "not finite.*and would again",
+            "not finite.*and would do so again",
         ),
         (Embeddings(lambda number: (400, {})), "base64", 1, "refuses the request with status 400"),
         (Embeddings(lambda number: (501, {})), "base64", 1, "refuses the request with status 501"),
@@ -289,7 +289,7 @@ def test_a_batch_that_is_answered_wrongly_each_time_is_given_up_after_half_of_th
         meter = door(tmp_path, target(service, attempts=6, in_flight=1))
         meter.ask(noise(8), "attacker/0", "attack")
         service.vectors = misanswered
-        with pytest.raises(TargetError, match="and would again"):
+        with pytest.raises(TargetError, match="and would do so again"):
             meter.ask(noise(16), "attacker/0", "attack")
     assert len(service.keys) == 1 + 3 and counted(meter) == (16, 8, 8)
 
@@ -346,4 +346,4 @@ def test_first_contact_takes_a_service_whose_answers_are_noisy_and_depend_on_the
 
     with offered(Embeddings(vectors=noisy)) as service:
         assert 0 < check_first_answers(door(tmp_path, target(service)), "attacker/0") < 1
-    assert "repeats itself only to" in capsys.readouterr().err
+    assert "Two answers of the service to one image differ" in capsys.readouterr().err

@@ -189,7 +189,7 @@ def test_single_statements_do_what_they_say(ledger: Ledger) -> None:
         for width, version in ((6, None), (5, "v")):
             with pytest.raises(
                 TargetError,
-                match=f"answers with {width} numbers an image as version {version}, and",
+                match=f"An answer has {width} numbers and is of version {version}, and",
             ):
                 check_consistency(execute, one, width, version)
     found = ledger.database.read("SELECT width, version FROM sources ORDER BY id")

@@ -203,7 +203,7 @@ def test_of_several_protocols_one_can_be_chosen(tmp_path: Path) -> None:
 
 def test_two_run_groups_that_no_table_could_tell_apart_are_refused(tmp_path: Path) -> None:
     tasks = {"a": (0.6, 0.5, 0.3)}
-    with pytest.raises(DataError, match=r"g1 and .*g2 differ in prices.*name one of them"):
+    with pytest.raises(DataError, match=r"g1 and .*g2 differ only in prices.*name one of them"):
         group_runs([run(tmp_path, "g1", tasks), run(tmp_path, "g2", tasks)])
 
 

@@ -146,7 +146,7 @@ def test_an_encoder_that_is_no_independent_one_is_refused_before_anything_is_ask
     node = config.controls.independent
     OmegaConf.set_struct(config, False)
     config.controls = {"mine": node}
-    with pytest.raises(ConfigError, match="choose of independent, distilled"):
+    with pytest.raises(ConfigError, match="choose from independent, distilled"):
         load_controls(config)
 
 
@@ -158,7 +158,7 @@ def test_independent_encoders_stand_beside_the_surrogate_and_cost_no_query(
     small = ("~data.tasks.plain_texture", "~data.tasks.scene_kind", "~data.tasks.plain_kind")
     done = command("train.py", *named(*BESIDE, path=path), *small, "+attack.pool=100")
     assert done.returncode == 0, done.stderr
-    assert "encoders beside it" in done.stdout
+    assert "encoders judged beside the surrogate" in done.stdout
     work = tmp_path / "work"
     [folder] = (path.parent for path in work.glob("runs/*/result.json"))
     result = json.loads((folder / "result.json").read_text())
@@ -169,7 +169,7 @@ def test_independent_encoders_stand_beside_the_surrogate_and_cost_no_query(
         assert row["controls"]["distilled"] != row["SA"]
     queries = result["queries"]
     assert (queries["spent"], queries["held"]) == (128, 228)
-    assert "holds 228 images and asked about 128" in done.stdout
+    assert "holds 228 images and sent 128 of them" in done.stdout
     assert stored(work) == queries["spent"] + queries["evaluation"]
     adapters = list(work.glob("surrogates/*/adapter.safetensors"))
     assert len(adapters) == 2, "one attack on the target, and one on the sibling"

@@ -139,7 +139,7 @@ def test_a_servers_errors_are_told_apart_and_say_where_they_are_from(server: Ser
     server.wrong = Server.Error("It is\n gone.")
     for deed in deeds:
         with pytest.raises(
-            LedgerError, match=rf"The ledger {URL} cannot be used \(It is gone\): mend"
+            LedgerError, match=rf"The ledger {URL} cannot be used \(It is gone\): repair it"
         ):
             deed()
     server.wrong = Server.IntegrityError("Too many.")

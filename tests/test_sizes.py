@@ -156,7 +156,7 @@ def test_lists_of_one_size_become_one_memory_map_without_labels(tmp_path: Path) 
     expected = torch.cat([first.batch(slice(None)), second.batch(slice(None))])
     assert (both.batch(slice(None)) == expected).all()
     assert isinstance(both.pixels, np.memmap) and len(both) == 7 and both.classes == 0
-    with pytest.raises(DataError, match="made of several sources.*cannot be a downstream task"):
+    with pytest.raises(DataError, match="made of several sources.*use it as data.queries"):
         both.targets()
     turned = sources.concatenated([second, first], cache=str(tmp_path))
     assert turned.checksum != both.checksum

@@ -31,8 +31,8 @@ from stealing.training.fit import Recorder, Settings, fit
 
 CODES = {signal.SIGINT: 1, signal.SIGTERM: 143}
 SENTENCES = {
-    signal.SIGINT: "Stopped: what was done is kept, and the same command goes on from there.",
-    signal.SIGTERM: "Stopped by SIGTERM: what was done is kept, and the same command goes on from "
+    signal.SIGINT: "Stopped: what was done is kept, and the same command resumes from there.",
+    signal.SIGTERM: "Stopped by SIGTERM: what was done is kept, and the same command resumes from "
     "there.",
 }
 
@@ -319,7 +319,9 @@ def test_a_batch_script_without_srun_says_what_it_waits_for_and_sigterm_ends_the
         assert process.stderr is not None
         told = process.stderr.readline()
         assert (
-            told.startswith("Process 0 of 2 has waited 0 s for process 1, and waits 60 minutes")
+            told.startswith(
+                "Process 0 of 2 has waited 0 s for process 1, and stops after 60 minutes"
+            )
             and "start the command by srun" in told
         )
         process.terminate()

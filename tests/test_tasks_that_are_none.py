@@ -406,7 +406,7 @@ def test_labels_of_text_are_numbered_alike_in_all_shards(
                 [{"bytes": None, "path": "cat/1.png"}] * 2,
                 pa.struct({"bytes": pa.binary(), "path": pa.string()}),
             ),
-            "row 0: the image .* no bytes .a path alone",
+            "row 0: the image .* no bytes .a path without",
         ),
         (pa.array([{"path": "cat/1.png"}] * 2), "column 'image' of struct<path: string>"),
         (pa.array(["cat/1.png"] * 2), "column 'image' of string"),
@@ -570,11 +570,11 @@ VECTORS = [[float(number), 1.0] for number in range(6)]
         ),
         ({"vector": [[["a"]]] * 6}, "column vector of list<"),
         ({"size": [8, 8, 8, 8, 16, 8]}, "row 4 has an image of size 16, and .* row 0 8"),
-        ({"size": [8, 8, 8, 8, None, 8]}, "row 4: digest or size"),
-        ({"size": [8, 8, 8, 8, 0, 8]}, "row 4: digest or size"),
+        ({"size": [8, 8, 8, 8, None, 8]}, "row 4: the digest is not 16 bytes, or the size"),
+        ({"size": [8, 8, 8, 8, 0, 8]}, "row 4: the digest is not 16 bytes, or the size"),
         ({"size": ["8"] * 6}, "column size of string"),
-        ({"digest": at(4, None, DIGESTS)}, "row 4: digest or size"),
-        ({"digest": at(4, b"short", DIGESTS)}, "row 4: digest or size"),
+        ({"digest": at(4, None, DIGESTS)}, "row 4: the digest is not 16 bytes, or the size"),
+        ({"digest": at(4, b"short", DIGESTS)}, "row 4: the digest is not 16 bytes, or the size"),
         ({"digest": ["00" * 16] * 6}, "column digest of string"),
         ({"digest": at(4, DIGESTS[1], DIGESTS)}, "row 4 and .* row 1 are two answers to one image"),
         (
@@ -828,7 +828,7 @@ def test_a_local_target_gives_no_answer_that_is_not_finite() -> None:
 def test_nothing_is_learned_from_answers_that_teach_nothing(kind: str, tmp_path: Path) -> None:
     answers = BoughtAnswers(listed([0] * 60), changed(kind), "source")
     options: dict[str, Any] = {"seed": 0, "start": 0, "root": tmp_path, "recorder": Recorder()}
-    with pytest.raises(TargetError, match="The target gives .*, which teaches nothing"):
+    with pytest.raises(TargetError, match="The target gives .*, so nothing can be learned"):
         steal_encoder(answers, {}, {}, settings=Settings(threads=1), **options)
     assert list(tmp_path.iterdir()) == []
 

@@ -311,7 +311,7 @@ HOSTILE: dict[str, tuple[Change, str]] = {
         update("paths.ledger", "postgresql://x/y"),
         "add paths.ledger=postgresql://x/y if it is",
     ),
-    "another place": (update("paths.work", "/elsewhere"), "run eval.py from there"),
+    "another place": (update("paths.work", "/elsewhere"), "run eval.py in the folder"),
 }
 
 
@@ -491,7 +491,7 @@ def test_a_folder_downloads_nothing_outside_the_folder_of_data(tmp_path: Path) -
         == f"{tmp_path}/work/cache"
     )
     for dataset in ("DatasetFolder", "folder", "__init__"):
-        assert "names the data set" in refusal(run_folder(tmp_path, node(dataset=dataset)), typed)
+        assert "uses the data set" in refusal(run_folder(tmp_path, node(dataset=dataset)), typed)
 
 
 @pytest.mark.parametrize(

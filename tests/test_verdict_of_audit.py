@@ -118,7 +118,7 @@ def test_a_limit_is_proposed_only_if_it_lets_honest_users_work(tmp_path: Path) -
     assert (
         "Limit each account" not in denied
         and "without stopping honest users" in denied
-        and "asked about 251" in denied
+        and "here sent 251" in denied
     )
 
 

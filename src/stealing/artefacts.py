@@ -35,8 +35,8 @@ WORK = Path(os.environ.get("STEALING_WORK", "work"))
 def key(**inputs: Any) -> str:
     """Return the hash of a step's own inputs, 16 hexadecimal digits.
 
-    A class or function of this package counts by its name alone, so that its module may be renamed.
-    Any other class counts by its import path, for two users' classes may have the same name.
+    A class or function of this package counts only by its name, so that its module may be renamed.
+    Any other class counts by its import path, because two users' classes may have the same name.
 
     Args:
         inputs: JSON values. Import paths stand under `_target_`, at any depth.
@@ -119,7 +119,7 @@ def write_folder(contents: Mapping[Path, bytes]) -> None:
                 os.fsync(handle.fileno())
         for path, temporary in temporaries.items():
             os.replace(temporary, path)
-            _flush(path.parent)  # or a machine that loses power may do the renames in another order
+            _flush(path.parent)  # otherwise a power cut may leave the renames in another order
     finally:
         for temporary in temporaries.values():
             temporary.unlink(missing_ok=True)
@@ -142,8 +142,8 @@ def write_atomically(path: Path, content: bytes) -> None:
 def read_object(path: Path) -> dict[str, Any]:
     """Return the object in a JSON file of this project's form, which a stranger may have written.
 
-    Any text is accepted, because names of tasks and classes stand in such files; whoever prints one
-    escapes it. A number has to be finite: this project writes no other.
+    Any text is accepted, because such files hold names of tasks and classes; the caller escapes it
+    before printing. A number has to be finite: this project writes no other.
 
     Raises:
         DamageError: the file is absent, cut short, no regular file or too large, or it does not
@@ -195,7 +195,7 @@ def read_done(folder: Path) -> dict[str, Any] | None:
     files = done.get("files", {})
     # Damaged files are removed, so a name must not lead out of the folder.
     if not isinstance(files, dict) or not all(map(is_plain_name, files)):
-        raise DamageError(f"{path} vouches for files that are not in its folder.")
+        raise DamageError(f"{path} lists files that are not in its folder.")
     return done
 
 
@@ -320,7 +320,7 @@ def claim(folder: Path, *, patient: bool = False) -> Iterator[None]:
 def wait_for(lock: FileLock, made: Path) -> AcquireReturnProxy[FileLock]:
     """Acquire the lock of what another process is making, as soon as it has ended."""
     with suppress(Timeout):
-        return lock.acquire(timeout=5)  # seconds that need no explanation
+        return lock.acquire(timeout=5)  # a short wait prints nothing
     waiting = printable(f"Waiting for {made}, which another run is making.")
     print(waiting, file=sys.stderr, flush=True)
     return lock.acquire(timeout=-1)

@@ -49,12 +49,12 @@ FIRST_CONTACT = 3
 
 @dataclass(frozen=True)
 class AuditQueries:
-    """What an audit asks at most.
+    """Most queries of an audit.
 
     Attributes:
-        attack: images that all attacks ask about.
-        evaluation: images that honest users ask about.
-        price: of one image.
+        attack: queries of all attacks.
+        evaluation: queries of the evaluation, and of the first contact with a service.
+        price: of one query.
     """
 
     attack: int
@@ -63,20 +63,20 @@ class AuditQueries:
 
     @property
     def total(self) -> int:
-        """Return the number of all images."""
+        """Return the number of all queries."""
         return self.attack + self.evaluation
 
     @property
     def cost(self) -> float:
-        """Return the price of all images."""
+        """Return the price of all queries."""
         return self.total * self.price
 
     def __str__(self) -> str:
         """Return one sentence."""
         return (
-            f"at most {self.attack:,} images are asked about to attack and {self.evaluation:,} to "
-            f"measure, cost {self.cost:.2f}; what was bought before costs nothing, and defenses "
-            "are tried on the same answers."
+            f"the attacks send at most {self.attack:,} queries and the evaluation "
+            f"{self.evaluation:,}, cost {self.cost:.2f}; answers that were bought before cost "
+            "nothing, and defenses are tried on the same answers."
         )
 
 
@@ -133,8 +133,8 @@ class Audit:
         self._check_overrides()
         data = open_run_data(self.config)
         queries = AuditQueries(
-            # Each seed asks about images of its own. A smaller budget's images are among those of
-            # a larger one.
+            # Each seed sends images of its own. A smaller budget's images are among those of a
+            # larger one.
             attack=max(self.choices.budgets) * len(set(self.choices.seeds)),
             evaluation=FIRST_CONTACT + measured(self.config, data),
             price=self.config.budget.price,
@@ -159,9 +159,9 @@ class Audit:
     def _check_limits(self, queries: AuditQueries) -> None:
         if queries.total > self.choices.queries:
             raise ConfigError(
-                f"The audit asks about {queries.attack} images to attack and {queries.evaluation} "
-                f"to measure: set audit.queries={queries.total} to allow that, or name smaller "
-                "audit.budgets and tasks."
+                f"The attacks of this audit send {queries.attack} queries and its evaluation "
+                f"{queries.evaluation}: set audit.queries={queries.total} to allow that, or choose "
+                "smaller audit.budgets and tasks."
             )
         money = self.choices.money
         if money is None:

@@ -120,7 +120,7 @@ def user_error(error: Exception, work: Path, command: str = "train") -> Stealing
     if type(error).__name__ in LOST_CELL:
         return ProcessError(
             "The process of a cell was killed, or ran out of time or memory: run the same command "
-            "again, and it goes on."
+            "again, which resumes."
         )
     # torch's OutOfMemoryError is known by its name, so that this module does not import torch.
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":

@@ -1,7 +1,7 @@
 """Compute of a run: its configuration in; images pushed through networks by each fit out.
 
 Counts follow from steps, batch size and views of an image, and are never counted while a fit runs.
-So a fit that was killed and resumed has the counts of one that was not. They are of training alone:
+So a fit that was killed and resumed has the counts of one that was not. They are only of training:
 the kNN monitor of a target and the evaluation push further images forward.
 """
 

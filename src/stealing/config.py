@@ -1,6 +1,6 @@
 """Check a configuration and build its nodes: a configuration in; errors, plain values, objects out.
 
-This is the first of two checks: it looks at the settings alone, before torch is imported and before
+This is the first of two checks: it looks only at the settings, before torch is imported and before
 anything is opened. Each error names the override to type. `stealing.settings` has types and ranges.
 """
 

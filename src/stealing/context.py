@@ -127,13 +127,13 @@ def _target_name(source: LocalEncoder | Target | None) -> str | None:
 
 @dataclass(frozen=True)
 class StepRecord:
-    """What a step left, and what it took.
+    """Artefact, time and memory of one step.
 
     Attributes:
         artefact: its folder; None if the step makes none.
         seconds: wall time, summed over interruptions.
-        cpu_seconds: processor time of all processes.
-        memory_gib: the most memory of a fit; None if it is not known.
+        cpu_seconds: CPU time of all processes.
+        memory_gib: peak memory of a fit; None if it is not known.
     """
 
     artefact: Path | None = None
@@ -172,7 +172,7 @@ class QueryResult:
 
 
 class StepTimer:
-    """Measures a step from here on."""
+    """Measures the wall and CPU time of a step, from the moment that it is built."""
 
     def __init__(self) -> None:
         self._wall = time.monotonic()

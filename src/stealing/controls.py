@@ -1,10 +1,10 @@
 """Controls of a run: query images or files of encoders in; encoders that asked no target out.
 
-The control of every run is SimCLR on all images that the attacker holds. An attack that holds a
-pool, images that it does not ask about, is held against a control that has the pool, too.
+The control of every run is SimCLR on all images that the attacker holds. An attack with a pool,
+images that it does not send, is compared with a control that has the pool, too.
 
 An independent encoder is of the target's kind and was trained without it. It is never C, because an
-attacker without the target's images does not have it. It tells how much of what a surrogate has in
+attacker without the target's images does not have it. It shows how much of what a surrogate has in
 common with its target any good encoder has.
 """
 
@@ -59,10 +59,10 @@ def train_control(context: RunContext, answers: BoughtAnswers) -> tuple[TrainedE
 
 
 def held_images(context: RunContext, answers: BoughtAnswers) -> Images:
-    """Return the images that the attack asked about, and after them those of its pool.
+    """Return the images that the attack sent, and after them those of its pool.
 
     The pool of `attack.pool` images is drawn from `data.queries` in the random order of the seed,
-    without the images that were asked about and without those of any task.
+    without the images that were sent and without those of any task.
     """
     pool = held_count(context.config) - images_of(context.config)
     if not pool:

@@ -55,7 +55,7 @@ class ProcessError(StealingError):
 
 
 _PLACE = "name another place by paths.work= or STEALING_WORK"
-_RERUN = "and run the same command again, which continues there"
+_RERUN = "and run the same command again, which resumes"
 
 REMEDIES = {
     errno.EACCES: f"change its permissions, or {_PLACE}",
@@ -63,12 +63,12 @@ REMEDIES = {
     errno.EROFS: f"nothing can be written there: {_PLACE}",
     errno.ENOSPC: f"make room, {_RERUN}",
     errno.EDQUOT: f"make room in your quota, {_RERUN}",
-    errno.EFBIG: "raise the limit of the size of a file (ulimit -f)",
+    errno.EFBIG: "raise the limit on the size of a file (ulimit -f)",
     errno.EIO: f"check the disk, {_RERUN}",
     errno.ESTALE: f"mount the file system again, {_RERUN}",
     errno.ENOLCK: f"choose a file system with locks: {_PLACE}",
     errno.ENOSYS: f"choose a file system with locks: {_PLACE}",
-    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    errno.EMFILE: "raise the limit on open files (ulimit -n)",
     errno.ENFILE: "close other programs: the system has no file handles left",
     errno.ENOENT: "put it there, or name another place",
     errno.EEXIST: "move it away",

@@ -99,8 +99,8 @@ class Evaluation:
     """What all tasks show.
 
     Attributes:
-        figures: `tasks`, `fidelity`, `honest_user` (images that the honest user with most asks
-            about), `overall` and `sample` of `result.json`; and `pixels` if the control of raw
+        figures: `tasks`, `fidelity`, `honest_user` (the most images that the honest user of one
+            task sends), `overall` and `sample` of `result.json`; and `pixels` if the control of raw
             pixels saw reduced images.
         right: of all tasks; see `TaskEvaluation`.
         sample: arrays that a report shows, of the first task.

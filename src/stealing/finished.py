@@ -1,4 +1,4 @@
-"""Finish a run, and tell if one is finished: its folder and today's code in; yes or no out."""
+"""Finish a run, and find out if one is finished: its folder and today's code in; yes or no out."""
 
 from pathlib import Path
 from typing import Any

@@ -51,7 +51,7 @@ WARM_UP = 3
 """Steps before that, in which libraries choose their kernels."""
 
 FEW = 16
-"""Images of a first pass, which tells slow networks."""
+"""Images of a first pass, which shows whether the network is slow."""
 
 PIXELS = 2**26
 """Most bytes of random images."""
@@ -69,7 +69,7 @@ def expected_seconds(config: DictConfig, data: RunData, asked: int) -> dict[str,
     Args:
         config: resolved and checked.
         data: opened; images need not be decoded.
-        asked: images that measuring asks about.
+        asked: queries of the evaluation.
     """
     settings = replace(
         settings_of(config),
@@ -195,7 +195,7 @@ class _StepTimer(Callback):
         self.last: tuple[int, float] | None = None
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
-        """Look at the clock; a GPU is waited for at both ends alone."""
+        """Look at the clock; wait for a GPU only at both ends."""
         self.step = step = trainer.global_step
         passing = now("cpu")
         if self.first is None:

@@ -121,7 +121,7 @@ def judge(config: DictConfig, choices: dict[str, str]) -> Path:
     }
     path = work / "judged" / _file_name(facts, list(config.heads))
     write_atomically(path, json.dumps(facts, indent=1).encode())
-    # The standard output is for programs, and gets JSON alone.
+    # The standard output is for programs, and gets only JSON.
     TextConsole(100, stderr=True).print(_table(tasks, asked))
     print(printable(f"Written: {path}"), file=sys.stderr)
     print(path.read_text())

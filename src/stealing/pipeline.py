@@ -200,7 +200,7 @@ def run_steps(context: RunContext, ledger: Ledger, status: StepStatus) -> Record
         status: gets the name of each step when it starts.
 
     Returns:
-        What each step left and took.
+        The record of each step.
     """
     config = context.config
     budget: Budget = instantiate_node(config.budget)

@@ -72,7 +72,7 @@ def images_of(config: DictConfig) -> int:
 
 
 def held_count(config: DictConfig) -> int:
-    """Return how many images the attacker holds: those to ask about, and the attack's pool."""
+    """Return how many images the attacker holds: those to send, and the attack's pool."""
     return images_of(config) + int(config.attack.get("pool") or 0)
 
 
@@ -187,7 +187,7 @@ def check_tasks(config: DictConfig, data: RunData) -> None:
     asked = measured(config, data)
     if asked > config.budget.evaluation:
         raise ConfigError(
-            f"The tasks hold {asked} distinct images to ask about: "
+            f"The tasks hold {asked} distinct images, and each is a query: "
             f"set budget.evaluation={asked} or more."
         )
 
@@ -225,7 +225,7 @@ def _check_batches(config: DictConfig, data: RunData) -> None:
         if fit.batch_size > fit.images:
             raise ConfigError(
                 f"{setting}={fit.batch_size} is more than the {fit.images} images that this plan "
-                "asks about: lower it, or raise budget.images."
+                "sends: lower it, or raise budget.images."
             )
         if fit.batch_size % processes:
             shared = max(processes, fit.batch_size // processes * processes)
@@ -296,14 +296,14 @@ def training_record(config: DictConfig, choice: str, surrogate: Path) -> dict[st
 
 
 def measured(config: DictConfig, data: RunData) -> int:
-    """Return how many images the honest users of all tasks ask about."""
+    """Return how many images the honest users of all tasks send."""
     if config.until != "evaluate":
         return 0
     return sum(_distinct(data))
 
 
 def honest_user(data: RunData) -> int:
-    """Return how many images the honest user of one task asks about: of the task with most."""
+    """Return the largest number of images that the honest user of one task sends."""
     return max(_distinct(data))
 
 

@@ -71,8 +71,7 @@ def preview(config: DictConfig, console: TextConsole) -> None:
         _print_costs(config, data, console)
     if missing.sentences:
         raise ConfigError(
-            "The run cannot start yet: provide what the lines above name as missing, "
-            "or choose something else."
+            "The plan is incomplete: do what the lines above say, or choose other options."
         )
 
 

@@ -34,7 +34,7 @@ from stealing.training.conditions import made_with, of_card
 from stealing.training.fit import Recorder
 
 Records = dict[str, StepRecord]
-"""What each step left and took, by the step's name, in the order of the steps."""
+"""The record of each step by its name, in the order of the steps."""
 
 LOGGED = ("TA", "SA", "recovered", "honest_loss")
 """Figures of each task and head that a logger gets. Dashboards rely on these names."""

@@ -23,7 +23,7 @@ class Node:
 
 @dataclass(frozen=True)
 class MayLack:
-    """A setting of this type that may be absent, in one place alone."""
+    """A setting of this type that may be absent from the mapping which lists it."""
 
     kind: Any
 
@@ -220,7 +220,7 @@ def _is_union(kind: Any) -> bool:
 
 
 def is_plain(kind: Any) -> bool:
-    """Return whether a type consists of plain types alone, such as `int | None`."""
+    """Return whether a type consists only of plain types, such as `int | None`."""
     parts = get_args(kind) if _is_union(kind) else (kind,)
     return all(part in PLAIN for part in parts)
 

@@ -15,7 +15,7 @@ Part = Literal["encoder", "head", "adapter", "loss"]
 
 
 def derive_seed(*key: int | str) -> int:
-    """Return 63 bits that depend on the key alone; different keys give unrelated numbers."""
+    """Return 63 bits that depend only on the key; different keys give unrelated numbers."""
     # The type is part of the text, so that 1 and "1" are different keys.
     text = "/".join(f"{type(part).__name__}:{part}" for part in key)
     digest = hashlib.blake2b(text.encode(), digest_size=8).digest()

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
-RESUME_ADVICE = "what was done is kept, and the same command goes on from there."
+RESUME_ADVICE = "what was done is kept, and the same command resumes from there."
 """End of the sentence that every stopped command prints."""
 
 

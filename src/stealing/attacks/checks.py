@@ -28,12 +28,13 @@ IMAGES = 4
 """Random images: views of large ones take a while, and no pairing needs a whole batch."""
 
 LOSS = (
-    "a loss takes the surrogate's features, float32 (B, D), and the answers, (B, D) or, of all "
-    "asked views, (B, V, D), and returns a finite scalar with gradient"
+    "a loss is called with the surrogate's features, float32 (B, D), and the answers, (B, D), or "
+    "(B, V, D) if each image has V answers; it returns a finite scalar with gradient"
 )
 PAIRING = (
-    "a pairing takes images, rows and random numbers, or by of_views an AskedBatch and random "
-    "numbers, gives (weight, images, rows) triples, and has their number as the attribute passes"
+    "a pairing is called with images, rows and random numbers, or its method of_views with an "
+    "AskedBatch and random numbers; it yields (weight, images, rows); its attribute passes is the "
+    "number of views of each image in a step"
 )
 PLAN = ("grows", "images", "carry_out")
 """What a run uses of a query plan."""
@@ -140,7 +141,7 @@ def _try_pairing(node: dict[str, Any], size: int, views: int) -> bool:
     elif views > 1:
         raise ConfigError(
             f"attack.pairing={node['_target_']} compares an image with one answer, and this plan "
-            f"asks about {views} views of each: choose plan=once, or an attack on views."
+            f"sends {views} views of each: choose plan=once, or an attack on views."
         )
     elif isinstance(pairing, ChangingPairing):
         pairs = list(pairing.of_progress(images, places, random, torch.zeros(())))
@@ -157,7 +158,7 @@ def _try_pairing(node: dict[str, Any], size: int, views: int) -> bool:
         passes += len(seen) // len(rows)
         dimensions.add(rows.ndim)
     if passes != int(pairing.passes):
-        raise ValueError(f"it gives {passes} pairs where passes is {pairing.passes}")
+        raise ValueError(f"it yields {passes} views an image, and its passes is {pairing.passes}")
     if len(dimensions) > 1:
         raise ValueError("it compares some images with one answer and others with several")
     return max(dimensions) > 1

@@ -1,7 +1,7 @@
 """Choose the images that the budget is spent on: what the attacker holds in, a list of images out.
 
 All choices are greedy, and none looks at the budget. So the images of a smaller budget are the
-first ones of a larger budget, and a sweep over budgets pays for the largest alone.
+first ones of a larger budget, and a sweep over budgets only pays for the largest.
 
 Shape letters: N images that may be chosen, D feature width of an untrained encoder.
 """
@@ -80,7 +80,9 @@ def k_centre(features_ND: Tensor, count: int) -> Tensor:
 
 
 def herding(features_ND: Tensor, count: int) -> Tensor:
-    """Return places of rows, int64 (count,), each of which brings their mean nearest to all rows'.
+    """Return row numbers, int64 (count,), chosen one after the other.
+
+    Each choice brings the mean of the chosen rows as near as possible to the mean of all rows.
 
     Args:
         features_ND: float32 (N, D), N at least `count`.

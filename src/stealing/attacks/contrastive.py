@@ -1,7 +1,7 @@
 """Contrastive losses: a surrogate's feature of an image is nearer to its answer than to the rest.
 
 Shape letters: B images in the batch, D feature width. Losses compute in float32, also under
-autocast. The gradient goes to the surrogate alone.
+autocast. The gradient goes only to the surrogate.
 """
 
 import torch

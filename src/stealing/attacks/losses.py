@@ -1,7 +1,7 @@
 """Distances between surrogate features and the target's answers: a batch of each in, a scalar out.
 
 Shape letters: B images in the batch, D feature width. Losses compute in float32. The gradient goes
-to the surrogate alone.
+only to the surrogate.
 """
 
 import torch

@@ -22,11 +22,11 @@ from stealing.data.views import Views
 from stealing.numbers import check_integer, check_number
 
 Pair = tuple[float, Tensor, Tensor]
-"""(weight, surrogate images, bank rows): one forward pass each.
+"""(weight, surrogate images, bank rows) of one forward pass.
 
-Images are (B, C, H, W). Or they are k views of each image in one pass, (k B, C, H, W), all images
-in their first view first: the loss is then the mean of k losses. Rows are (B,), one answer an
-image, or (B, V), of which the loss gets (B, V, D).
+Images are float (B, C, H, W), or (k B, C, H, W) for k views of each image: view 1 of all images,
+then view 2, and so on. With k views the loss is the mean of k losses. Rows are int64 (B,), one
+answer an image, or (B, V); the loss then gets answers (B, V, D).
 """
 
 MOST_VIEWS = 1000
@@ -72,7 +72,7 @@ class RawAndViews:
     Attributes:
         views: distribution of the views.
         view_weight: lambda of the paper.
-        count: k of the paper, at most 1,000; 0 for raw images alone.
+        count: k of the paper, at most 1,000; 0 to use only raw images.
 
     Raises:
         ConfigError: a number is out of range.

@@ -1,7 +1,7 @@
 """Losses against prototypes: the mean answer to several asked views stands for an image.
 
 Shape letters: B images in the batch, V asked views of each, D feature width. Losses compute in
-float32, also under autocast. The gradient goes to the surrogate alone.
+float32, also under autocast. The gradient goes only to the surrogate.
 """
 
 import torch

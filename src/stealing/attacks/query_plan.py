@@ -72,32 +72,40 @@ class Plan:
         return self.accounts == 1 and self.queries_an_image == 1
 
     def images(self, budget: int) -> int:
-        """Return how many images a budget of this many queries is enough for.
+        """Return the number of images that a budget of this many queries is enough for.
 
         Raises:
-            ConfigError: it is enough for none.
+            ConfigError: the budget is too small for this plan.
         """
         sent_again = self.shared * (self.accounts - 1)
         count = budget // self.queries_an_image - sent_again
         # without shared images, each account needs one of its own
         least = self.shared or self.accounts
         if count < least:
+            needed = (least + sent_again) * self.queries_an_image
             raise ConfigError(
-                f"budget.images={budget} is not enough for {self.accounts} accounts that share "
-                f"{self.shared} images, {self.queries_an_image} queries each: raise it, or "
-                "lower plan.shared."
+                f"budget.images={budget} queries are too few for this plan: set "
+                f"budget.images={needed} or more, or choose another plan=."
             )
         return count
 
     def carry_out(
         self, door: MeteredTarget, images: Images, context: str, seed: int, least: int
     ) -> tuple[Images, Tensor]:
-        """Send the queries; return the images with an answer and their answers, (M, D). See `ask`.
+        """Send the queries; return the images that have an answer, and their answers.
 
         Args:
+            door: to the target; `door.ask` and `door.ask_what_is_answered` send a batch.
+            images: the N images to send, in order.
+            context: end of the account names; see `plan_context`.
+            seed: of random choices of the plan.
             least: fewest images with an answer that the attack can be trained on.
 
+        Returns:
+            M of the images, and their answers, float32 (M, D).
+
         Raises:
+            Refused: no account got an answer.
             TargetError: the target stopped answering before `least` images had an answer.
         """
         features, answered = self.ask(door, images.batch(slice(None)), context, seed)

@@ -1,6 +1,6 @@
 """Recovery of features from defended answers: an account's answers in, better features out.
 
-Shape letters: N images, S images that both accounts asked about, D and E feature widths.
+Shape letters: N images, S images that both accounts sent, D and E feature widths.
 """
 
 import torch

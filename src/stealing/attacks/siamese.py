@@ -1,8 +1,8 @@
 """Losses of self-supervised learning, between surrogate features and the target's answers.
 
 The surrogate takes the place of one branch of a Siamese network, and the target that of the other.
-As in `stealing.attacks.losses`, losses compute in float32, and the gradient goes to the surrogate
-and to a loss's own parameters alone.
+As in `stealing.attacks.losses`, losses compute in float32, and the gradient goes only to the
+surrogate and to a loss's own parameters.
 
 Shape letters: B images in the batch, D feature width, H hidden width.
 
@@ -154,7 +154,7 @@ class PredictedCosine(nn.Module):
         hidden: H, width of the hidden layer.
 
     Source: the loss `symmetrized` of simclr.py in the released code, after SimSiam
-    (arXiv:2011.10566), section 3. Departure: the released code asks about two views, sends the
+    (arXiv:2011.10566), section 3. Departure: the released code queries with two views, passes the
     answers through a projector that is trained, too, and compares each prediction with the other
     view's answer. Here an image has one answer for all its views, so that the two terms are two
     calls, and answers stay as they are. BatchNorm has no scale and shift of its own.

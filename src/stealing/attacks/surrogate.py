@@ -72,7 +72,7 @@ class SurrogateModule(StepModule):
         self.adapter = adapter
         # not persistent: the bank has the answers, and every checkpoint would copy them
         self.register_buffer("answers", answers.flatten(0, -2), persistent=False)
-        # a tensor, which a captured step reads anew; a checkpoint has the steps, which tell it
+        # a tensor, which a captured step reads anew; no checkpoint needs it: the step gives it
         self.register_buffer("progress", torch.zeros(()), persistent=False)
         self.views_an_image = len(self.answers) // len(answers)
         self._asked = asked
@@ -146,7 +146,7 @@ class SurrogateModule(StepModule):
 def build_adapter(surrogate_dim: int, target_dim: int, seed: int) -> nn.Module:
     """Return a linear map between two widths, or the identity if they agree.
 
-    Its weights depend on the seed alone.
+    Its weights depend only on the seed.
     """
     if surrogate_dim == target_dim:
         return nn.Identity()
@@ -156,7 +156,7 @@ def build_adapter(surrogate_dim: int, target_dim: int, seed: int) -> nn.Module:
 
 
 def build_loss(loss: Callable[..., Any], width: int, seed: int) -> Loss:
-    """Return a loss that can be called; its initial parameters depend on the seed alone.
+    """Return a loss that can be called; its initial parameters depend only on the seed.
 
     A function has no parameters and is returned as it is. A loss with parameters is a class derived
     from `nn.Module` whose constructor takes the width of the answers by position, and its settings

@@ -65,10 +65,10 @@ class ViewPlan:
         return True
 
     def images(self, budget: int) -> int:
-        """Return of how many images all views fit a budget of this many queries.
+        """Return the number of images whose views all fit into a budget of this many queries.
 
         Raises:
-            ConfigError: of none.
+            ConfigError: the budget is too small for the views of one image.
         """
         if budget < self.count:
             raise ConfigError(

@@ -88,7 +88,7 @@ def load_or_decode(
         count: number of images that `blocks` yields in all.
         size: height and width in pixels.
         blocks: opens the source; called only if the cache has no entry.
-        labels: returns the labels alone, for a stand-in; None for a source without labels.
+        labels: returns only the labels, for a stand-in; None for a source without labels.
 
     Raises:
         DataError: The source cannot be decoded, or the entry was changed after it was made.

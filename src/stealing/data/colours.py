@@ -14,7 +14,7 @@ LUMA = (0.2989, 0.587, 0.114)
 """Weights of red, green and blue in a grey value, as in torchvision."""
 
 CHOOSES_ROWS = frozenset({"cpu"})
-"""Devices that change the chosen rows alone; a GPU would wait until the CPU had counted them."""
+"""Devices that change only the chosen rows; a GPU would wait until the CPU had counted them."""
 
 
 def changed(
@@ -32,7 +32,7 @@ def changed(
         # the other rows cost nothing
         rows = chosen_B.nonzero()[:, 0]
         if len(rows) == 1 < len(images_BCHW):
-            # twice: torch adds up the mean of one large image alone in another order
+            # twice: torch adds up the mean of a single large image in another order
             rows = rows.repeat(2)
         own = (part.index_select(0, rows) for part in parameters)
         return images_BCHW.index_copy_(0, rows, change(images_BCHW.index_select(0, rows), *own))

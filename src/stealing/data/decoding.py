@@ -126,14 +126,15 @@ def check_labels(
         places: where each image is from, for messages.
 
     Raises:
-        DataError: A label is not a class; with the place of the first.
+        DataError: a label is not a class; with the place of the first.
     """
     for label, at in zip(labels, places, strict=True):
         is_class = label is not None and label >= 0 and (classes == 0 or label < classes)
         if not is_class:
+            most = f" to {classes - 1}" if classes else ""
             raise DataError(
-                f"{at}: the label {label} is not in 0 to {classes - 1}; "
-                "mend the label or the class names."
+                f"{at}: the label {label} is not a class number from 0{most}; "
+                "correct the label or the class names."
             )
     return np.array(labels, np.int64)
 

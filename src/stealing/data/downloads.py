@@ -191,13 +191,13 @@ def _open(kind: Any, dataset: str, root: Path, split: str) -> Any:
         ) from None
     except Exception as error:  # pickle, tarfile and scipy raise errors of any kind
         reason = " ".join(str(error).split())
-    absent = f"{dataset} {split} is not whole in {root}"
+    absent = f"{dataset} {split} is not complete in {root}"
     if "download" not in parameters:
         raise DataError(
             f"{absent} and cannot be downloaded without an account ({reason}): put its files there."
         )
     if not may_write():
-        raise DataError(f"{absent}: a run downloads it, or put its files there.")
+        raise DataError(f"{absent}: run without plan_only=true to download it, or put it there.")
     try:
         _download(open_in, root, dataset)
         return open_in(root)
@@ -210,7 +210,8 @@ def _check_unpacked(root: Path, split: str) -> None:
     """Raise unless ImageNet is unpacked: torchvision would unpack its archives as it opens them."""
     if not (root / "meta.bin").exists() or not (root / split).is_dir():
         raise DataError(
-            f"ImageNet {split} is not unpacked in {root}: a run unpacks its archives from there."
+            f"ImageNet {split} is not unpacked in {root}: put its archives there and run without "
+            "plan_only=true, which unpacks them."
         )
 
 

@@ -64,8 +64,8 @@ class Images:
         if self.labels is None:
             reason = f" ({self.unlabelled})" if self.unlabelled else ""
             raise DataError(
-                f"{self.name} has no labels{reason}: "
-                "it can be asked about, but it cannot be a downstream task."
+                f"{self.name} has no labels{reason}: use it as data.queries, and a labelled source "
+                "for the task."
             )
         return self.labels[self.rows]
 

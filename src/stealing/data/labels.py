@@ -121,7 +121,7 @@ def _names_from_text(columns: "Sequence[tuple[Path, pa.ChunkedArray[Any]]]") -> 
         if _is_text(column):
             with_text.append(file)
             names.update(_texts(file, column.unique()))
-        elif not pa.types.is_null(column.type):  # a column of nulls alone fits both
+        elif not pa.types.is_null(column.type):  # a column of only nulls fits both
             with_numbers.append(file)
     if with_text and with_numbers:
         raise DataError(
@@ -173,6 +173,6 @@ def _numbers(
             expected = f"a whole number from 0 to {MOST - 1}"
         raise DataError(
             f"{file}, row {row}: the label {label!r} is not {expected}; "
-            "mend it in the column 'label', or mend the class names."
+            "correct it in the column 'label', or correct the class names."
         )
     return values.astype(np.int64)

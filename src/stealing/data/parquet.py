@@ -113,7 +113,7 @@ def encoded_images(column: Any, places: Sequence[str]) -> list[bytes]:
     if values.null_count:
         at = places[values.is_null().index(True).as_py()]
         raise DataError(
-            f"{at}: the image is null or has no bytes (a path alone is not followed); "
+            f"{at}: the image is null or has no bytes (a path without bytes is not followed); "
             "write the image into the file, or leave the row out."
         )
     encoded: list[bytes] = values.to_pylist()

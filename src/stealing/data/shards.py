@@ -1,6 +1,6 @@
 """The Parquet files of one split in; their images and labels, or an error, out.
 
-Files are read as they are, or refused: a mended file would be a task of other images or labels.
+Files are read as they are, or refused: a corrected file would be a task of other images or labels.
 
 Shape letters: N rows of all files.
 """

@@ -38,7 +38,7 @@ def parquet(
 
     The columns are `image`, a struct with `bytes` or plain bytes, and `label`. Labels are numbers
     from 0, or text, which becomes classes in sorted order. A source without labels, or with a label
-    of -1 or null, can be asked about and is not a downstream task.
+    of -1 or null, can be used for queries and not as a downstream task.
 
     Args:
         path: a `.parquet` file, or a folder that holds `<split>.parquet` or shards named
@@ -200,7 +200,7 @@ def shapes(
 
 
 def concatenated(images: Sequence[Images], *, cache: str) -> Images:
-    """Return several lists as one, without labels, to be asked about.
+    """Return several lists as one, without labels, for queries.
 
     Labels of two sources have nothing in common, so that the list has none. Its pixels are copied
     into an entry of the cache of their own: all lists are then one memory map.

@@ -10,7 +10,7 @@ Departures:
     - The order of the four colour operations is fixed; torchvision draws an order for each image.
     - Arithmetic is in float32; torchvision's PIL pipeline rounds to 8 bits after each operation.
     - A crop is never larger than its image, so it is only ever enlarged: torchvision's `antialias`
-      filters reductions alone and has no counterpart here.
+      filters only reductions and has no counterpart here.
 """
 
 import math
@@ -112,8 +112,8 @@ class Views:
                 check_number(f"views.{name}", number, high=1)
         if len(self.crop) != 2 or self.crop[0] > self.crop[1] or len(self.jitter) != 4:
             raise ConfigError(
-                "Views have a crop of two numbers, the smaller one first, and a jitter of four: "
-                "set views.crop and views.jitter so."
+                "views.crop takes two numbers, the smaller one first, and views.jitter takes four: "
+                "correct the one that does not fit."
             )
 
     def draw(

@@ -132,7 +132,8 @@ class Transform:
         for kind in kinds:
             if kind not in KINDS:
                 raise ConfigError(
-                    f"A transform of kind {kind} is not one of {', '.join(KINDS)}: choose of them."
+                    f"defense.transform.kinds has {kind}, which is not known: choose from "
+                    f"{', '.join(KINDS)}."
                 )
         self.kinds = kinds
         self._secret = Secret(secret)

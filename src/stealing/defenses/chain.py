@@ -1,4 +1,4 @@
-"""Defenses in a row: features and who asked for them in, the features that leave the service out.
+"""Defenses in a row. Input: features, and who asked for them. Output: the features that are sent.
 
 A defense is a class with a method `answer`; it needs no base class. Three additions are optional:
 `StatefulDefense` is the base class of a defense that remembers what an account asked; an attribute
@@ -70,7 +70,7 @@ class StatefulDefense(ABC):
 
     The store that keeps the answers also keeps the state, in the same transaction: `load` is called
     before each `answer` and `dump` after it. A crash therefore never loses a part of the state,
-    and a restarted service goes on where it stopped. The state of one account must not influence
+    and a restarted service resumes where it stopped. The state of one account must not influence
     the answers to another.
 
     If each image is judged by the images before it, answers do not depend on how images were cut

@@ -56,12 +56,12 @@ class Secret:
         return np.random.Generator(np.random.Philox(key=int.from_bytes(seed, "little")))
 
     def normal(self, rows: Sequence[Purpose], width: int) -> Tensor:
-        """Draw standard normal numbers, float32 (B, D), each row by its purpose alone."""
+        """Draw standard normal numbers, float32 (B, D), each row only by its purpose."""
         draws = [self.generator(*row).standard_normal(width, np.float32) for row in rows]
         return torch.from_numpy(np.stack(draws))
 
     def laplace(self, rows: Sequence[Purpose], width: int) -> Tensor:
-        """Draw Laplace numbers of variance 1, float32 (B, D), each row by its purpose alone."""
+        """Draw Laplace numbers of variance 1, float32 (B, D), each row only by its purpose."""
         scale = 0.5**0.5  # the variance is twice the squared scale
         draws = [self.generator(*row).laplace(0.0, scale, width) for row in rows]
         return torch.from_numpy(np.stack(draws).astype(np.float32))

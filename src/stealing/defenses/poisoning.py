@@ -1,4 +1,4 @@
-"""Poisoned answers: features in, features that turn the gradient of a model trained on them out.
+"""Poisoned answers, which turn the gradient of a model that is trained on them.
 
 Shape letters: B images, D feature width, P weights of the stand-in.
 """

@@ -21,7 +21,7 @@ class Adapted(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.adapter = nn.Linear(int(backbone.feature_dim), width)  # type: ignore[arg-type]
-        # Weights alone do not tell what the network inside computes.
+        # The weights do not show what the network inside computes.
         self.variant = str(getattr(backbone, "variant", ""))
         self.feature_dim = width
 

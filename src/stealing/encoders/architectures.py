@@ -172,7 +172,7 @@ def describe(arch: Any) -> Any:
     for name in parts:
         if str(name).startswith("_"):
             raise InvalidContent(
-                f"an architecture takes named arguments alone, and this one has {quoted(name)}"
+                f"an architecture takes only named arguments, and this one has {quoted(name)}"
             )
     if "_target_" not in arch:
         return parts
@@ -188,7 +188,7 @@ def describe(arch: Any) -> Any:
 
 
 def without_initial(description: Any) -> Any:
-    """Return a description without the arguments that choose initial weights alone."""
+    """Return a description without the arguments that choose only initial weights."""
     if isinstance(description, list):
         return [without_initial(part) for part in description]
     if not isinstance(description, Mapping):

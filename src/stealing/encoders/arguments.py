@@ -39,7 +39,7 @@ class Architecture:
         build: its class.
         arguments: by name.
         optional: names of arguments with a default; all others have to be given.
-        initial: names of those that choose initial weights alone. They are a user's own: no card
+        initial: names of those that choose only initial weights. They are a user's own: no card
             keeps them, and a card that has one is refused.
     """
 

@@ -1,7 +1,7 @@
 """Files of weights that another program wrote: a path in, tensors by name out; no code runs.
 
-Two formats are read: safetensors, and what `torch.save` wrote if it holds tensors and plain values
-alone. A pickle that names any other class or function is refused before it is called.
+Two formats are read: safetensors, and what `torch.save` wrote if it holds only tensors and plain
+values. A pickle that names any other class or function is refused before it is called.
 """
 
 import argparse
@@ -99,14 +99,14 @@ def is_torchscript(path: Path) -> bool:
 
 
 def _refusal(error: pickle.UnpicklingError) -> str:
-    """Say which class of a pickle was refused, from torch's message."""
+    """Return a phrase with the class that was refused in a pickle, from torch's message."""
     _, found, rest = str(error).partition("Unsupported global: GLOBAL ")
     if not found:
         return f"{first_line(error)}: fetch it again"
     name = rest.split()[0]
     return (
-        f"it holds {name}, and a class that a file names may be code: save its weights alone, by "
-        "torch.save(checkpoint['state_dict'], path), where you trust it"
+        f"it holds {name}, and a class that a file names may be code: if you trust the file, load "
+        "it yourself and save only its weights by torch.save(checkpoint['state_dict'], path)"
     )
 
 

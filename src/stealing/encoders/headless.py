@@ -27,7 +27,7 @@ class Headless(nn.Module):
 
     Args:
         name: torchvision's name, such as `resnet50`, `vgg19_bn`, `densenet121` or `mobilenet_v2`.
-        stem: `imagenet` (as in torchvision), or `cifar` or `cont_steal`, for a ResNet alone.
+        stem: `imagenet` (as in torchvision), or, only for a ResNet, `cifar` or `cont_steal`.
 
     Raises:
         ConfigError: This network does not take the stem.
@@ -51,7 +51,7 @@ class Headless(nn.Module):
         head = "fc" if hasattr(network, "fc") else "classifier"
         setattr(network, head, nn.Identity())
         self.network = network
-        # Weights alone do not tell this stem from `cifar`: only the padding differs.
+        # The weights do not distinguish this stem from `cifar`: only the padding differs.
         self.variant = stem if stem == "cont_steal" else ""
         self.feature_dim = self._width()
 

@@ -54,7 +54,7 @@ class Resized(nn.Module):
         self.interpolation = interpolation
         self.crop_share = crop_share
         self.feature_dim = int(backbone.feature_dim)  # type: ignore[arg-type]
-        # Weights alone do not tell how images are resized.
+        # The weights do not show how images are resized.
         inner = str(getattr(backbone, "variant", ""))
         self.variant = f"resized {size} {interpolation} {crop_share:g} {inner}"
 

@@ -45,7 +45,7 @@ class TimmEncoder(Encoder):
 
 
 def _check_size(name: str, size: int) -> None:
-    """Refuse a size that the network's layers do not take; some notice it in a forward pass alone.
+    """Refuse a size that the network's layers do not take; some notice it only in a forward pass.
 
     A network on the device `meta` has shapes and no weights, so that the pass costs nothing.
     """

@@ -6,7 +6,7 @@ from torch import nn
 
 @torch.no_grad()
 def flaw_of_weights(network: nn.Module) -> str | None:
-    """Return what is wrong with the weights, as a predicate of a file or a fit; None if nothing is.
+    """Return a phrase such as "has NaN in 'mean'"; None if the weights are sound.
 
     Weights are sound if every parameter is finite, no buffer is NaN (a mask may be infinite), and
     not every weight matrix or kernel is constant, as in a network of zeros.

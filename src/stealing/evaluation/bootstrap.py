@@ -36,7 +36,7 @@ class Estimate:
 
     Attributes:
         values: float64 (1 + S + R,). First the figure itself, a mean over seeds; then the figure of
-            each seed alone; then the figure in each resample of the test images. NaN in a resample
+            each single seed; then the figure in each resample of the test images. NaN in a resample
             where the figure is not defined.
         seeds: S.
     """
@@ -51,7 +51,7 @@ class Estimate:
 
     @property
     def by_seed(self) -> NDArray[np.float64]:
-        """The figure of each seed alone, (S,)."""
+        """The figure of each single seed, (S,)."""
         return self.values[1 : 1 + self.seeds]
 
     @property

@@ -14,7 +14,7 @@ def check_classes(task: Task) -> None:
     the split that the part is drawn from.
 
     Raises:
-        DataError: A split has no labels, one class alone, or lacks a class that the other one has;
+        DataError: A split has no labels, only one class, or lacks a class that the other one has;
             or labels are not class numbers.
     """
     _check_labels(f"The train split of task {task.name}", task.train)

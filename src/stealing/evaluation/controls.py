@@ -1,7 +1,7 @@
 """Controls: what an attacker has without a query, as encoders or features.
 
-The strongest control, SimCLR on the query images, is trained by `stealing.pretraining`. Independent
-encoders, which a user may name, come from files.
+The control SimCLR on the query images is trained by `stealing.pretraining`. Independent encoders,
+which a user may name, come from files; they are never C.
 """
 
 from dataclasses import dataclass
@@ -73,7 +73,7 @@ def load_controls(config: DictConfig, target: str | None = None) -> dict[str, Lo
     controls = dict[str, LoadedControl]()
     for name, node in config.controls.items():
         if name not in BESIDE:
-            raise ConfigError(f"controls.{name} is not known: choose of {', '.join(BESIDE)}.")
+            raise ConfigError(f"controls.{name} is not known: choose from {', '.join(BESIDE)}.")
         control: Independent | Distilled = instantiate_node(node)
         encoder, card = load_encoder(Path(control.path), config.trust)
         if encoder.fingerprint == target:

@@ -44,7 +44,7 @@ and of an untrained encoder, and their pixels took 104 to 379.
 """
 
 EPOCHS = 5
-"""Epochs of an MLP that are timed, after a fit of one epoch that tells what starting takes."""
+"""Epochs of an MLP that are timed, after a fit of one epoch that shows what starting takes."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ CONSTANT = 1e-6
 
 
 def flaw_of_features(parts: Mapping[str, Tensor], *, may_be_constant: bool = False) -> str | None:
-    """Return what is wrong with features, as the object of "gives"; None if nothing is.
+    """Return a phrase that completes "the target gives ..."; None if nothing is wrong.
 
     Args:
         parts: features (N, D) by the name of their images, such as `train`.
@@ -52,7 +52,7 @@ def check_answers(features_ND: Tensor) -> None:
     flaw = flaw_of_features({"query": features_ND})
     if flaw is not None:
         raise TargetError(
-            f"The target gives {flaw}, which teaches nothing: "
+            f"The target gives {flaw}, so nothing can be learned from it: "
             "name another encoder, or another defense."
         )
 
@@ -65,7 +65,7 @@ def check_features(
     *,
     may_be_constant: bool,
 ) -> None:
-    """Refuse features that a head cannot tell apart.
+    """Refuse features that a head cannot distinguish.
 
     Args:
         encoder: `TA`, `TA_clean`, `SA` or a control, as in `result.json`.

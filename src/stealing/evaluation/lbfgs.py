@@ -15,7 +15,7 @@ Losses = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Parameters (E, P) in; convex losses (E,) and their gradients (E, P) out."""
 
 HISTORY = 20
-"""Steps that are remembered, as by the probe that is solved alone."""
+"""Steps that are remembered, as many as in `LinearProbe`."""
 
 PATIENCE = 8
 """Evaluations between two looks at how many problems are left; a look waits for the device."""

@@ -142,7 +142,7 @@ def mlp_predict(
     trainer = L.Trainer(
         accelerator="gpu" if is_on_gpu else "cpu",
         devices=[device.index] if is_on_gpu else 1,
-        # One process alone, also if a cluster or a launcher started it as one of several.
+        # Only one process, also if a cluster or a launcher started it as one of several.
         plugins=[LightningEnvironment()],
         max_epochs=settings.epochs,
         logger=False,

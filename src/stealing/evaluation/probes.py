@@ -1,7 +1,7 @@
 """Linear probes on several encoders side by side: what `stealing.evaluation.probe` does, on a GPU.
 
-A probe alone leaves a GPU idle: each step of L-BFGS is hundreds of small operations and waits for
-the device as often. The losses, penalties, tolerance and choices are those of a probe alone.
+A single probe leaves a GPU idle: each step of L-BFGS is hundreds of small operations and waits for
+the device as often. The losses, penalties, tolerance and choices are those of a single probe.
 
 Shape letters: E encoders whose features have one width, N training rows, M test rows, V held rows,
 D feature width, K classes, P = (D + 1) * K parameters.

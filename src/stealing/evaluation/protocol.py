@@ -220,7 +220,7 @@ class Evaluator:
 
     def rows(self, task: Task, job: HeadInput) -> Rows:
         """Return the training rows of a job, with those that are held back."""
-        # Of train alone: nothing in this module reads the labels of the test split.
+        # Only of train: nothing in this module reads the labels of the test split.
         labels = torch.from_numpy(task.train.targets())
         return Rows.split(job.train_ND, labels, self.protocol.holdout, job.sample)
 
@@ -293,7 +293,7 @@ class Evaluator:
         """Return how many heads on features of one shape are trained side by side."""
         if self.device == "cpu":
             return len(paths)
-        # A function of the shape alone, so that equal jobs get equal predictions.
+        # A function only of the shape, so that equal jobs get equal predictions.
         return max(1, min(SIDE_BY_SIDE, STACKED // jobs[paths[0]].train_ND.nbytes))
 
     def _side_by_side(

@@ -1,4 +1,4 @@
-"""The training rows of a head: features of a task in; rows to fit on and rows to choose by out.
+"""The training rows of a head: those that are fitted on, and the held rows for choices.
 
 Whatever is chosen about a head, or by its accuracy, is chosen on the held rows: a slice of the
 training split. The test split is read once, by `stealing.evaluation.protocol`.

@@ -19,7 +19,7 @@ class Control:
 
     Attributes:
         name: of the control; see `controls_among`.
-        next: name of the second strongest; None if there is one control alone.
+        next: name of the second strongest; None if there is only one control.
         lead: accuracy of the strongest minus that of the second, on the held rows; None likewise.
     """
 

@@ -10,7 +10,7 @@ How errors are estimated stands in `stealing.evaluation.bootstrap`. What is esti
 
 Whatever is chosen is chosen on held rows, a slice of the training split: the strongest control, the
 informative tasks, the best of several attacks, the task that a defense harms most. The test split
-gives accuracies alone: a control chosen there would be too strong, by the variance of the test
+gives only accuracies: a control chosen there would be too strong, by the variance of the test
 images.
 
 Shape letters: M test images, V held rows, R resamples.
@@ -156,7 +156,7 @@ def overall(
     """Return the figures of each head over all tasks.
 
     `recovered` and `offered` are ratios of sums over tasks; see `stealing.evaluation.shares`. They
-    are given for informative tasks alone, and once more for each role: a figure over all roles
+    are given only for informative tasks, and once more for each role: a figure over all roles
     mixes data that the target was trained on with data that it never saw.
 
     Args:

@@ -54,7 +54,7 @@ def write_safetensors(source: Source, path: Path) -> Network:
         joined.load_state_dict(weights)
         encoder = joined.eval()
     save_encoder(encoder, path, arch=arch, size=source.size, provenance={"export": source.name})
-    # The user trusted the modules of this architecture, or it would not be open.
+    # The user trusted the modules of this architecture: otherwise it would not be open.
     return load_encoder(path, foreign_modules(arch))[0]
 
 

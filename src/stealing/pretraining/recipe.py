@@ -47,7 +47,7 @@ def build_module(
         seed: of views and other random numbers.
         head_seed: of the initial weights of all that is trained beside the encoder.
     """
-    # the part serves messages alone: `check_recipe` has passed this recipe
+    # the part serves only messages: `check_recipe` has passed this recipe
     module: L.LightningModule = _method(recipe, "pretrain")(
         encoder, total_steps=total_steps, seed=seed, head_seed=head_seed
     )

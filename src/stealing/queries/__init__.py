@@ -1,1 +1,1 @@
-"""Queries: the metered door, the bank behind it, and the choice of images to ask about."""
+"""Queries: the metered door, the bank behind it, and the choice of images to send."""

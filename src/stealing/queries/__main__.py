@@ -104,8 +104,8 @@ def _parser() -> argparse.ArgumentParser:
     renaming = commands.add_parser(
         "rename", help="keep what was bought under a target's former name"
     )
-    renaming.add_argument("old", help="as the ledger has it")
-    renaming.add_argument("new", help="as the run that was refused says")
+    renaming.add_argument("old", help="name in the ledger; show lists all names")
+    renaming.add_argument("new", help="name in the message of the run that was refused")
     return parser
 
 

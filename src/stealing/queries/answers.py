@@ -36,7 +36,7 @@ def vector_of(
         digest: of the image.
         precision: name of a floating point type.
         answer: its numbers, as bytes.
-        stored_checksum: its `checksum`; in rows of earlier versions, that of the answer alone.
+        stored_checksum: its `checksum`; in rows of earlier versions, that of only the answer.
     """
     if not (isinstance(digest, bytes) and isinstance(answer, bytes) and precision in PRECISIONS):
         return None
@@ -97,9 +97,9 @@ def check_consistency(execute: Execute, source: Source, width: int, version: str
         )
     elif (first_width, first_version) != (width, version):
         raise TargetError(
-            f"The target answers with {width} numbers an image as version {version}, and answered "
-            f"with {first_width} as {first_version} before: what was bought is kept, and another "
-            "target.remote.version= begins anew."
+            f"An answer has {width} numbers and is of version {version}, and earlier answers have "
+            f"{first_width} and are of version {first_version}: these are kept; to start with an "
+            "empty bank, set another target.remote.version=."
         )
 
 

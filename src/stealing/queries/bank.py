@@ -36,7 +36,7 @@ from stealing.queries.shards import (
 WORTH_A_SHARD = 500
 """Images from which on answers are written into a bank.
 
-Whoever has fewer reads or computes them again: few at a time would make many small files.
+Fewer answers stay out of the bank: a few at a time would make many small files.
 """
 
 PAGE = 10_000

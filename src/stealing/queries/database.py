@@ -52,7 +52,7 @@ class Database(Protocol):
         """Return what the database finds wrong with itself, or None."""
 
     def check_place(self) -> None:
-        """Refuse to go on if nobody would find what is written.
+        """Refuse to continue if nobody would find what is written.
 
         Raises:
             LedgerError: the database is no longer where it was opened.
@@ -301,6 +301,6 @@ def _lock_number(name: str) -> int:
 def _unusable(place: object, error: Exception) -> LedgerError:
     why = " ".join(str(error).split()).rstrip(".")
     return LedgerError(
-        f"The ledger {place} cannot be used ({why}): "
-        "mend or restore it; what was paid stands in it."
+        f"The ledger {place} cannot be used ({why}): repair it or restore a copy, and do not "
+        "delete it, because it records what was paid."
     )

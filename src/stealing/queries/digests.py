@@ -14,7 +14,7 @@ BLOCK = 1000
 
 
 def digests(images_uint8: Tensor) -> list[bytes]:
-    """Return 16 bytes an image, a hash of shape and pixels: equal for equal images alone."""
+    """Return 16 bytes an image, a hash of shape and pixels; only equal images have equal ones."""
     shape = tuple(images_uint8.shape[1:])
     begun = hashlib.blake2b(str(shape).encode(), digest_size=16)
     # slices of one block of bytes: pixels are hashed where they are, and not copied first

@@ -3,11 +3,11 @@
 "How is a query counted?" `MeteredTarget.ask` is the answer, from top to bottom:
 
 1. Each image gets a digest; equal images have equal digests and are one query.
-2. The run's own budget is charged with the images that this run has not asked before. If they do
-   not fit, nothing is sent.
+2. The run's own budget is charged with the images that this run has not sent before. If they do not
+   fit, nothing is sent.
 3. The bank is read. An answer that is there costs nothing and sends nothing.
-4. `stealing.queries.purchase.buy` has the others answered. The ledger, which all runs share, counts
-   an image before it is sent, and refuses what the total of all runs does not leave.
+4. `stealing.queries.purchase.buy` buys the other answers. The ledger, which all runs share, counts
+   an image before it is sent, and refuses images that exceed the total of all runs.
 5. Many answers are copied into the bank, for the next time.
 
 Shape letters: B images, M of them that the bank lacks, D feature width.
@@ -37,21 +37,21 @@ IN_DOUBT = ("resend", "forfeit")
 
 @dataclass(frozen=True)
 class Budget:
-    """What may be asked.
+    """How many queries may be sent.
 
     Attributes:
-        images: most images that a run's attack may ask about, at least 1.
-        evaluation: most images that measuring the attack may ask about, at least 0.
-        images_total: most images that all runs on one ledger may ever send to a target to attack
-            it. The lowest total that any run has set counts; None sets none and lifts none. Only
-            `python -m stealing.queries allow` raises or lifts it.
-        evaluation_total: the same for measuring.
-        price: of one image, in the owner's currency, 0 to 1e9.
+        images: most queries of a run's attack, at least 1; a view and a repeat are queries, too.
+        evaluation: most queries of the evaluation, at least 0.
+        images_total: most queries that all runs on one ledger may ever send to a target to attack
+            it. The lowest total that any run has set counts; None neither sets nor removes one.
+            Only `python -m stealing.queries allow` raises or removes it.
+        evaluation_total: the same for the evaluation.
+        price: of one query, in the owner's currency, 0 to 1e9.
         in_doubt: what becomes of requests that a crash left open, counted but perhaps not served.
             `resend`: they are sent again under their idempotency key. A service that honours such
             keys bills them once; another may bill them twice, which the ledger cannot see.
-            `forfeit`: they are given up, and their images are asked about anew and counted twice,
-            which is the most that was billed.
+            `forfeit`: they are given up, and their images are sent anew and counted twice, which is
+            the most that was billed.
 
     Raises:
         ConfigError: a value is not a number, or is out of range.
@@ -239,7 +239,7 @@ class MeteredTarget:
     def _charge(
         self, image_digests: set[bytes], account: str, purpose: Purpose, repeat: int
     ) -> None:
-        """Charge the run's own budget with images that it has not asked for yet.
+        """Charge the run's own budget with images that it has not sent yet.
 
         Raises:
             BudgetExceeded: they do not fit; none is charged.
@@ -252,8 +252,8 @@ class MeteredTarget:
         left = cap - self.spent(purpose)
         if len(image_digests - got) > left:
             raise BudgetExceeded(
-                f"{len(image_digests)} images were to be asked about and {left} are left: "
-                f"raise {setting}={cap}."
+                f"{len(image_digests - got)} more images do not fit into {setting}={cap}, of which "
+                f"{left} are left: raise {setting}."
             )
         got |= image_digests
 

@@ -121,7 +121,7 @@ def _check_columns(path: Path, schema: pa.Schema, size: int | None) -> None:
     if "image" in columns:
         check_image_column(path, schema)
         if size is None:
-            raise DataError(f"{path} holds images: say their height and width by --size.")
+            raise DataError(f"{path} holds images: give their height and width by --size.")
         return
     if size is not None:
         raise DataError(f"{path} holds digests, and the sizes of their images: leave --size out.")
@@ -267,7 +267,10 @@ def _digests_in_file(batch: pa.RecordBatch, places: list[str]) -> tuple[list[byt
     for digest, size, at in zip(image_digests, sizes, places, strict=True):
         is_digest = digest is not None and len(digest) == DIGEST
         if not is_digest or size is None or size < 1:
-            raise DataError(f"{at}: digest or size is null or none: mend it, or leave the row out.")
+            raise DataError(
+                f"{at}: the digest is not {DIGEST} bytes, or the size is not a number from 1: "
+                "correct it, or leave the row out."
+            )
     return image_digests, sizes
 
 
@@ -279,13 +282,13 @@ def _vector(numbers: list[float | None] | None, at: str) -> NDArray[np.float32]:
     """
     if not numbers:
         problem = "null" if numbers is None else "empty"
-        raise DataError(f"{at}: the vector is {problem}; mend it, or leave the row out.")
+        raise DataError(f"{at}: the vector is {problem}; correct it, or leave the row out.")
     with np.errstate(over="ignore"):  # a number beyond float32 becomes infinite
         vector = np.array(numbers, np.float64).astype(np.float32)
     if not np.isfinite(vector).all():
         raise DataError(
             f"{at}: the vector has numbers that are null or not finite; "
-            "mend it, or leave the row out."
+            "correct it, or leave the row out."
         )
     return vector
 
@@ -295,12 +298,12 @@ def _check_shape(answer: Answer, first: Answer) -> None:
     if answer.size != first.size:
         raise DataError(
             f"{answer.at} has an image of size {answer.size}, and {first.at} {first.size}: "
-            "record them apart."
+            "import them as two recordings."
         )
     if len(answer.vector) != len(first.vector):
         raise DataError(
             f"{answer.at} has a vector of width {len(answer.vector)}, and {first.at} "
-            f"{len(first.vector)}: record them apart."
+            f"{len(first.vector)}: import them as two recordings."
         )
 
 

@@ -99,7 +99,7 @@ def _spending(ledger: Ledger, target: str, purpose: Any) -> Spending:
         "FROM queries JOIN sources ON sources.id = queries.source "
         "WHERE sources.target = ? AND queries.purpose = ?"
     )
-    # an image that was charged twice was given up once, and then asked about anew
+    # an image that was charged twice was given up once, and then sent anew
     [(stored, failed, cost)] = read(
         "SELECT count(CASE WHEN state = 'stored' THEN 1 END), "
         "count(CASE WHEN state = 'failed' OR charged > 1 THEN 1 END), "
@@ -250,7 +250,7 @@ def rows(ledger: Ledger) -> Iterator[dict[str, Any]]:
                 raise LedgerError(
                     f"The rows of {ledger.place} are in no order: restore the ledger from a copy."
                 )
-            # pages go on from the last number: rows that are added meanwhile move nothing
+            # a page begins after the last number: rows that are added meanwhile move nothing
             last = values[0]
             yield dict(zip(names, values, strict=True))
 

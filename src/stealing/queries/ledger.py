@@ -1,4 +1,4 @@
-"""The ledger: what was sent and what came back, on the disk before anything goes on.
+"""The ledger: what was sent and what came back, on the disk before the run continues.
 
 A query is counted in three steps. `reserve` counts the images of a request, in one transaction.
 The request is sent outside of any transaction. `store` writes its answers, in one transaction.
@@ -69,8 +69,8 @@ class Ledger:
         [(self.identity, version)] = self.database.read("SELECT identity, version FROM about")
         if version != VERSION:
             raise LedgerError(
-                f"The ledger {place} has tables of version {version}, this code {VERSION}: "
-                "give another."
+                f"The ledger {place} has tables of version {version}, and this code reads version "
+                f"{VERSION}: name another ledger, or use the code that wrote it."
             )
 
     def close(self) -> None:
@@ -101,8 +101,7 @@ class Ledger:
             number, known_size = sources.find_or_add(execute, key, size)
         if known_size != size:
             raise LedgerError(
-                f"{target} was asked about images of {known_size} pixels before: "
-                f"set data.size={known_size}."
+                f"{target} got images of {known_size} pixels before: set data.size={known_size}."
             )
         return Source(number, target, size)
 
@@ -118,13 +117,14 @@ class Ledger:
         """
         if not self.was_asked(old) or self.was_asked(new):
             raise LedgerError(
-                f"{self.place} must know {old} and not {new}: see python -m stealing.queries show."
+                f"{old} cannot be renamed to {new}: {self.place} must hold the first name and not "
+                "the second; python -m stealing.queries show lists all names."
             )
         with self.database.transaction() as execute:
             sources.rename_target(execute, old, new)
 
     def allow(self, target: str, purpose: Purpose, total: int | None) -> None:
-        """Set, raise or lift the most images that all runs may send to a target.
+        """Set, raise or remove the most images that all runs may send to a target.
 
         None means no limit. Only a person does this, by `python -m stealing.queries allow`; runs
         call `restrict`.
@@ -314,7 +314,7 @@ class Ledger:
                     totals.charge(execute, source.target, purpose, -count)
 
     def forfeit(self, reservation: Reservation) -> None:
-        """Give up a request in doubt: it stays counted, and its images may be asked about anew."""
+        """Give up a request in doubt: it stays counted, and its images may be sent anew."""
         with self.database.transaction() as execute:
             if requests.close_request(execute, reservation.request, self.database.owner):
                 requests.give_up(execute, reservation.request)

@@ -1,4 +1,4 @@
-"""The ledger of a work folder: a place and a folder in, the ledger that paid for its answers out.
+"""The ledger of a work folder: open it if it is the one that paid for the folder's answers.
 
 If a ledger was deleted, emptied, replaced or set back to an older copy, answers that it lacks would
 be paid again. The work folder therefore stores the identity of its ledger, and how many images were
@@ -142,8 +142,8 @@ def check_known(place: str, work: Path) -> Known:
     _check_place(place, known, work)
     if known.damaged is not None and not known.identities:
         raise LedgerError(
-            f"{known.damaged}, which says through which ledger {work} was paid, is damaged: "
-            f"delete this file if {place} is the right one."
+            f"{known.damaged} names the ledger that paid for the answers in {work} and is damaged: "
+            f"if that ledger is {place}, delete this file."
         )
     return known
 
@@ -158,8 +158,8 @@ def _known(work: Path) -> Known:
             return Known({str(record["identity"])}, int(record.get("settled", 0)))
         except (DamageError, KeyError, TypeError, ValueError):
             raise LedgerError(
-                f"{path}, which says through which ledger {work} was paid, is damaged: "
-                "delete this file if the ledger is the right one."
+                f"{path} names the ledger that paid for the answers in {work}, and is damaged: "
+                "delete this file if paths.ledger is that ledger."
             ) from None
     identities = set[str]()
     is_paid = False

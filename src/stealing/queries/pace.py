@@ -14,7 +14,7 @@ from stealing.queries.database import PATIENCE, Execute
 class Pace:
     """Limits on how fast a target is asked.
 
-    Requests follow each other evenly: after a pause, a second's worth is not sent at once.
+    Requests are evenly spaced: a pause does not allow a burst after it.
 
     Attributes:
         images: most images a second, 1e-6 to 1e9, or None for no limit.

@@ -6,9 +6,9 @@ image of an order passes these stages, in this order:
 1. `_look_up`: the ledger says which images are unasked, which are reserved by another process that
    lives, and which are in requests in doubt. Those requests are adopted or given up.
 2. `_send_unasked`: the ledger reserves unasked images, which counts them, before they are sent. If
-   the total of all runs does not leave so many, nothing is counted and nothing is sent.
-3. `_ask`, in a thread of a pool: the request waits for its turn and is sent, again while the
-   service is busy.
+   they exceed what is left of the total of all runs, nothing is counted and nothing is sent.
+3. `_ask`, in a thread of a pool: the request waits for its turn and is sent; it is sent again while
+   the service is busy.
 4. `_gather`: what was answered is stored. What was surely not served is taken back. Anything else
    that failed stays counted and is in doubt, because the service may have billed it.
 
@@ -63,10 +63,10 @@ class Order:
 
 
 def buy(order: Order, target: Target, ledger: Ledger) -> tuple[list[bytes], Tensor]:
-    """Have every image of the order answered and stored.
+    """Buy the answers to all images of the order, and store them.
 
     Returns:
-        Digests and answers, (M, D), of the images that this process had answered. The ledger has
+        Digests and answers, (M, D), of the images whose answers this process bought. The ledger has
         the others.
 
     Raises:
@@ -77,7 +77,7 @@ def buy(order: Order, target: Target, ledger: Ledger) -> tuple[list[bytes], Tens
 
 
 class _Purchase:
-    """One order on its way.
+    """The state of one purchase.
 
     An image that is not stored yet is in `unasked`, `foreign`, `adopted` or `in_flight`.
 
@@ -166,7 +166,7 @@ class _Purchase:
         self.foreign = [digest for digest in reserved if digest not in settled]
 
     def _check_total(self) -> None:
-        """Refuse the whole order, not its last part, if the total of all runs does not leave it."""
+        """Refuse the whole order, not its last part, if it exceeds the total of all runs."""
         target = self.order.source.target
         purpose = self.order.terms.purpose
         left = self.ledger.left(target, purpose)
@@ -217,7 +217,9 @@ class _Purchase:
         self._progress.update(len(self.bought), len(self.in_flight))
 
     def _ask(self, reservation: Reservation) -> Tensor:
-        """Wait for the request's turn, then ask, again while the target is busy; in a thread.
+        """Wait for the request's turn and send it; send it again while the target is busy.
+
+        It runs in a thread of the pool.
 
         Raises:
             NotServed: the purchase stopped before it was sent, or the target was busy for too long.
@@ -244,8 +246,8 @@ class _Purchase:
         self._polls += 1
         if self._polls == round(LONG / POLL):  # once
             print(
-                f"Another process is asking about {len(self.foreign)} of the images: "
-                "its answers are waited for.",
+                f"Another process has sent {len(self.foreign)} of the images: this run waits for "
+                "its answers.",
                 file=sys.stderr,
             )
         time.sleep(POLL)

@@ -25,7 +25,7 @@ def find_unreserved(
     execute: Execute, source: Source, digests: Sequence[bytes], repeat: int
 ) -> list[int]:
     """Return the places of images that are neither answered nor reserved."""
-    # 'failed' was given up, and may be asked about anew
+    # 'failed' was given up, and its images may be sent anew
     rows = execute(
         "SELECT digest FROM queries WHERE source = ? AND repeat = ? AND state <> 'failed' "
         f"AND digest IN ({marks(digests)})",
@@ -119,8 +119,8 @@ def take_over(
     names = [digest for (digest,) in known]
     if not pixels:
         return idempotency, names, torch.empty(0, 3, source.size, source.size, dtype=torch.uint8)
-    # made of the pixels, because rows have no order: that of an image which was given up before is
-    # older than those of its neighbours
+    # The digests are computed from the pixels, because the rows are not in the order of the images:
+    # an image that was given up before has an older row than its neighbours.
     images = torch.frombuffer(bytearray(pixels), dtype=torch.uint8)
     images = images.view(-1, 3, source.size, source.size)
     in_order = digests(images)
@@ -172,7 +172,7 @@ def take_back(execute: Execute, request: int) -> Counter[Purpose]:
 
 
 def give_up(execute: Execute, request: int) -> None:
-    """Leave the images of a request charged, and free to be asked about anew."""
+    """Leave the images of a request charged, and free to be sent anew."""
     execute("UPDATE queries SET state = 'failed' WHERE request = ?", (request,))
 
 

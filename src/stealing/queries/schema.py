@@ -89,7 +89,7 @@ CREATE TABLE IF NOT EXISTS turns (
 """Tables, with SQLite's names of types; `stealing.queries.database` translates them for PostgreSQL.
 
 `lease`, `booked`, `images` and `requests` of `turns` are seconds since 1970. `charged` is how often
-an image was counted, which is more than once if it was given up and asked about again.
+an image was counted, which is more than once if it was given up and sent again.
 """
 
 

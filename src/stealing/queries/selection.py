@@ -10,8 +10,8 @@ from stealing.queries.digests import iterate_digests
 def select(candidates: Images, count: int, seed: int, excluded: set[bytes]) -> Images:
     """Choose `count` distinct images at random.
 
-    With the same seed, a smaller count gives a prefix of a larger one: a sweep over budgets pays
-    for the largest alone.
+    With the same seed, a smaller count gives a prefix of a larger one: a sweep over budgets only
+    pays for the largest.
 
     Args:
         candidates: what the attacker holds; labels are not looked at.

@@ -23,7 +23,7 @@ class Target(Protocol):
         in_flight: most requests at a time.
         deadline: seconds within which a request ends, without the waits for a busy service.
         pace: how fast it may be asked.
-        is_known: True for a target of this project, whose answers need no sanity check.
+        is_known: True if its answers need no sanity check: a local target or a recording.
     """
 
     fingerprint: str
@@ -38,7 +38,7 @@ class Target(Protocol):
     is_known: bool
 
     def answer(self, images_uint8: Tensor, account: str, idempotency: str = "") -> Tensor:
-        """Return features (B, D) of uint8 images (B, 3, size, size).
+        """Return features (B, D), float32 or float16, of uint8 images (B, 3, size, size).
 
         Args:
             images_uint8: what is sent.
@@ -65,7 +65,7 @@ class InProcessTarget(Protocol):
         """Return what `answer` returns.
 
         Args:
-            images_uint8: what is asked about.
+            images_uint8: what is sent.
             digests: one an image.
             account: who asks.
         """

@@ -13,7 +13,8 @@ def charge(execute: Execute, target: str, purpose: Purpose, images: int) -> None
     """Count images against the total; a negative number takes them back.
 
     Raises:
-        BudgetExceeded: the total does not leave so many. The transaction must not go on.
+        BudgetExceeded: the images exceed what is left of the total. The transaction must end with
+            this error, so that nothing of it is kept.
     """
     _add_row(execute, target, purpose)
     # the condition is part of the statement, so no other process can spend in between
@@ -27,10 +28,10 @@ def charge(execute: Execute, target: str, purpose: Purpose, images: int) -> None
 
 
 def exceeded(images: int, left: float, target: str, purpose: Purpose) -> BudgetExceeded:
-    """Return the error for images that the total of all runs does not leave."""
+    """Return the error for images that exceed what is left of the total of all runs."""
     return BudgetExceeded(
-        f"{images} images were to be sent for {purpose} and {left:.0f} are left to all runs "
-        "together: ask about fewer, or lift the total by python -m stealing.queries allow "
+        f"{images} more images for {purpose} exceed the {left:.0f} that are left to all runs "
+        "together: send fewer, or raise the total by python -m stealing.queries allow "
         f"{target[:24]} {purpose} TOTAL."
     )
 
@@ -61,7 +62,7 @@ def set_total(
             f"{spent} images were sent for {purpose} already and {total} are allowed in all: "
             f"allow {spent} or more, or leave the total out."
         )
-    if may_raise:  # by a person, who may also lift it
+    if may_raise:  # by a person, who may also remove it
         execute(
             "UPDATE budgets SET total = ? WHERE target = ? AND purpose = ?",
             (total, target, purpose),

@@ -1,4 +1,4 @@
-"""Defenses of an audit: run groups in; what each defense costs and takes out."""
+"""Defenses of an audit. Input: run groups. Output: the cost and the effect of each defense."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -139,7 +139,7 @@ def _comparable(groups: Sequence[RunGroup], attack: RunGroup) -> list[RunGroup]:
 
 
 def _naive(groups: Sequence[RunGroup], shares: dict[str, Share], head: str) -> Share | None:
-    """Return what the strongest attack recovers that asks about each image once."""
+    """Return what the strongest attack recovers among those that send each image once."""
     naive = [group for group in groups if group.choices["plan"] == "once"]
     if not naive:
         return None

@@ -55,7 +55,7 @@ def budgets(
         groups: attacks.
         head: of the accuracies.
         priced: whether to draw it against money.
-        plain: whether to label attacks in plain words, with those of one budget alone too.
+        plain: whether to label attacks in plain words, with those of only one budget too.
     """
     name = measure(groups, head)
     lines = _plain_lines(groups) if plain else _lines(groups)
@@ -127,7 +127,7 @@ def _lines(groups: Sequence[RunGroup]) -> Lines:
     for group in sorted(groups, key=lambda group: group.budget):
         label = ", ".join(map(group.choices.__getitem__, varied))
         lines.setdefault(label, []).append(group)
-    # What was tried at one budget alone is no curve, if others are.
+    # What was tried at only one budget is no curve, if others are.
     longer = {label: line for label, line in lines.items() if len(line) > 1}
     return longer or lines
 

@@ -108,7 +108,7 @@ def _has_form(claim: Claim) -> bool:
     tasks = None
     for number, seed in claim["seeds"].items():
         places = _places(seed)
-        # All seeds have the same tasks and heads, or they could not be joined.
+        # All seeds have the same tasks and heads: otherwise they could not be joined.
         if not number.isdecimal() or not places or tasks not in (None, places):
             return False
         tasks = places

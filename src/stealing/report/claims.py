@@ -58,7 +58,7 @@ def make_claim(runs: Sequence[FinishedRun], command: str, earlier: Claim | None 
     """Return the claim of finished runs of one attack.
 
     Args:
-        runs: that differ in their seed alone.
+        runs: that differ only in their seed.
         command: that makes them.
         earlier: a claim of the same attack with other seeds, which the new one keeps.
 

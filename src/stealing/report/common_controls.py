@@ -1,12 +1,11 @@
-"""Common controls: attacks that are compared in; the same, with shares beyond one control, out.
+"""Common controls: replace the controls of compared attacks, and compute their shares again.
 
 `stealing.report.stored_cells` does the same for stored results, without the answers to each image.
 
-A plan that asks several times about fewer images has weaker controls of its own, and would look
-better by them. But that attacker could have trained without answers on as many images as any
-other. So attacks of one kind, budget and seed are measured against the controls of the one that
-asked about most images. Controls of another attack are trained as long as that attack: they measure
-only it.
+A plan that sends fewer images several times has weaker controls of its own, and would look better
+by them. But that attacker could have trained without answers on as many images as any other. So
+attacks of one kind, budget and seed are measured against the controls of the one that sent the most
+images. Controls of another attack are trained as long as that attack: they measure only it.
 """
 
 from collections.abc import Iterable, Sequence
@@ -40,7 +39,7 @@ def use_common_controls(groups: dict[str, Seeds], rivals: Iterable[Sequence[str]
             seeds = groups[name]
             lenders = [groups[other] for other in names if groups[other].keys() >= seeds.keys()]
             lender = max(lenders, key=lambda other: _images(other, seeds))
-            # Of groups that asked about as many images, each keeps its own controls.
+            # Groups that sent equally many images keep their own controls.
             if _images(lender, seeds) > _images(seeds, seeds):
                 changed = Seeds()
                 for seed, run in seeds.items():
@@ -49,7 +48,7 @@ def use_common_controls(groups: dict[str, Seeds], rivals: Iterable[Sequence[str]
 
 
 def _images(group: Seeds, seeds: Iterable[int]) -> int:
-    """Return about how many images a group asked with these seeds."""
+    """Return how many images a group sent with these seeds."""
     return sum(int(group[seed].result["queries"]["images"]) for seed in seeds)
 
 
@@ -87,7 +86,7 @@ def check_scene(results: Iterable[dict[str, Any]]) -> None:
     is_undefended = False
     for result in results:
         images = dict(result["data"])
-        # The images that were asked about differ by budget and plan.
+        # The images that were sent differ by budget and plan.
         images.pop("asked", None)
         scenes.add((result["target"], result["protocol_hash"], *sorted(images.items())))
         is_undefended |= result["cell"]["defense"] == "none"

@@ -20,7 +20,7 @@ class Comparison:
         seeds: how many both have.
         difference: SA of the first less SA of the second, the mean over tasks.
         interval: of the difference, 95 %.
-        p: of no difference, for this test alone.
+        p: of no difference, for only this test.
         adjusted: for all tests of the report together, after Holm.
     """
 
@@ -46,7 +46,7 @@ class _Pair:
 
 
 def comparisons(groups: Sequence[RunGroup], head: str) -> list[Comparison]:
-    """Compare every two groups that differ in attack, defense or plan alone and share seeds.
+    """Compare every two groups that differ only in attack, defense or plan and share seeds.
 
     Args:
         groups: of a report.

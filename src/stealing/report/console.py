@@ -63,7 +63,8 @@ def show(result: dict[str, Any], console: TextConsole) -> None:
     )
     beside = _beside_table(result)
     if beside.rows:
-        console.print(beside.terminal(title="encoders beside it", title_justify="left"))
+        title = "encoders judged beside the surrogate"
+        console.print(beside.terminal(title=title, title_justify="left"))
     for line in remarks(result):
         console.print(line, soft_wrap=True)
 
@@ -97,7 +98,7 @@ def remarks(result: dict[str, Any]) -> list[str]:
     # Earlier versions had no attack with a pool.
     if "held" in queries and queries["held"] > queries["images"]:
         sentences.append(
-            f"The attack holds {queries['held']:,} images and asked about {queries['images']:,}: "
+            f"The attack holds {queries['held']:,} images and sent {queries['images']:,} of them: "
             "the control SimCLR was trained on all that it holds, with equal compute."
         )
     if "pixels" in result:

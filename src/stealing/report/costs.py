@@ -14,7 +14,7 @@ PARTS = ("surrogate", "control")
 """Networks that each run trains."""
 
 STEPS = {"target": ("pretrain",), "surrogate": ("query", "steal"), "control": ("control",)}
-"""Steps whose time counts for a network: who steals also asks."""
+"""Steps whose time counts for each network; the surrogate's time includes its queries."""
 
 HOUR = 3600
 
@@ -67,7 +67,10 @@ def compute(groups: Sequence[RunGroup]) -> Table:
 
 
 def share_of_training(groups: Sequence[RunGroup]) -> list[str]:
-    """Return a sentence a run group whose target's training is known: what part of it it took."""
+    """Return a sentence for each run group: the theft's cost as a share of its target's training.
+
+    Groups whose target's training is unknown are left out.
+    """
     sentences = []
     for group in groups:
         theft = _means([facts_of(run.result, "surrogate") for run in group.runs])
@@ -75,7 +78,7 @@ def share_of_training(groups: Sequence[RunGroup]) -> list[str]:
         if not theft.get("cpu_seconds") or not target.get("cpu_seconds"):
             continue
         part = theft["cpu_seconds"] / target["cpu_seconds"]
-        words = f"{group.name}: {part:.1%} of the processor time of its target's training"
+        words = f"{group.name}: {part:.1%} of the CPU time of its target's training"
         if theft.get("forward") and target.get("forward"):
             words += f", {theft['forward'] / target['forward']:.1%} of its images"
         sentences.append(f"{words}.")

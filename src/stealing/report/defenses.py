@@ -1,4 +1,4 @@
-"""Defenses: results with and without them in; what each defense costs and takes out.
+"""Defenses: results with and without them in; the cost and the effect of each defense out.
 
 `stealing.report.audited` computes the same figures from the run groups of an audit.
 """
@@ -200,11 +200,11 @@ def _point(
 
 
 def cheapest(defenses: Sequence[DefensePoint]) -> list[DefensePoint]:
-    """Return of each defense the cheapest strength that takes enough, or else the strongest one.
+    """Return one point a defense: its cheapest strength that takes enough, else its strongest.
 
     Returns:
-        First what is not defended, with each list of seeds; then one point a defense, chosen on the
-        held rows, by what it costs.
+        First the points without a defense, one for each list of seeds. Then one point for each
+        defense, by honest loss. The strength is chosen on the held rows.
     """
     bare = [point for point in defenses if point.defense == "none"]
     by_defense = dict[str, list[DefensePoint]]()

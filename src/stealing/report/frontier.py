@@ -192,7 +192,7 @@ def _role_cells(point: DefensePoint, roles: Sequence[str]) -> dict[str, str]:
 
 
 def _whole(roles: Sequence[str]) -> str:
-    """Return what the figure of all tasks is of."""
+    """Return the label of the figure over all tasks: `pooled`, or the role if there is only one."""
     return "pooled" if len(roles) > 1 else "".join(roles)
 
 
@@ -290,7 +290,7 @@ def _set_axes(axes: Axes, defenses: Sequence[DefensePoint], bare: float) -> None
 
 
 def _short(strength: str) -> str:
-    """Return values alone, such as `0.4 fresh` for `sigma=0.4 fresh=true`."""
+    """Return only values, such as `0.4 fresh` for `sigma=0.4 fresh=true`."""
     words = []
     for setting in strength.split():
         name, _, value = setting.partition("=")

@@ -1,8 +1,8 @@
 """A leaderboard: a folder of claims in; attacks on common tasks, and paired tests, out.
 
 Attacks are compared in two ways, and no table mixes them: at equal queries (one budget), and at
-equal images (as many images with an answer). An attack that asks about ten views of an image has a
-tenth of the images for the same budget.
+equal images (as many images with an answer). An attack that sends ten views of an image has a tenth
+of the images for the same budget.
 
 All shares of a head are of the same tasks: those that are informative for every claim without a
 pool. An attack is measured against the controls of the rival that sent the most images, because any
@@ -76,7 +76,7 @@ class Entry:
 
     @property
     def pool(self) -> int:
-        """Images that the attack held without asking about them."""
+        """Images that the attacker held and did not send."""
         return int(self.claim["settings"]["attack"].get("pool") or 0)
 
     @property
@@ -179,7 +179,7 @@ class Board:
         return groups
 
     def at_images(self) -> dict[int, list[Entry]]:
-        """Return the entries of each number of images that several attacks asked about."""
+        """Return, by number of images, the entries of several budgets with that many images."""
         groups = dict[int, list[Entry]]()
         for entry in sorted(self.entries, key=lambda entry: (entry.images, entry.attack)):
             groups.setdefault(entry.images, []).append(entry)

@@ -72,7 +72,7 @@ def _tables(tables: Sequence[tuple[str, str, Table]], start: int) -> list[dict[s
     """
     shown = []
     for number, (title, caption, table) in enumerate(tables, start):
-        # The ids are the addresses of links to a part of a page, so they depend on the order alone.
+        # The ids are the addresses of links to a part of a page, so they depend only on the order.
         place = f"table-{number}"
         shown.append({"id": place, "title": title, "caption": caption, "sheet": table})
     return shown

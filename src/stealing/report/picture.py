@@ -101,7 +101,7 @@ def names(groups: Iterable[RunGroup], *, first: bool = False) -> list[str]:
 
     Args:
         groups: that it is drawn from.
-        first: whether it shows one run of each alone.
+        first: whether it shows only one run of each.
     """
     shown = list[str]()
     for group in groups:

@@ -36,8 +36,7 @@ PUBLISHED = {
         source="B4B (NeurIPS 2023), Table 1, attack without a defense",
         cause=(
             "Its target is a SimSiam ResNet-50 of ImageNet, which is better by more than 20 "
-            "points, and its code asks about new crops in each of 100 epochs and counts 50,000 "
-            "images."
+            "points, and its code sends new crops in each of 100 epochs and counts 50,000 images."
         ),
     ),
 }
@@ -54,8 +53,8 @@ RECIPES = {
 }
 """By our preset: images that a published recipe names, and the answers that its code asks for.
 
-The code of RDA asks about ten views of each image, that of Cont-Steal about a view of each image in
-each of 100 epochs; sources are in the files of `conf/attack`.
+The code of RDA sends ten views of each image; that of Cont-Steal sends a view of each image in each
+of 100 epochs. Sources are in the files of `conf/attack`.
 """
 
 UNKNOWN = "not published in a form that we could read"

@@ -38,7 +38,7 @@ TRIED = ("attack", "defense", "plan")
 
 @dataclass(frozen=True)
 class RunGroup:
-    """Runs that differ in their seed alone.
+    """Runs that differ only in their seed.
 
     Attributes:
         name: what tells it apart from the others of the report.
@@ -265,8 +265,8 @@ def _check_distinct(groups: Sequence[RunGroup]) -> None:
         other = known.setdefault(place, group)
         if other is not group:
             raise DataError(
-                f"{other.runs[0].folder} and {group.runs[0].folder} differ in prices, caps, "
-                "numerics or versions alone, which no table shows: name one of them."
+                f"{other.runs[0].folder} and {group.runs[0].folder} differ only in prices, caps, "
+                "numerics or versions, which no table shows: name one of them."
             )
 
 
@@ -304,7 +304,9 @@ def _informative(group: RunGroup) -> dict[str, set[str]]:
 
 
 def _choices(first_runs: dict[str, FinishedRun]) -> dict[str, dict[str, str]]:
-    """Return of each group the option of each of `VARIED`, with what tells it from others of it.
+    """Return, by group, the option of each part in `VARIED`, such as `topk k=16`.
+
+    Settings that not all groups with this option share follow its name.
 
     Args:
         first_runs: one run of each group.
@@ -337,7 +339,7 @@ def _settings(run: FinishedRun) -> dict[str, set[str]]:
     settings = {part: set(flat_settings(config.get(part))) for part in VARIED}
     # Images and encoders count by what they are, not by where they lie.
     images = dict(run.result["data"])
-    # The images that were asked about differ by budget and plan.
+    # The images that were sent differ by budget and plan.
     images.pop("asked", None)
     settings["data"] = {f"checksum={key(**images)[:8]}"}
     has_path = any(setting.startswith("path=") for setting in settings["target"])

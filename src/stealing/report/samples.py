@@ -112,7 +112,7 @@ def _has_form(array: NDArray[Any] | None, kinds: str, dimensions: int) -> bool:
 
 
 def queries(group: RunGroup, sample: Sample) -> Picture:
-    """Draw some of the images that were asked about."""
+    """Draw some of the images that were sent."""
     images = sample["queries"]
     rows = -(-len(images) // COLUMNS)
     figure = Figure(figsize=(WIDTH, WIDTH / COLUMNS * rows), layout="constrained")

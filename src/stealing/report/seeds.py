@@ -1,4 +1,4 @@
-"""Runs that differ in their seed alone: one of them in; its siblings, or a joined result, out."""
+"""Runs that differ only in their seed: one of them in; its siblings, or a joined result, out."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -86,7 +86,7 @@ def _mean_fidelity(figures: Sequence[dict[str, float]]) -> dict[str, float]:
 
 
 def siblings(run: FinishedRun) -> tuple[list[FinishedRun], list[str]]:
-    """Return the finished runs beside a run that differ from it in their seed alone.
+    """Return the finished runs beside a run that differ from it only in their seed.
 
     Returns:
         The runs, `run` included, by seed; and a sentence for each run that has other code, another

@@ -185,7 +185,7 @@ def _points(lead: float, limit: float) -> str:
 
 
 def reasons(group: RunGroup, head: str) -> dict[str, str]:
-    """Return why each task that no figure over tasks has is left out; empty if none is."""
+    """Return, by task, why it is left out of all figures over tasks; empty if none is left out."""
     informative = group.overall(head).get("informative", [])
     omitted = dict[str, str]()
     for task, heads in group.joined["tasks"].items():

@@ -101,6 +101,6 @@ def summed_up() -> Iterator[None]:
         raise error
     if failed:
         sys.exit(
-            f"{failed} of {len(sweep_cells)} cells failed: mend what they say; the same command "
-            "does these alone."
+            f"{failed} of {len(sweep_cells)} cells failed: correct the errors above, and run the "
+            "same command again; finished cells are not repeated."
         )

@@ -2,7 +2,7 @@
 
 Two shares can be compared if they are of the same tasks and beyond the same controls. Both are
 decided once for all cells, on the held rows of the cells that lend the controls: of each seed, the
-one that asked about most images, without a defense if there are several. Controls and informative
+one that sent the most images, without a defense if there are several. Controls and informative
 tasks are those of the mean over these seeds.
 
 Stored results hold figures of each task, not the answers to each image. So shares are computed anew
@@ -32,7 +32,7 @@ Result = dict[str, Any]
 """`result.json` of a cell, with `cell` saying which one it is."""
 
 Seeds = dict[int, Result]
-"""Cells that differ in their seed alone."""
+"""Cells that differ only in their seed."""
 
 NORMAL = margin(1.0, np.inf)
 """Half the width of a 95 % interval, in standard errors."""
@@ -293,7 +293,7 @@ def _interval(mean: float, half: float, by_seed: Sequence[float]) -> list[float]
 
     Args:
         mean: the figure.
-        half: half the width of its interval over test images alone.
+        half: half the width of its interval over test images only.
         by_seed: the figure of each seed.
     """
     width = margin(*standard_error((half / NORMAL) ** 2, np.array(by_seed)))

@@ -149,7 +149,7 @@ def _columns(groups: Sequence[RunGroup], head: str, varied: Sequence[str]) -> tu
     for name in _share_names(groups, head):
         for role in roles:
             columns.append(f"{name}, {role}")
-        if len(roles) > 1:  # of one role alone, the pooled figure is the same
+        if len(roles) > 1:  # of only one role, the pooled figure is the same
             columns.append(f"{name}, {POOLED}")
     if is_defended:
         columns.append("honest loss")
@@ -299,7 +299,7 @@ def _figure(
 
 
 def tasks_left_out(groups: Sequence[RunGroup], head: str) -> Table:
-    """Return one row a task and reason why no figure over tasks has it, with the run groups."""
+    """Return one row for each task that is left out and each reason, with the run groups."""
     by_reason = dict[tuple[str, str, str], list[str]]()
     for group in groups:
         for task, why in reasons(group, head).items():

@@ -50,9 +50,9 @@ class Limit:
 
     Attributes:
         kind: `works`; `stops_honest_users`; `too_easy` if the smallest attack succeeded; `unclear`
-            it may have succeeded; `unfinished` if it was cut short.
+            if it may have succeeded; `unfinished` if it was cut short.
         images: the limit, or the images of the smallest attack.
-        honest: most images that an honest user asked about.
+        honest: most images that an honest user sent.
     """
 
     kind: str

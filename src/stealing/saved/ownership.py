@@ -87,8 +87,8 @@ def _check_download(node: dict[str, Any], root: str) -> None:
     dataset = node.get("dataset")
     if dataset not in TORCHVISION:
         raise ConfigError(
-            f"This run names the data set {quoted(dataset)}, and a folder may name "
-            f"{', '.join(TORCHVISION)} alone: run its command again."
+            f"This run uses the data set {quoted(dataset)}, and a stored run may only use "
+            f"{', '.join(TORCHVISION)}: repeat the run by its own command."
         )
     place = node.get("root")
     if not Path(os.path.realpath(str(place))).is_relative_to(os.path.realpath(root)):

@@ -104,8 +104,8 @@ def choose_surrogate(config: DictConfig, overrides: Sequence[str]) -> None:
         changes = [word for word in overrides if word.lstrip("+~").startswith(f"{group}.")]
         if changes:
             raise ConfigError(
-                f"{changes[0]} would change what the run was judged by: "
-                f"name all of it, {group}=, too."
+                f"{changes[0]} changes a part of what the run was judged by: add {group}=... to "
+                "choose the whole."
             )
         part = checked_part(folder, group, values.get(group), _trusted(config))
         if group == "data":
@@ -129,7 +129,7 @@ def _trusted(config: DictConfig) -> list[str]:
 
 
 def add_later_parts(values: dict[str, Any]) -> None:
-    """Add, in place, what runs of versions before it existed mean."""
+    """Add, in place, the parts that earlier versions did not have, with the values they used."""
     values.setdefault("callbacks", {})
     values.setdefault("controls", {})
     values.setdefault("selection", "random")
@@ -164,14 +164,15 @@ def _check_paths(paths: dict[str, str], config: DictConfig, folder: Path) -> Non
     work = os.path.dirname(os.path.dirname(os.path.realpath(folder)))
     if os.path.realpath(paths["work"]) != work:
         raise ConfigError(
-            f"This run was made in {paths['work']} as seen from there: run eval.py from there."
+            f"This run has paths.work={paths['work']}, which is another folder here: run eval.py "
+            "in the folder in which the run was started."
         )
     # By default the ledger is in the work folder, so this has to be set before they are compared.
     config.paths.work = paths["work"]
     if not _is_same_place(paths["ledger"], str(config.paths.ledger)):
         raise ConfigError(
-            f"This run was made with another ledger: add paths.ledger={paths['ledger']} "
-            "if it is yours, or its answers would be bought again."
+            "This run was made with another ledger: if it is yours, add "
+            f"paths.ledger={paths['ledger']}; without it, the answers would be bought again."
         )
 
 

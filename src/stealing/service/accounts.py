@@ -176,7 +176,8 @@ def bill(
         sql = "SELECT quota - billed FROM accounts WHERE name = ?"
         [(left,)] = execute(sql, (account,))
         raise ApiError(
-            403, f"{count} images were asked about and {left} are left of this account's quota."
+            403,
+            f"{count} images exceed the {left} that are left of this account's quota: send fewer.",
         )
     if idempotency is not None:
         width = features_BD.shape[1]

@@ -107,12 +107,12 @@ def _handle_errors(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
-        message = "A parameter is not of its type: see /docs."
+        message = "A parameter has a wrong type: see /docs."
         return _error_response(request, ApiError(422, message))
 
     @app.exception_handler(Exception)
     async def failed(request: Request, error: Exception) -> Response:
-        message = "The service failed: tell who runs it, whose log says why."
+        message = "The service failed: tell its operator, whose log has the cause."
         return _error_response(request, ApiError(500, message))
 
 

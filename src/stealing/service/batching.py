@@ -91,7 +91,7 @@ class Batcher:
         Raises:
             ApiError: too many images wait, or this request is refused.
         """
-        # an empty queue takes any request, or one that is larger than the queue would never pass
+        # An empty queue takes any request: otherwise one larger than the queue would never pass.
         if self.waiting and self.waiting + len(request.images) > self.room:
             raise ApiError(503, "Too many images wait to be answered: ask again later.", 1.0)
         self.waiting += len(request.images)
@@ -215,5 +215,5 @@ def _unfit(part: str) -> ApiError:
     return ApiError(
         500,
         "The answer would hold numbers that are not finite, so it is not sent and not billed: "
-        "leave the image out, or tell who runs the service.",
+        "remove the image, or tell the operator of the service.",
     )

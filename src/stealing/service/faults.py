@@ -48,8 +48,8 @@ class Faults:
     def __post_init__(self) -> None:
         if not 0 <= self.rate <= 1 or not set(self.kinds) <= set(KINDS):
             raise ConfigError(
-                f"A fault's rate is 0 to 1, and its kinds are among {', '.join(KINDS)}: "
-                "set them so."
+                f"faults.rate has to be 0 to 1, and faults.kinds a list of {', '.join(KINDS)}: "
+                "correct the one that is not."
             )
         self.rng = random.Random(self.seed)
 
@@ -93,7 +93,7 @@ class Faults:
 
 
 class Abrupt:
-    """ASGI application that gives the routes the transport to cut, and cuts answers in mid-body.
+    """ASGI middleware for faults: gives routes the connection to close, and closes it in mid-body.
 
     Args:
         app: the service.

@@ -21,7 +21,7 @@ class Limits:
         bytes_in_all: most bytes in the bodies of all requests at a time; and, apart from those, in
             all answers that clients are slow to read.
         head: most bytes in the head of a request; each of its fields counts 32 more.
-        connections: most connections at a time; a few more serve health checks alone.
+        connections: most connections at a time; a few more serve only health checks.
         connections_per_address: most connections of one IPv4 address or IPv6 network of 64 bits.
         patience: seconds for a head, for a body, and for the client to read an answer.
         parsers: threads that read and write bodies.
@@ -51,7 +51,7 @@ class Limits:
     def bytes_per_account(self) -> int:
         """Most bytes in the bodies of one account's requests at a time: a quarter of all.
 
-        It is one body at least, or no request of the largest allowed size would be answered.
+        It is at least one body: otherwise no request of the largest allowed size gets an answer.
         """
         return max(self.bytes, self.bytes_in_all // SHARE)
 
@@ -94,7 +94,7 @@ class Room:
             raise ApiError(
                 503, "The service holds as many bytes of requests as it can: ask again later.", 1.0
             )
-        # or one account with bodies that it never ends would take the room of all others
+        # otherwise one account could fill the room of all others with bodies that it never ends
         if self._taken[account] + count > self._most_per_account:
             raise ApiError(
                 429,

@@ -150,7 +150,7 @@ def tensor(
     if list(tensors) != ["images"] or tensors["images"].dtype != np.uint8:
         raise ApiError(
             400,
-            "The request holds something else than one tensor images of UINT8: send that alone.",
+            "The request holds something else than one tensor images of UINT8: send only that.",
         )
     _check_head(head)
     array = tensors["images"]

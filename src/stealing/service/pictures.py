@@ -133,7 +133,7 @@ def _check_png(content: bytes, place: int) -> None:
             )
         if name == b"tRNS":
             raise ApiError(
-                422, f"input {place} has transparent pixels: send red, green and blue alone."
+                422, f"input {place} has transparent pixels: send only red, green and blue."
             )
         if name == b"acTL":
             raise ApiError(422, f"input {place} is animated: send one image.")

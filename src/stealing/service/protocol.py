@@ -1,8 +1,8 @@
 """Limits of connections, on top of uvicorn's protocol: bytes in, requests or refusals out.
 
 There are limits for the size and the time of a request's head, for the number of connections, and
-for the time in which a client reads its answer. Connections beyond the number serve health checks
-alone, so that a full service does not look like a dead one.
+for the time in which a client reads its answer. Connections beyond the number serve only health
+checks, so that a full service does not look like a dead one.
 """
 
 import asyncio
@@ -190,7 +190,7 @@ class Guarded(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         """Pass on a part of a body, and count the parts that come after the answer.
 
-        Those are read, or the client would not see the answer, and only up to a limit.
+        Those are read up to a limit: otherwise the client would not see the answer.
         """
         self._unparsed = 0
         if self.cycle.response_complete:
@@ -259,7 +259,7 @@ class Guarded(HttpToolsProtocol):
 
 
 class Reserved:
-    """ASGI application that serves health checks alone to connections beyond the limit.
+    """ASGI application that serves only health checks to connections beyond the limit.
 
     Args:
         app: the service.

@@ -58,7 +58,7 @@ class Offer:
 
 @dataclass(frozen=True)
 class Answer:
-    """Features (B, D), the digests of their images, and the fault that the answer still meets."""
+    """Features (B, D), the digests of their images, and the fault that the response still gets."""
 
     features: Tensor
     digests: list[bytes]
@@ -217,7 +217,7 @@ class Service:
         if start > now:
             raise ApiError(
                 429,
-                f"This account may ask about {account.rate:g} images a second: wait.",
+                f"This account may send {account.rate:g} images per second: wait.",
                 round(start - now, 2),
             )
         self._next[account.name] = start + images / account.rate

@@ -147,7 +147,7 @@ def _check_argument(value: Any, name: str, is_ours: bool) -> None:
 
 
 def check_keys_of_hydra(node: Mapping[str, Any], name: str, *, later: bool | None) -> None:
-    """Refuse keys of Hydra in a node that are none, or would build it in another way.
+    """Refuse keys for Hydra that have a wrong value or that change how the node is built.
 
     Args:
         node: with a `_target_`.

@@ -93,7 +93,7 @@ def _located(target: str, place: str) -> Callable[..., Any]:
 
 
 def _check_type(value: Any, annotation: Any, name: str) -> None:
-    """Refuse a value of another type, if the annotation consists of plain types alone."""
+    """Refuse a value of another type, if the annotation consists only of plain types."""
     if not is_plain(annotation):
         return
     if isinstance(value, dict) and "_target_" in value:

@@ -48,14 +48,14 @@ FOREIGN = (
     Setting(
         "target.pool",
         Choice(("avg", "max", "token", "map")),
-        "How timm makes one vector of many places.",
+        "How timm pools the features of all positions into one vector.",
         nullable=True,
         required=False,
     ),
     Setting(
         "target.stem",
         Choice(("imagenet", "cifar", "cont_steal")),
-        "Stem of a ResNet; null tells it from the weights.",
+        "Stem of a ResNet; null infers it from the weights.",
         nullable=True,
         required=False,
     ),

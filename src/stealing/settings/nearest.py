@@ -53,9 +53,9 @@ OTHER_NAMES = {
 """Last names of settings in Lightning and other tools, and what to write here."""
 
 NOT_NEEDED = {
-    "ckpt_path": "the same command goes on from its checkpoint, "
+    "ckpt_path": "the same command resumes from its checkpoint, "
     "and target.path names an encoder to attack",
-    "resume": "the same command goes on from its checkpoint",
+    "resume": "the same command resumes from its checkpoint",
     "strategy": "trainer.devices starts the processes, which share each batch",
 }
 """Settings of other tools that are not needed here, and why."""
@@ -66,7 +66,7 @@ def unknown_setting(name: str, command: str) -> ConfigError:
 
     Args:
         name: as typed.
-        command: name of the configuration, whose settings alone are suggested.
+        command: name of the configuration; only its settings are suggested.
     """
     problem = f"There is no setting {name}"
     first, _, rest = name.partition(".")
@@ -77,7 +77,7 @@ def unknown_setting(name: str, command: str) -> ConfigError:
     is_service = command == "service"
     # The other commands train, and the habits are those of tools that train.
     if last in OTHER_NAMES and not is_service:
-        return ConfigError(f"{problem}: say {OTHER_NAMES[last]}.")
+        return ConfigError(f"{problem}: use {OTHER_NAMES[last]}.")
     if last in NOT_NEEDED and not is_service:
         return ConfigError(f"{problem}: leave it out, as {NOT_NEEDED[last]}.")
     settings = COMMANDS.get(command, BASE)

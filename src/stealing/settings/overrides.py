@@ -103,7 +103,7 @@ def check_overrides(words: Sequence[str], command: str) -> None:
             if override.is_add() and override.package is not None:
                 _check_name(override.package, command, is_new=True)
         elif name == "target_arch" and isinstance(override.value(), str):
-            raise ConfigError(f"{word} is not a network: say arch@target_arch={override.value()}.")
+            raise ConfigError(f"{word} is not a network: use arch@target_arch={override.value()}.")
         else:
             _check_name(name, command, is_new=_is_added(override))
 
@@ -132,8 +132,8 @@ def _parsed(word: str) -> Override:
     except HydraException:
         raise ConfigError(f"{word} cannot be read: write setting=value or group=option.") from None
     raise ConfigError(
-        f"{word} cannot be read, as its value holds signs with a meaning: put quotes around the "
-        f"value, and others around all of it for the shell: {shlex.quote(quoted)}"
+        f"{word} cannot be read, because its value holds special characters: quote the value, and "
+        f"quote the whole override for the shell: {shlex.quote(quoted)}"
     )
 
 
@@ -161,7 +161,7 @@ def _check_choice(override: Override) -> None:
             images = value if is_number else BUDGETS[-1]
             option = images if images in BUDGETS else BUDGETS[-1]
             raise ConfigError(
-                f"{word} names no option: say budget=b{option}, "
+                f"{word} names no option: write budget=b{option}, "
                 f"or budget.images={images} for a number."
             )
         raise ConfigError(

@@ -1,7 +1,7 @@
 """The reference of constructors: the classes that conf/ names in, tables of their arguments out.
 
 A constructor is the schema of its node. Its signature has names and types, its docstring has the
-meanings, and the options in conf/ have the values that a run gets if nothing else is said.
+meanings, and the options in conf/ have the values that a run gets without an override.
 """
 
 import importlib

@@ -45,7 +45,7 @@ FORMER_FORMATS = frozenset(
         "950a14adf9614cd6",  # voyage
     }
 )
-"""Keys of the formats in conf/target from the time when path, body and vectors alone identified a
+"""Keys of the formats in conf/target from the time when only path, body and vectors identified a
 format; see `HttpJson._identity`."""
 
 
@@ -91,8 +91,8 @@ class HttpJson:
     ) -> None:
         if encoding not in ENCODINGS or picture not in PICTURES:
             raise ConfigError(
-                "A format's encoding is float or base64, and its picture png or jpeg: "
-                "set one of them."
+                "target.remote.wire.encoding has to be float or base64, and "
+                "target.remote.wire.picture png or jpeg: correct the one that is not."
             )
         self.path = path
         self.body = body

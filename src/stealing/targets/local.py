@@ -50,7 +50,7 @@ class LocalTarget:
         defense_fingerprint: hash of the defense's settings.
         size: height and width that the encoder was made for.
         features: stores undefended features, so that another defense need not compute them again;
-            None to compute all. A target without a defense reads it alone: its features are stored
+            None to compute all. A target without a defense only reads it: its features are stored
             as answers.
     """
 
@@ -90,7 +90,7 @@ class LocalTarget:
         They are undefended if the defense is stateful; `settle` applies it then.
 
         Args:
-            images_uint8: what is asked about.
+            images_uint8: what is sent.
             account: who asks.
             idempotency: ignored; a second answer costs nothing here.
 

@@ -144,7 +144,7 @@ def open_target(
         features,
     )
     no_defense = Chain({})
-    # Both targets share the network and the kept features: a defense changes the answers alone.
+    # Both targets share the network and the kept features: a defense changes only the answers.
     undefended = LocalTarget(
         encoder,
         no_defense,

@@ -63,7 +63,7 @@ class Recording:
         absent = len(digests) - len(self._ledger.states(self._source, digests, 0))
         if absent:
             raise NotServed from TargetError(
-                f"{absent} of {len(digests)} images are not in the recording: ask about recorded "
-                "images alone (data=), and end where no task is measured (until=steal)."
+                f"{absent} of {len(digests)} images are not in the recording: choose data= with "
+                "recorded images only, and until=steal, which measures no task."
             )
         return self._ledger.read(self._source, digests, 0)

@@ -148,7 +148,7 @@ class RemoteTarget:
         """Return features (B, D) of uint8 images (B, 3, size, size).
 
         Args:
-            images_uint8: what to ask about.
+            images_uint8: what to send.
             account: whose key is sent.
             idempotency: key that every attempt carries, so that the service bills one of them.
 
@@ -177,7 +177,7 @@ class RemoteTarget:
             error = TargetError(
                 f"{self.url} did not give an answer that can be used ({last}), after "
                 f"{self.attempts} attempts or {self.deadline:.0f} s: bought answers are stored; "
-                "run the same command again to go on."
+                "run the same command again to resume."
             )
             self._give_up(request, error)
         self._in_doubt.discard(idempotency)
@@ -231,8 +231,8 @@ class RemoteTarget:
             request.complaints.append(reason)
             if isinstance(error, Unfit) or self._is_repeated(request.complaints):
                 raise TargetError(
-                    f"{self.url} gives an answer that cannot be used ({reason}), and would again: "
-                    "bought answers are stored; correct target.remote.wire or the service."
+                    f"{self.url} gives an answer that cannot be used ({reason}), and would do so "
+                    "again: bought answers are stored; correct target.remote.wire or the service."
                 ) from None
             raise RetryableError(reason, served=True) from None
 
@@ -308,7 +308,8 @@ class RemoteTarget:
         if self._has_answered and reply.version != self.version:
             raise TargetError(
                 f"{self.url} is version {reply.version} now and was {self.version} before: bought "
-                f"answers are stored; add target.remote.version={reply.version} to begin anew."
+                "answers are stored; to start with an empty bank, add "
+                f"target.remote.version={reply.version}."
             )
         self._width = width
         self.version = reply.version

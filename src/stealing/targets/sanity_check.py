@@ -20,17 +20,17 @@ NOISE_RATIO = 1.1
 and between two answers to one image."""
 
 ADVICE = (
-    "no image of the budget was sent; after the correction, add target.remote.version=corrected, "
-    "because these answers are stored"
+    "the budget of the attack was not used; after the correction, add "
+    "target.remote.version=corrected, as the wrong answers are stored under the present version"
 )
 
 
 def check_first_answers(door: MeteredTarget, account: str) -> float:
-    """Ask about one image twice and about an unrelated one; all three queries are counted.
+    """Send one image twice and an unrelated one once; all three queries are counted.
 
     Returns:
-        Distance of the two answers to one image, relative to the length of the first; 0 for a
-        service that repeats itself.
+        Distance of the two answers to one image, relative to the length of the first; 0 if they
+        are equal.
 
     Raises:
         TargetError: a vector is zero or too long for float32, or the vectors do not depend on the
@@ -47,8 +47,8 @@ def check_first_answers(door: MeteredTarget, account: str) -> float:
     if float(cosine) > SAME_COSINE:
         raise TargetError(
             "The service gives nearly equal vectors for two images that have nothing in common: it "
-            "may take them for text (a modality to set in target.remote.wire.body), or answers "
-            f"nothing; {ADVICE}."
+            "may read them as text (set the modality in target.remote.wire.body), or ignore them; "
+            f"{ADVICE}."
         )
     if distance_other <= NOISE_RATIO * distance_repeat:
         raise TargetError(
@@ -59,8 +59,8 @@ def check_first_answers(door: MeteredTarget, account: str) -> float:
     repeat_distance = distance_repeat / float(first.norm())
     if repeat_distance > 0:
         print(
-            f"The service repeats itself only to {repeat_distance:.1e}, relative, for the same "
-            "image.",
+            f"Two answers of the service to one image differ by {repeat_distance:.1e} of their "
+            "length.",
             file=sys.stderr,
         )
     return repeat_distance

@@ -153,7 +153,7 @@ def _check_ascii(content: bytes | bytearray, block: bytes, start: int, stop: int
     # an escape of six bytes may begin in this block and end in the next one
     escaped = OTHER_LETTER.search(content, start, min(stop + 8, len(content)))
     if not block.isascii() or (escaped is not None and escaped.start() < stop):
-        raise ValueError(f"the body is larger than {ASCII_FROM} bytes and not ASCII alone")
+        raise ValueError(f"the body is larger than {ASCII_FROM} bytes and not only ASCII")
 
 
 def _refuse_constant(name: str) -> float:

@@ -84,7 +84,7 @@ class Format(Protocol):
         """Return the features of uint8 images (B, 3, H, W) from the answer to their request.
 
         Args:
-            images_uint8: what was asked about.
+            images_uint8: what was sent.
             headers: of the answer, names in lower case.
             content: body of the answer.
 

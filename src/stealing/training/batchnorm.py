@@ -1,6 +1,6 @@
-"""BatchNorm over the rows of all processes, for processors: a network in, the same network out.
+"""BatchNorm over the rows of all processes, on CPUs: a network in, the same network out.
 
-torch's SyncBatchNorm refuses tensors on processors. If each process normalised its own rows alone,
+torch's SyncBatchNorm refuses tensors on a CPU. If each process normalised only its own rows,
 it would train another network than one process does, and contrastive training could tell positives
 from negatives by their statistics (SimCLR, arXiv:2002.05709, section 2.3).
 

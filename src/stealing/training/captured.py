@@ -59,7 +59,7 @@ def capture(
     elif accumulate > 1:
         reason = "trainer.accumulate spreads a step over several batches"
     elif precision == "16-mixed":
-        reason = "16-mixed scales each step by what the one before gave"
+        reason = "trainer.precision=16-mixed changes the scale of the loss from step to step"
     elif has_callbacks:
         reason = "callbacks of your own may act within a step"
     else:
@@ -150,7 +150,7 @@ class CapturedStep:
         module = self.module
         self._optimizer.zero_grad(set_to_none=True)
         loss = module.step_loss(self._images, self._places, random)
-        # autocast is for the forward pass alone
+        # autocast is only for the forward pass
         with torch.autocast(module.device.type, enabled=False):
             torch.autograd.backward(loss)
             if self.clip is not None:

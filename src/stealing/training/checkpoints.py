@@ -97,7 +97,7 @@ class LastCheckpoint(Checkpoint):
         self._moments = 0  # since the last vote
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Take the signals back from Lightning; mend its counters after a resume between epochs."""
+        """Take the signals back from Lightning; correct its counters if an epoch was complete."""
         # Lightning ends a fit on SIGTERM without a checkpoint, and with exit code 0
         self.stop.take_over()
         # Lightning 2.6 broadcasts before each batch whether it got SIGTERM, and waits for the GPU
@@ -185,10 +185,11 @@ class StepSeed(Callback):
 
 
 class Stopwatch(Callback):
-    """Wall and processor seconds of a fit, summed over interruptions, and its most memory.
+    """Wall time and CPU time of a fit, summed over interruptions, and its peak memory.
 
-    Processor seconds are summed over processes, and so is memory. On a GPU it is what the fit
-    allocated there at most; on a CPU what the process used at most until then, data included.
+    CPU time and memory are summed over processes. The memory is the peak over interruptions: on a
+    GPU, of what the fit allocated there; on a CPU, of what the process used until then, data
+    included.
 
     Args:
         device: torch's name of the device that the fit computes on.
@@ -204,9 +205,10 @@ class Stopwatch(Callback):
 
     @property
     def spent(self) -> dict[str, float]:
-        """Seconds and memory so far, without seconds lost after the resumed checkpoint.
+        """`seconds`, `cpu_seconds` and, if it is known, `memory_gib` so far.
 
-        It is collective: all processes must read it.
+        Seconds after the checkpoint that was resumed are not counted. All processes must read it
+        together.
         """
         wall = time.monotonic() - self.wall_start
         cpu = all_reduce_sum(time.process_time() - self.cpu_start)
@@ -221,7 +223,7 @@ class Stopwatch(Callback):
         return spent
 
     def _memory(self) -> float:
-        """Return the most memory of this process, in GiB."""
+        """Return the peak memory of this process, in GiB."""
         if self.device == "cuda":
             return float(torch.cuda.max_memory_allocated()) / 2**30
         return peak_memory()
@@ -231,5 +233,5 @@ class Stopwatch(Callback):
         return self.spent
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a checkpoint."""
+        """Resume from a checkpoint."""
         self.before = dict(state_dict)

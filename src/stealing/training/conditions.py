@@ -1,4 +1,4 @@
-"""Make an artefact once: its folder, code and settings in, what is done of it out.
+"""Make an artefact once: use it if the same code finished it, else make it again.
 
 An artefact that is finished by the same code is used again. Otherwise it is made again. Threads,
 device and memory layout change the last bits of a fit, and long training amplifies them. They are
@@ -20,7 +20,7 @@ from stealing.training.distributed import barrier, broadcast, process_count, ran
 from stealing.training.fit import Settings
 
 COMPARED = ("device", "threads", "processes", "channels_last", "compile", "graph")
-"""Conditions that a command can ask for; the others are recorded alone."""
+"""Conditions that a command can ask for; the others are only recorded."""
 
 NEVER_CLEARED = (".lock", "wandb")
 """Files of an artefact that outlive its code: its claim, and curves that are not uploaded yet."""
@@ -115,7 +115,7 @@ def _prepared(folder: Path, code: str, settings: Settings) -> dict[str, Any] | N
 def _undamaged(folder: Path) -> dict[str, Any] | None:
     """Return `done.json`; None if it is absent, or if it or one of its files is damaged.
 
-    Damaged files are removed. Checkpoints stay: training goes on from the last one.
+    Damaged files are removed. Checkpoints stay: training resumes from the last one.
     """
     broken: list[Path] = []
     try:

@@ -64,7 +64,7 @@ def process_count(devices: int) -> int:
 
 
 def say(sentence: str) -> None:
-    """Print one line on the standard error, on process 0 alone."""
+    """Print one line on the standard error, only on process 0."""
     if rank() == 0:
         print(printable(sentence), file=sys.stderr, flush=True)
 
@@ -86,7 +86,7 @@ def broadcast(value: T) -> T:
 
 def all_reduce_sum(value: float) -> float:
     """Return the sum over all processes, in all of them."""
-    # float64: processor seconds and counts must not be rounded to float32
+    # float64: CPU seconds and counts must not be rounded to float32
     total = torch.tensor(value, dtype=torch.float64)
     if world_size() > 1:
         dist.all_reduce(total)

@@ -53,10 +53,11 @@ class Settings:
         precision: Lightning's name: `32-true`, `bf16-mixed` or `16-mixed`. Weights and answers are
             float32 in all of them.
         accumulate: batches whose gradients are averaged in one step. It costs no memory, and the
-            epochs stay.
+            number of epochs does not change.
         clip: greatest norm of the gradient in a step, or None.
-        compile: compile the networks, not the views: worth its minute in long fits on a GPU.
-        graph: replay each step as one CUDA graph, which small batches need to keep a GPU busy.
+        compile: compile the networks, not the views. It takes about a minute and saves time only in
+            long fits on a GPU.
+        graph: replay each step as one CUDA graph, so that a GPU is busy on small batches.
         channels_last: keep images and filters in channels-last order, which most processors
             convolve faster.
         checkpoint_seconds: least time between two checkpoints.
@@ -194,8 +195,8 @@ def fit(
         monitors: callbacks of this fit.
 
     Returns:
-        Wall and processor seconds, summed over interruptions, and the most memory; see
-        `stealing.training.checkpoints.Stopwatch`.
+        `seconds` (wall time) and `cpu_seconds`, summed over interruptions, and `memory_gib`, the
+        peak, which is absent if it is unknown; see `stealing.training.checkpoints.Stopwatch`.
 
     Raises:
         CheckpointError: the checkpoints in `folder` cannot be read.

@@ -78,7 +78,7 @@ class _Place:
     world_size: int
     device: int
     open_store: Callable[[], Store]
-    remedy: str = "it starts with the command; look at what it printed, and run it again."
+    remedy: str = "the command starts all processes; read what it printed, and run it again."
 
 
 @contextmanager
@@ -183,7 +183,7 @@ def _children(count: int, command: list[str], port: int) -> Iterator[None]:
                 [*command, str(number), str(count), str(port)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
-                start_new_session=True,  # Ctrl-C goes to the first process alone
+                start_new_session=True,  # Ctrl-C goes only to the first process
             )
             children.append(child)
             threading.Thread(target=_watch, args=(child, is_over), daemon=True).start()
@@ -224,7 +224,7 @@ def _joined(place: _Place, accelerator: str, identity: str) -> Iterator[None]:
     backend = "gloo"
     if accelerator == "gpu":
         torch.cuda.set_device(place.device)
-        # gloo, too: objects and counts are exchanged from the processor
+        # gloo, too: objects and counts are exchanged from the CPU
         backend = "cpu:gloo,cuda:nccl"
     _meet(place, backend)
     try:
@@ -241,7 +241,7 @@ def _joined(place: _Place, accelerator: str, identity: str) -> Iterator[None]:
         if not any(words in str(error) for words in LOST_CONNECTION):
             raise
         raise ProcessError(
-            "Another process of this run ended early: what it said stands above."
+            "Another process of this run ended early: read its message above."
         ) from None
     finally:
         dist.destroy_process_group()
@@ -329,16 +329,16 @@ def _await(meeting: _Meeting, place: _Place) -> None:
     me = f"Process {place.rank} of {place.world_size}"
     if meeting.thread.is_alive():
         print(
-            f"{me} has waited {ANNOUNCED_AFTER:.0f} s for {meeting.awaited()}, and waits "
-            f"{MEETING / 60:.0f} minutes in all: {place.remedy}",
+            f"{me} has waited {ANNOUNCED_AFTER:.0f} s for {meeting.awaited()}, and stops after "
+            f"{MEETING / 60:.0f} minutes: {place.remedy}",
             file=sys.stderr,
             flush=True,
         )
         meeting.thread.join(MEETING - ANNOUNCED_AFTER)
     if meeting.thread.is_alive():
         raise ProcessError(
-            f"{me} has waited {MEETING / 60:.0f} minutes for {meeting.awaited()}, which did not "
-            f"come: {place.remedy}"
+            f"{me} has waited {MEETING / 60:.0f} minutes for {meeting.awaited()} and stops: "
+            f"{place.remedy}"
         )
     if meeting.error is not None:
         raise meeting.error

@@ -19,7 +19,7 @@ LOG_EVERY = 10
 
 
 class StepModule(L.LightningModule):
-    """Trains by a step that is a function of a batch alone.
+    """Trains by a step that is a function only of a batch.
 
     Args:
         seed: of all random numbers of the steps.
@@ -41,13 +41,17 @@ class StepModule(L.LightningModule):
 
         Args:
             images_uint8: (B, 3, H, W), on the device of the module.
-            places_B: places of the images in the list of this fit, int64, on the same device.
+            places_B: what `addresses` returned, int64, on the same device.
             random: numbers on the same device.
         """
         raise NotImplementedError
 
     def addresses(self, draw: BatchIndices) -> Tensor:
-        """Return what `step_loss` gets as places, (B,); a subclass may add what epochs change."""
+        """Return the index of each image that `step_loss` gets, int64 (B,).
+
+        Here it is the place of the image in the list of the fit. A subclass may return another
+        index, such as the row of an answer that changes with the epoch.
+        """
         return draw.indices
 
     @property

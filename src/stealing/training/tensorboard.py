@@ -55,6 +55,6 @@ class TensorBoardRecorder(Recorder):
             writer.add_images(name, torch.from_numpy(content))
 
     def close(self) -> None:
-        """Close the event file, or the next fit of this process would write into it."""
+        """Close the event file: the next fit of this process must not write into it."""
         while self._open:
             self._open.pop().experiment.close()

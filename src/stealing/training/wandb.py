@@ -166,7 +166,7 @@ class WandbRecorder(Recorder):
         wandb.run.log({name: media})
 
     def close(self) -> None:
-        """Finish the run, or the next fit of this process would be logged into it."""
+        """Finish the run: the next fit of this process must not be logged into it."""
         wandb.finish()
 
 

@@ -39,7 +39,7 @@ GUESSES = (
 
 def add_commands(commands: Any) -> None:
     """Add `inspect` and `convert` to a parser's commands; `run` of the result is what to call."""
-    inspect = commands.add_parser("inspect", help="say what a checkpoint is")
+    inspect = commands.add_parser("inspect", help="print what a checkpoint is")
     inspect.add_argument("file")
     convert = commands.add_parser("convert", help="write a checkpoint in this project's format")
     convert.add_argument("file")
@@ -141,7 +141,7 @@ def _fitting(content: dict[str, Any], path: Path) -> Iterator[tuple[str, str]]:
         except CheckpointError:
             continue
         own = network.state_dict()
-        # The stems of ResNets differ, and are told from the weights later.
+        # The stems of ResNets differ, and are inferred from the weights later.
         if all(
             tensor.shape == own[weight].shape or weight == "conv1.weight"
             for weight, tensor in found.weights.items()

@@ -127,7 +127,7 @@ def _candidates(content: Mapping[str, Any], spellings: Sequence[Spelling]) -> It
     for place, tensors in state_dicts(content):
         cleaned = {clean(name): tensor for name, tensor in tensors.items()}
         if len(cleaned) < len(tensors):
-            # Two names differ in their wrappers alone.
+            # Two names differ only in their wrappers.
             cleaned = dict(tensors)
         for number, spelling in enumerate(spellings):
             for prefix, count in _beginnings(cleaned, spelling).items():

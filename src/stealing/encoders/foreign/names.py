@@ -85,7 +85,7 @@ COUNTS = "num_batches_tracked"
 that is not trained does not read them."""
 
 UNREAD = (COUNTS, "position_ids")
-"""Ends of names that may be absent, or too many: transformers once stored numbers of positions."""
+"""Last parts of names that a file may lack or have in addition, such as position ids."""
 
 SOURCES = (
     ("MoCo", r"\bencoder_q\.", ""),
@@ -100,8 +100,10 @@ SOURCES = (
     ("SimCLR or Cont-Steal", r"\bencoder\.$", r"projector|linear|encoder\.fc"),
     ("a classifier", r"", r"(.*\.)?(fc|heads?|classifier|linear)\."),
 )
-"""Programs by the end of the place and beginning of the encoder's names, and by a name that is left
-out. The first that fits is taken. It is told to the user, and chooses the stem of a small ResNet.
+"""(program, pattern of the prefix of the encoder's names, pattern of a name that is left out).
+
+An empty pattern fits everything. The first entry that fits is taken. The user sees the program's
+name; it also decides the stem of a small ResNet.
 """
 
 SOLO_STEM = "cont_steal"

@@ -84,7 +84,7 @@ def load_onnx(target: ForeignTarget) -> Loaded:
         raise CheckpointError(f"{path} does not exist: name an ONNX file.")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    # Errors are told by the exception below.
+    # onnxruntime's own log is silent: the exception below has the error.
     options.log_severity_level = 4
     try:
         session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

@@ -1,7 +1,7 @@
 """Towers of open_clip: a model's name and a file of weights in, an encoder out.
 
 The features are those of `encode_image`, before they are normalised: the projected ones, which a
-text can be compared with. The text tower is built for the zero-shot head alone.
+text can be compared with. The text tower is built only for the zero-shot head.
 """
 
 import copy

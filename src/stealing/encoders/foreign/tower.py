@@ -23,8 +23,8 @@ class Tower(nn.Module):
 
     Args:
         network: of another library.
-        variant: tells networks apart whose weights have the same names and shapes.
-        features: returns features (B, D) from the network's answer; None if it is them.
+        variant: differs between networks whose weights have the same names and shapes.
+        features: returns features (B, D) from the network's output; None if the output is them.
         is_graph: whether it is a TorchScript graph. Its optimised execution may change the last
             bits of the first calls.
     """
@@ -57,7 +57,7 @@ class Tower(nn.Module):
         if not isinstance(answer, Tensor):
             raise CheckpointError(
                 f"The network returns {type(answer).__name__} in place of one tensor of features: "
-                "export it again with its features alone."
+                "export it again with only its features."
             )
         # Some exporters keep the places of a pooled map, (B, D, 1, 1).
         return answer.flatten(1) if answer.ndim > 2 else answer
@@ -127,7 +127,7 @@ def given_preprocessing(target: ForeignTarget) -> Preprocessing:
     for name in ("size", "mean", "std"):
         if getattr(target, name) is None:
             raise ConfigError(
-                f"target.{name}= has no value, and a file of {target.family} does not tell it: "
+                f"target.{name}= has no value, and a file of {target.family} does not hold it: "
                 "set target.size=, target.mean= and target.std= as the network was trained."
             )
     assert target.size is not None
