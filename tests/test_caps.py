@@ -160,12 +160,13 @@ def test_a_run_that_names_no_total_or_a_higher_one_leaves_the_strictest_in_force
     for more in ({}, {"images_total": 1000}):
         later = door(tmp_path, Fake(), **more)
         with pytest.raises(
-            BudgetExceeded, match=r"11 images .* and 10 are left .*queries allow fake attack TOTAL"
+            BudgetExceeded,
+            match=r"11 more images .* 10 that are left .*queries allow fake attack TOTAL",
         ):
             later.ask(IMAGES[10:21], "a", "attack")
         assert total(tmp_path) == 20 and total(tmp_path, "evaluation") == 9
     lower = door(tmp_path, Fake(), images_total=12)
-    with pytest.raises(BudgetExceeded, match="2 are left"):
+    with pytest.raises(BudgetExceeded, match="2 that are left"):
         lower.ask(IMAGES[10:13], "a", "attack")
     assert total(tmp_path) == 12
     with pytest.raises(

@@ -92,7 +92,7 @@ def test_the_total_is_never_exceeded_and_a_refused_request_leaves_no_trace(place
     ledger = Ledger(place)
     ledger.allow("target", "attack", 20)
     reserve(ledger, slice(0, 15))
-    with pytest.raises(BudgetExceeded, match="6 images .* 5 are left"):
+    with pytest.raises(BudgetExceeded, match="6 more images .* 5 that are left"):
         reserve(ledger, slice(15, 18), slice(18, 21))
     assert (
         ledger.spent("target", "attack") == 15

@@ -86,14 +86,15 @@ def test_every_purpose_has_a_cap_of_its_own_over_all_runs_and_one_for_this_run(
     meter.ask(IMAGES[:6], "h", "evaluation")
     for purpose, setting, count in (("attack", "images=10", 10), ("evaluation", "evaluation=6", 6)):
         with pytest.raises(
-            BudgetExceeded, match=rf"1 images were .* and 0 are left: raise budget\.{setting}\."
+            BudgetExceeded, match=rf"1 more images .*budget\.{setting}, of which 0 are left: raise"
         ):
             meter.ask(IMAGES[20:21], "a", purpose)  # type: ignore[arg-type]
         assert meter.spent(purpose) == count  # type: ignore[arg-type]
     later = door(tmp_path, Fake(), images_total=12, evaluation_total=7)
     for account, purpose, free in (("a", "attack", 2), ("h", "evaluation", 1)):
         with pytest.raises(
-            BudgetExceeded, match=rf"{free + 1} images .* {purpose} and {free} are left to all runs"
+            BudgetExceeded,
+            match=rf"{free + 1} more .* {purpose} exceed the {free} that are left to all",
         ):
             later.ask(IMAGES[20 : 21 + free], account, purpose)  # type: ignore[arg-type]
         later.ask(IMAGES[40 : 40 + free], account, purpose)  # type: ignore[arg-type]

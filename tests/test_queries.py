@@ -50,7 +50,9 @@ def test_a_refused_batch_is_neither_sent_nor_booked_and_the_budget_is_never_exce
 ) -> None:
     meter = door(tmp_path)
     meter.ask(IMAGES[:15], "attacker/0", "attack")
-    with pytest.raises(BudgetExceeded, match=r"6 images .* 5 are left: raise budget.images=20"):
+    with pytest.raises(
+        BudgetExceeded, match=r"6 more .* budget.images=20, of which 5 are left: raise"
+    ):
         meter.ask(IMAGES[15:21], "attacker/0", "attack")
     assert (meter.spent("attack"), meter.sent) == (15, 15)
     meter.ask(IMAGES[15:20], "attacker/0", "attack")

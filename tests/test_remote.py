@@ -186,7 +186,7 @@ def test_what_was_in_doubt_is_asked_again_by_the_next_run_under_its_key(
     broken[0] = False
     meter = door(remote(url, wires()["raw"]), tmp_path, images_total=12)
     with pytest.raises(
-        StealingError, match="2 are left"
+        StealingError, match="2 that are left"
     ):  # refused, and the request in doubt is left as it was
         meter.ask(noise(20)[5:20], "attacker/0", "attack")
     assert torch.equal(

@@ -217,7 +217,7 @@ def test_nobody_without_a_key_gets_anything_and_no_account_sees_another(service:
     used = httpx2.get(service.url + "/v1/usage", headers={"api-key": other}).json()
     assert used == {"account": "honest/x", "images": 20, "quota": 25, "cost": 10.0}
     said = raw(service, authorization=f"Bearer {other}")
-    assert said.status_code == 403 and "5 are left" in said.json()["error"]["message"]
+    assert said.status_code == 403 and "the 5 that are left" in said.json()["error"]["message"]
     with open(service.books.database.path, "rb") as file:  # type: ignore[attr-defined]
         assert other.split(".")[1].encode() not in file.read(), "keys are kept as hashes"
 
