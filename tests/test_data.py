@@ -79,7 +79,12 @@ def test_bad_rows_are_named_by_file_and_row_and_leave_nothing_half_done(
             r"train.parquet, row 5: the image cannot be decoded",
         ),
         ([*good[:11], b""], [0] * 12, {}, r"row 11: the image cannot be decoded"),
-        (good, [0] * 7 + [4] + [0] * 4, {}, r"train.parquet, row 7: the label 4 is not in 0 to 3"),
+        (
+            good,
+            [0] * 7 + [4] + [0] * 4,
+            {},
+            r"train.parquet, row 7: the label 4 is not a class number from 0 to 3",
+        ),
         (good, [0] * 7 + [-2] + [0] * 4, {}, r"row 7: the label -2"),
         (
             [*good[:3], png(pixels[3][:8, :8]), *good[4:]],

@@ -184,7 +184,7 @@ def test_eval_judges_what_a_run_stole_as_the_run_did_and_on_tasks_and_heads_that
     wrong = command("eval.py", f"surrogate={tmp_path}")
     assert wrong.returncode == 1 and "is not a judged run's folder: name one of" in wrong.stderr
     half = command("eval.py", f"surrogate={folder}", "probe.neighbours=3")
-    assert half.returncode == 1 and "name all of it, probe=, too" in half.stderr
+    assert half.returncode == 1 and "add probe=... to choose the whole" in half.stderr
 
 
 def test_a_ledger_that_cannot_be_opened_is_one_sentence_and_a_failed_run(

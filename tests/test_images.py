@@ -224,7 +224,9 @@ def test_rows_are_read_and_counted_block_by_block_over_shards(
     )
     assert images.name == f"{tmp_path.stem}-train" and images.class_names == ()
     parquet(tmp_path / "test.parquet", ROWS, [0, 0, 0, 0, 0, 9, 0, 0], ["a", "b"])
-    with pytest.raises(DataError, match=r"test\.parquet, row 5: the label 9 is not in 0 to 1"):
+    with pytest.raises(
+        DataError, match=r"test\.parquet, row 5: the label 9 is not a class number from 0 to 1"
+    ):
         sources.parquet(str(tmp_path), "test", **options)
     parquet(tmp_path / "val-0.parquet", ROWS[:4], [0, 1, 2, 0])
     parquet(tmp_path / "val-1.parquet", ROWS[4:], None)

@@ -279,7 +279,7 @@ def test_labels_are_read_as_they_are_written_and_text_is_numbered_in_sorted_orde
     [
         ([0.0, 1.0, 0.5], None, "row 2: the label 0.5 is not a whole number"),
         ([0.0, float("inf"), 1.0], None, "row 1: the label inf is not"),
-        ([0, 1, 2], hub(["a", "b"]), "row 2: the label 2 is not in 0 to 1"),
+        ([0, 1, 2], hub(["a", "b"]), "row 2: the label 2 is not a class number from 0 to 1"),
         ([0, -2, 1], None, "row 1: the label -2 is not"),
         (
             ["a", "zebra", "b"],

@@ -305,7 +305,7 @@ HOSTILE: dict[str, tuple[Change, str]] = {
     "another interpolation": (update("start", "${seed}"), "is an interpolation"),
     "another ledger": (
         update("paths.ledger", "/tmp/l.sqlite"),
-        "add paths.ledger=/tmp/l.sqlite if it is yours",
+        "if it is yours, add paths.ledger=/tmp/l.sqlite;",
     ),
     "a ledger elsewhere": (
         update("paths.ledger", "postgresql://x/y"),

@@ -168,7 +168,7 @@ def _numbers(
         if isinstance(label, str):
             expected = "among the class names"
         elif names and float(label).is_integer():
-            expected = f"in 0 to {len(names) - 1}"
+            expected = f"a class number from 0 to {len(names) - 1}"
         else:
             expected = f"a whole number from 0 to {MOST - 1}"
         raise DataError(
