@@ -309,7 +309,7 @@ HOSTILE: dict[str, tuple[Change, str]] = {
     ),
     "a ledger elsewhere": (
         update("paths.ledger", "postgresql://x/y"),
-        "add paths.ledger=postgresql://x/y if it is",
+        "add paths.ledger=postgresql://x/y; without it",
     ),
     "another place": (update("paths.work", "/elsewhere"), "run eval.py in the folder"),
 }
