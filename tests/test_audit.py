@@ -367,7 +367,7 @@ def test_the_next_attack_that_a_page_proposes_is_one_that_an_audit_accepts(tmp_p
     assert len(proposed) == 2
     words = [*TINY, f"paths.work={tmp_path}", *proposed]
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        assert "to measure" in str(Audit(compose_config("audit", words)[0], words).check())
+        assert "the evaluation" in str(Audit(compose_config("audit", words)[0], words).check())
 
 
 def test_an_audit_that_is_refused_is_one_line(command: Command, tmp_path: Path) -> None:
