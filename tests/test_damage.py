@@ -262,7 +262,7 @@ def test_a_ledger_that_is_restored_or_in_another_work_folder_is_used(tmp_path: P
 def test_a_damaged_record_of_the_ledger_is_one_sentence(tmp_path: Path) -> None:
     place = bought(tmp_path)
     flip(tmp_path / "ledger.json")
-    with pytest.raises(LedgerError, match=r"ledger\.json names .* is damaged: if that .* delete"):
+    with pytest.raises(LedgerError, match=r"ledger\.json names .* is damaged: delete this file"):
         open_ledger(place, tmp_path)
 
 
