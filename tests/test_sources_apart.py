@@ -123,7 +123,7 @@ def test_what_was_bought_under_a_former_name_is_not_bought_again_without_a_word(
         and ledger.spent("present", "attack") == 5
         and not ledger.was_asked("former")
     )
-    with pytest.raises(LedgerError, match="must know former and not present"):
+    with pytest.raises(LedgerError, match="former cannot be renamed to present"):
         ledger.rename("former", "present")
 
 
