@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from best_tuning import tried
+from best_tuning import STRONGER, WEAKER, tried
 from control_tuning import table
 
 from stealing.artefacts import write_atomically
@@ -46,11 +46,6 @@ RATES: Stage = (
     ("attack.optimizer.lr=2e-3",),
     ("attack.optimizer.lr=4e-3",),
     ("attack.optimizer.lr=1.6e-2",),
-)
-STRONGER = ("attack.pairing.views.crop=[0.3,1.0]", "attack.pairing.views.jitter=[0.3,0.3,0.3,0.08]")
-WEAKER = (
-    "attack.pairing.views.crop=[0.8,1.0]",
-    "attack.pairing.views.jitter=[0.05,0.05,0.05,0.01]",
 )
 VIEWS: Stage = (STRONGER, WEAKER)
 MORE_VIEWS: Stage = (

@@ -301,7 +301,7 @@ def _lender(entry: Entry, rivals: Sequence[Entry], head: str) -> Entry:
     def rank(one: Entry) -> tuple[int, bool, bool, int, float]:
         alike = one.arch == entry.arch, one.trained == entry.trained
         strength = one.control_accuracy(head, entry.seeds)
-        # Most seeds before strength, so that all entries have the same lender.
+        # Most seeds before strength: entries with the same seeds then have the same lender.
         return one.images, *alike, len(one.seeds), strength
 
     return max(lenders, key=rank)
