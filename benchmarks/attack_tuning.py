@@ -8,7 +8,8 @@ A trial uses another target than the one that results are about, slices of CIFAR
 split, 2,500 queries, and the steps and the batch of the preset. It is judged by the mean accuracy
 of the linear probe and kNN. Settings are searched one after the other, each from the best so far:
 learning rate (4 trials), what is the attack's own (2), views of the surrogate (2). An attack with
-nothing of its own has four trials of views. Each trial is stored at once, so that a command that
+nothing of its own has four trials of views; one without views has two more rates and two weight
+decays. Each trial is stored at once, so that a command that
 was stopped goes on. The winner belongs into conf/attack.
 
 Needs `STEALING_DATA`. Writes results/attack_tuning: a file an attack, and table.txt.
@@ -31,15 +32,20 @@ OUT = ROOT / "results" / "attack_tuning"
 Stage = Sequence[tuple[str, ...]]
 """Overrides that are tried beside what the stages before have chosen; none is the start."""
 
-START = (
-    "attack.optimizer.lr=8e-3",
+RATE = "attack.optimizer.lr=8e-3"
+WITH_VIEWS = (
+    RATE,
     "attack.pairing.views.crop=[0.6,1.0]",
     "attack.pairing.views.jitter=[0.1,0.1,0.1,0.02]",
 )
-"""Where each search begins: rate and views of stolen_encoder."""
+"""Where a search begins: rate and views of stolen_encoder."""
 
-SOURCES = {"rda": ("attack.loss.temperature=0.07",)}
-"""An attack's own settings begin at the values of its source: those that its preset has no more."""
+OTHER_STARTS: dict[str, tuple[str, ...]] = {
+    "conventional": (RATE,),
+    "rda": (*WITH_VIEWS, "attack.loss.temperature=0.07"),
+}
+"""Where the search begins of an attack without views, and of one whose preset no longer has the
+value of its source."""
 
 RATES: Stage = (
     (),
@@ -52,6 +58,11 @@ MORE_VIEWS: Stage = (
     *VIEWS,
     ("attack.pairing.views.crop=[0.3,1.0]",),
     ("attack.pairing.views.flip=0",),
+)
+MORE_RATES: Stage = (("attack.optimizer.lr=1e-3",), ("attack.optimizer.lr=3.2e-2",))
+DECAYS: Stage = (
+    ("attack.optimizer.weight_decay=0.1",),
+    ("attack.optimizer.weight_decay=1.0",),
 )
 TEMPERATURES: Stage = (("attack.loss.temperature=0.2",), ("attack.loss.temperature=0.5",))
 
@@ -72,8 +83,14 @@ STAGES: dict[str, tuple[Stage, ...]] = {
     ),
     "sym_cosine": (RATES, (("attack.loss.hidden=128",), ("attack.loss.hidden=2048",)), VIEWS),
     "wasserstein": (RATES, MORE_VIEWS),
+    "conventional": (RATES, MORE_RATES, DECAYS),
 }
 """Stages by attack. stolen_encoder had 16 trials of rate and views before."""
+
+
+def start_of(attack: str) -> tuple[str, ...]:
+    """Return the overrides where the search of an attack begins."""
+    return OTHER_STARTS.get(attack, WITH_VIEWS)
 
 
 def path_of(attack: str) -> Path:
@@ -89,7 +106,7 @@ def stored(attack: str) -> list[dict[str, Any]]:
 
 def search(attack: str, trials: list[dict[str, Any]]) -> None:
     """Make the trials that are missing; mark what the stages choose; store after each trial."""
-    start = (*START, *SOURCES.get(attack, ()))
+    start = start_of(attack)
     best: tuple[str, ...] = ()
     highest = -1.0
     made = 0

@@ -123,7 +123,7 @@ def test_a_fair_attack_has_the_settings_of_the_best_of_its_eight_trials(attack: 
     assert len(tried) == 8
     assert stored["mean"] == max(trial["mean"] for trial in stored["trials"])
     preset = to_dict(choose(f"attack={attack}").attack)
-    found = choose(f"attack={attack}", *attack_tuning.START, *stored["chosen"])
+    found = choose(f"attack={attack}", *attack_tuning.start_of(attack), *stored["chosen"])
     assert to_dict(found.attack) == preset
 
 
