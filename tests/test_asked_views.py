@@ -254,6 +254,8 @@ def test_an_attack_on_views_is_checked_with_its_plan_before_anything_is_bought()
         check_attack(ATTACK | {"pairing": ALL}, SIZE, ViewPlan(1, STRONG))
     with pytest.raises(ConfigError, match=r"attack\.batch_size=2 or more"):
         check_attack(to_dict(choose("attack=rda", "attack.batch_size=1").attack), SIZE, PLAN)
+    with pytest.raises(ConfigError, match=r"attack\.batch_size=2 or more"):
+        check_attack(to_dict(choose("attack=best", "attack.batch_size=1").attack), SIZE)
 
 
 def stolen(folder: Path, pairing: dict[str, Any], loss: str, stop: int = 0) -> Any:

@@ -22,6 +22,7 @@ from stealing.attacks.siamese import (
 from stealing.attacks.steal import BoughtAnswers, surrogate_module
 from stealing.attacks.surrogate import build_loss
 from stealing.data.sampling import generator
+from stealing.errors import ConfigError
 from stealing.training.fit import Settings
 
 Loop = Callable[[Tensor, Tensor], Tensor]
@@ -198,6 +199,21 @@ def test_equal_features_are_the_least_of_each_loss() -> None:
 def test_rows_of_zeros_have_a_finite_loss_and_gradient(name: str) -> None:
     value, gradient = value_and_gradient(LOSSES[name][0], torch.zeros(6, 5), TARGET)
     assert value.isfinite() and gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_batch_of_one_image_trains_the_surrogate_or_is_refused(name: str) -> None:
+    def of_one_image() -> tuple[Tensor, Tensor]:
+        return value_and_gradient(LOSSES[name][0], SURROGATE[:1], TARGET[:1])
+
+    if name.startswith(("infonce", "soft_nn")):
+        with pytest.raises(ConfigError, match=r"attack\.batch_size=1 .* negatives"):
+            of_one_image()
+    elif name.startswith("wasserstein"):
+        assert of_one_image()[1].abs().max() > 0
+    else:
+        with pytest.raises(ValueError, match="more than 1 value"):
+            of_one_image()
 
 
 def test_a_loss_with_parameters_is_a_function_of_its_seed_and_a_function_is_left_alone() -> None:

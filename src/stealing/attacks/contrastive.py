@@ -55,12 +55,21 @@ def discriminate(between_BB: Tensor, within_BB: Tensor) -> Tensor:
     Raises:
         ConfigError: there is one row, which has no negatives.
     """
-    if len(between_BB) < 2:
-        raise ConfigError(
-            "attack.batch_size=1 leaves this loss without negatives: set attack.batch_size=2 or "
-            "more."
-        )
+    check_negatives(len(between_BB))
     positive_B = between_BB.diagonal()
     is_own = torch.eye(len(between_BB), dtype=torch.bool, device=between_BB.device)
     others = torch.cat([between_BB, within_BB], 1).masked_fill(is_own.repeat(1, 2), -torch.inf)
     return (others.logsumexp(1) - positive_B).mean()
+
+
+def check_negatives(images: int) -> None:
+    """Check that a batch has negatives.
+
+    Raises:
+        ConfigError: it has one image.
+    """
+    if images < 2:
+        raise ConfigError(
+            "attack.batch_size=1 leaves this loss without negatives: set attack.batch_size=2 or "
+            "more."
+        )

@@ -109,9 +109,9 @@ def _raw(views: Tensor, images: Tensor) -> Tensor:
 class RawOrView:
     """Each image once a step: raw with probability 1 / (1 + view_weight), else a view of it.
 
-    The expected loss is the paper's L1 + lambda L2, divided by 1 + lambda, at half the forward
-    passes. With lambda = 20 the raw images carry one part in 21 of the weight, and here they take
-    no more of the compute.
+    But for BatchNorm, which sees raw images and views together, the expected loss is the paper's
+    L1 + lambda L2, divided by 1 + lambda, at half the forward passes. With lambda = 20 the raw
+    images carry one part in 21 of the weight, and here they take no more of the compute.
 
     Attributes:
         views: distribution of the views.

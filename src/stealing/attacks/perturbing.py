@@ -2,9 +2,9 @@
 
 Shape letters: B images, H and W pixels. Images are float in [0, 1].
 
-Source: Zhang et al. 2023 (IPES), of which only the abstract is public. It trains on augmented and
-on perturbed samples by a contrastive loss, and saves queries as a well-trained encoder answers all
-of them alike. Kind and size of the perturbation are our reading.
+Source: Zhang et al. 2023 (IPES), of which we could read the abstract only. It trains on augmented
+and on perturbed samples by a contrastive loss, and saves queries as a well-trained encoder answers
+all of them alike. Kind and size of the perturbation are our reading.
 """
 
 from collections.abc import Iterator

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stealing.attacks.contrastive import check_negatives
 from stealing.attacks.losses import l2
 from stealing.numbers import LEAST, check_integer, check_number
 
@@ -26,9 +27,12 @@ def infonce(surrogate_BD: Tensor, target_BD: Tensor, *, temperature: float) -> T
     are negatives of both. The value is in nats, at least 0.
 
     Args:
-        surrogate_BD: surrogate features, (B, D), with gradient; normalised here.
+        surrogate_BD: surrogate features, (B, D), with gradient; normalised here. B is at least 2.
         target_BD: banked answers to the same images, (B, D); normalised here.
         temperature: softmax temperature, > 0.
+
+    Raises:
+        ConfigError: one image has no negatives.
 
     Source: `info_nce_loss` of simclr.py in the released code, as its stealing loop calls it. The
     released code of Cont-Steal has the same formula (Loss.py at 49233dd).
@@ -48,10 +52,13 @@ def infonce_and_distance(
     brings the features themselves near, which serves a linear head.
 
     Args:
-        surrogate_BD: surrogate features, (B, D), with gradient; normalised here.
+        surrogate_BD: surrogate features, (B, D), with gradient; normalised here. B is at least 2.
         target_BD: banked answers to the same images, (B, D); normalised here.
         temperature: of `infonce`, > 0.
         distance_weight: of the distance, at least 0, in nats for a distance of 1.
+
+    Raises:
+        ConfigError: one image has no negatives.
 
     Source: ours.
     """
@@ -67,9 +74,12 @@ def soft_nn(surrogate_BD: Tensor, target_BD: Tensor, *, temperature: float) -> T
     not normalised, so lengths count, and the value is in nats, at least 0.
 
     Args:
-        surrogate_BD: surrogate features, (B, D), with gradient.
+        surrogate_BD: surrogate features, (B, D), with gradient; B is at least 2.
         target_BD: banked answers to the same images, (B, D).
         temperature: of the distances, > 0, in the unit of the features squared.
+
+    Raises:
+        ConfigError: one image has no negatives.
 
     Source: `soft_nn_loss` of loss.py in the released code; Frosst et al. 2019 (arXiv:1902.01889).
     Departure: the released code adds 1e-9 inside the logarithm, which bounds the loss at 21 nats
@@ -87,6 +97,7 @@ def soft_nn(surrogate_BD: Tensor, target_BD: Tensor, *, temperature: float) -> T
 
 def _contrast(logits: Tensor) -> Tensor:
     """Return the mean cross-entropy of 2B rows, (2B, 2B), with row i of the other half as label."""
+    check_negatives(len(logits) // 2)
     # -inf: no row is its own neighbour
     logits = logits.fill_diagonal_(-torch.inf)
     positive = torch.arange(len(logits), device=logits.device).roll(len(logits) // 2)
@@ -130,8 +141,8 @@ def barlow(surrogate_BD: Tensor, target_BD: Tensor, *, off_diagonal: float) -> T
         off_diagonal: weight of the other entries, at least 0.
 
     Source: Barlow Twins (arXiv:2103.03230), equation 1. Departure: `barlow_loss` in the released
-    code correlates one view's rows of both encoders with the other view's. It needs an answer to
-    each view, and no term of it compares the surrogate with the target.
+    code correlates the rows of both encoders of one half of a batch with those of the other half.
+    No term of it compares the surrogate with the target.
     """
     check_number("attack.loss.off_diagonal", off_diagonal)
     with torch.autocast(surrogate_BD.device.type, enabled=False):
@@ -154,10 +165,11 @@ class PredictedCosine(nn.Module):
         hidden: H, width of the hidden layer.
 
     Source: the loss `symmetrized` of simclr.py in the released code, after SimSiam
-    (arXiv:2011.10566), section 3. Departure: the released code queries with two views, passes the
-    answers through a projector that is trained, too, and compares each prediction with the other
-    view's answer. Here an image has one answer for all its views, so that the two terms are two
-    calls, and answers stay as they are. BatchNorm has no scale and shift of its own.
+    (arXiv:2011.10566), section 3. Departure: the released code queries with two views, passes
+    features and answers through a projector that is trained, too, and compares each prediction with
+    the other view's answer. Here an image has one answer for all its views, so that a call is one
+    of the two terms; features and answers stay as they are. BatchNorm has no scale and shift of its
+    own.
     """
 
     def __init__(self, width: int, *, hidden: int) -> None:
