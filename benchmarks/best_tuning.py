@@ -68,6 +68,13 @@ TRIALS = {
     "weight_10": ("attack=best", "attack.loss.distance_weight=10"),
     "weaker_views": ("attack=best", *WEAKER),
     "raw_last_quarter": ("attack=best", "attack.pairing.share=0.75"),
+    "decay": ("attack=best", "attack.optimizer.weight_decay=0.1"),
+    "fast_decay": (
+        "attack=best",
+        "attack.optimizer.lr=1.6e-2",
+        "attack.optimizer.weight_decay=0.1",
+    ),
+    "plain_decay": ("attack=stolen_encoder", "attack.optimizer.weight_decay=0.1"),
     "smaller_batch": ("attack=best", "attack.batch_size=64", "attack.steps=2400"),
     "herding": ("attack=best", "selection=herding"),
     "best_500": ("attack=best", "budget=b500"),
