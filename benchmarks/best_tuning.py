@@ -74,6 +74,22 @@ TRIALS = {
         "attack.optimizer.lr=1.6e-2",
         "attack.optimizer.weight_decay=0.1",
     ),
+    "faster_decay": (
+        "attack=best",
+        "attack.optimizer.lr=3.2e-2",
+        "attack.optimizer.weight_decay=0.1",
+    ),
+    "fast_strong_decay": (
+        "attack=best",
+        "attack.optimizer.lr=1.6e-2",
+        "attack.optimizer.weight_decay=0.3",
+    ),
+    "fast_decay_500": (
+        "attack=best",
+        "budget=b500",
+        "attack.optimizer.lr=1.6e-2",
+        "attack.optimizer.weight_decay=0.1",
+    ),
     "plain_decay": ("attack=stolen_encoder", "attack.optimizer.weight_decay=0.1"),
     "smaller_batch": ("attack=best", "attack.batch_size=64", "attack.steps=2400"),
     "herding": ("attack=best", "selection=herding"),
