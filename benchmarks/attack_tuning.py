@@ -64,10 +64,14 @@ DECAYS: Stage = (
     ("attack.optimizer.weight_decay=0.1",),
     ("attack.optimizer.weight_decay=1.0",),
 )
+DECAY_AND_RATE: Stage = (
+    ("attack.optimizer.weight_decay=0.1",),
+    ("attack.optimizer.lr=1.6e-2", "attack.optimizer.weight_decay=0.1"),
+)
 TEMPERATURES: Stage = (("attack.loss.temperature=0.2",), ("attack.loss.temperature=0.5",))
 
 STAGES: dict[str, tuple[Stage, ...]] = {
-    "cont_steal": (RATES, TEMPERATURES, VIEWS),
+    "cont_steal": (RATES, TEMPERATURES, VIEWS, DECAY_AND_RATE),
     "rda": (RATES, TEMPERATURES, VIEWS),
     "infonce": (RATES, TEMPERATURES, VIEWS),
     "ipes": (RATES, (("attack.pairing.radius=0.01",), ("attack.pairing.radius=0.1",)), VIEWS),

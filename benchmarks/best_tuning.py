@@ -91,6 +91,11 @@ TRIALS = {
         "attack.optimizer.weight_decay=0.1",
     ),
     "plain_decay": ("attack=stolen_encoder", "attack.optimizer.weight_decay=0.1"),
+    "plain_fast_decay": (
+        "attack=stolen_encoder",
+        "attack.optimizer.lr=1.6e-2",
+        "attack.optimizer.weight_decay=0.1",
+    ),
     "smaller_batch": ("attack=best", "attack.batch_size=64", "attack.steps=2400"),
     "herding": ("attack=best", "selection=herding"),
     "best_500": ("attack=best", "budget=b500"),
