@@ -84,6 +84,11 @@ TRIALS = {
         "attack.optimizer.lr=1.6e-2",
         "attack.optimizer.weight_decay=0.3",
     ),
+    "faster_strong_decay": (
+        "attack=best",
+        "attack.optimizer.lr=3.2e-2",
+        "attack.optimizer.weight_decay=0.3",
+    ),
     "fast_decay_500": (
         "attack=best",
         "budget=b500",
