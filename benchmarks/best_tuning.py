@@ -61,14 +61,29 @@ STRONGER = (
     "attack.pairing.views.crop=[0.3,1.0]",
     "attack.pairing.views.jitter=[0.3,0.3,0.3,0.08]",
 )
+SLOW = ("attack.optimizer.lr=8e-3", "attack.optimizer.weight_decay=0.01")
+"""Rate and decay of stolen_encoder, with which most ideas were tried."""
+
 TRIALS = {
     "plain": ("attack=stolen_encoder",),
-    "best": ("attack=best",),
-    "weight_2": ("attack=best", "attack.loss.distance_weight=2"),
-    "weight_10": ("attack=best", "attack.loss.distance_weight=10"),
-    "weaker_views": ("attack=best", *WEAKER),
-    "raw_last_quarter": ("attack=best", "attack.pairing.share=0.75"),
-    "decay": ("attack=best", "attack.optimizer.weight_decay=0.1"),
+    "plain_decay": ("attack=stolen_encoder", "attack.optimizer.weight_decay=0.1"),
+    "plain_fast_decay": (
+        "attack=stolen_encoder",
+        "attack.optimizer.lr=1.6e-2",
+        "attack.optimizer.weight_decay=0.1",
+    ),
+    "slow": ("attack=best", *SLOW),
+    "weight_2": ("attack=best", *SLOW, "attack.loss.distance_weight=2"),
+    "weight_10": ("attack=best", *SLOW, "attack.loss.distance_weight=10"),
+    "weaker_views": ("attack=best", *SLOW, *WEAKER),
+    "raw_last_quarter": ("attack=best", *SLOW, "attack.pairing.share=0.75"),
+    "smaller_batch": ("attack=best", *SLOW, "attack.batch_size=64", "attack.steps=2400"),
+    "herding": ("attack=best", *SLOW, "selection=herding"),
+    "slow_500": ("attack=best", *SLOW, "budget=b500"),
+    "herding_500": ("attack=best", *SLOW, "budget=b500", "selection=herding"),
+    "raw_last_quarter_500": ("attack=best", *SLOW, "budget=b500", "attack.pairing.share=0.75"),
+    "stronger_views_500": ("attack=best", *SLOW, "budget=b500", *STRONGER),
+    "decay": ("attack=best", "attack.optimizer.lr=8e-3", "attack.optimizer.weight_decay=0.1"),
     "fast_decay": (
         "attack=best",
         "attack.optimizer.lr=1.6e-2",
@@ -95,22 +110,13 @@ TRIALS = {
         "attack.optimizer.lr=1.6e-2",
         "attack.optimizer.weight_decay=0.1",
     ),
-    "plain_decay": ("attack=stolen_encoder", "attack.optimizer.weight_decay=0.1"),
-    "plain_fast_decay": (
-        "attack=stolen_encoder",
-        "attack.optimizer.lr=1.6e-2",
-        "attack.optimizer.weight_decay=0.1",
-    ),
-    "smaller_batch": ("attack=best", "attack.batch_size=64", "attack.steps=2400"),
-    "herding": ("attack=best", "selection=herding"),
-    "best_500": ("attack=best", "budget=b500"),
-    "herding_500": ("attack=best", "budget=b500", "selection=herding"),
-    "raw_last_quarter_500": ("attack=best", "budget=b500", "attack.pairing.share=0.75"),
-    "stronger_views_500": ("attack=best", "budget=b500", *STRONGER),
     "longer": ("attack=best", "attack.steps=2400"),
     "wide": ("attack=best", "arch=wide", "attack.optimizer.lr=6e-3"),
 }
 """Overrides by the name of the trial."""
+
+CHOSEN = "fast_strong_decay"
+"""The trial whose settings attack=best has."""
 
 
 def tried(overrides: tuple[str, ...]) -> dict[str, Any]:
