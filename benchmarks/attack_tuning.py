@@ -7,10 +7,11 @@
 A trial uses another target than the one that results are about, slices of CIFAR-10's training
 split, 2,500 queries, and the steps and the batch of the preset. It is judged by the mean accuracy
 of the linear probe and kNN. Settings are searched one after the other, each from the best so far:
-learning rate (4 trials), what is the attack's own (2), views of the surrogate (2). An attack with
-nothing of its own has four trials of views; one without views has two more rates and two weight
-decays. Each trial is stored at once, so that a command that
-was stopped goes on. The winner belongs into conf/attack.
+learning rate and weight decay (4 trials), what is the attack's own (2), views of the surrogate (2).
+An attack with nothing of its own has four trials of views; one without views has more of the rate
+and the decay. The first two, cont_steal and rda, had four rates and no decay; when the decay proved
+to matter, cont_steal got two more trials. Each trial is stored at once, so that a command that was
+stopped goes on. The winner belongs into conf/attack.
 
 Needs `STEALING_DATA`. Writes results/attack_tuning: a file an attack, and table.txt.
 """
@@ -53,6 +54,12 @@ RATES: Stage = (
     ("attack.optimizer.lr=4e-3",),
     ("attack.optimizer.lr=1.6e-2",),
 )
+RATES_AND_DECAY: Stage = (
+    (),
+    ("attack.optimizer.lr=4e-3",),
+    ("attack.optimizer.lr=1.6e-2",),
+    ("attack.optimizer.lr=1.6e-2", "attack.optimizer.weight_decay=0.1"),
+)
 VIEWS: Stage = (STRONGER, WEAKER)
 MORE_VIEWS: Stage = (
     *VIEWS,
@@ -73,20 +80,28 @@ TEMPERATURES: Stage = (("attack.loss.temperature=0.2",), ("attack.loss.temperatu
 STAGES: dict[str, tuple[Stage, ...]] = {
     "cont_steal": (RATES, TEMPERATURES, VIEWS, DECAY_AND_RATE),
     "rda": (RATES, TEMPERATURES, VIEWS),
-    "infonce": (RATES, TEMPERATURES, VIEWS),
-    "ipes": (RATES, (("attack.pairing.radius=0.01",), ("attack.pairing.radius=0.1",)), VIEWS),
+    "infonce": (RATES_AND_DECAY, TEMPERATURES, VIEWS),
+    "ipes": (
+        RATES_AND_DECAY,
+        (("attack.pairing.radius=0.01",), ("attack.pairing.radius=0.1",)),
+        VIEWS,
+    ),
     "soft_nn": (
-        RATES,
+        RATES_AND_DECAY,
         (("attack.loss.temperature=10.0",), ("attack.loss.temperature=1000.0",)),
         VIEWS,
     ),
     "barlow": (
-        RATES,
+        RATES_AND_DECAY,
         (("attack.loss.off_diagonal=0.001",), ("attack.loss.off_diagonal=0.02",)),
         VIEWS,
     ),
-    "sym_cosine": (RATES, (("attack.loss.hidden=128",), ("attack.loss.hidden=2048",)), VIEWS),
-    "wasserstein": (RATES, MORE_VIEWS),
+    "sym_cosine": (
+        RATES_AND_DECAY,
+        (("attack.loss.hidden=128",), ("attack.loss.hidden=2048",)),
+        VIEWS,
+    ),
+    "wasserstein": (RATES_AND_DECAY, MORE_VIEWS),
     "conventional": (RATES, MORE_RATES, DECAYS),
 }
 """Stages by attack. stolen_encoder had 16 trials of rate and views before."""
