@@ -320,8 +320,8 @@ def test_presets_on_views_choose_their_plan_and_the_command_line_another() -> No
     fair = to_dict(choose("attack=stolen_encoder").attack)
     for name in ("cont_steal", "rda"):
         attack = to_dict(choose(f"attack={name}").attack)
-        # its rate and views are those of its own trials
-        tuned = {"lr": fair["optimizer"]["lr"]}
+        # its rate, decay and views are those of its own trials
+        tuned = {part: fair["optimizer"][part] for part in ("lr", "weight_decay")}
         assert attack["optimizer"] | tuned == fair["optimizer"], name
         for part in ("schedule", "steps", "epochs", "ema"):
             assert attack[part] == fair[part], f"{name}: {part}"
