@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from best_tuning import STRONGER, WEAKER, tried
+from best_tuning import STRONGER, WEAKER, paced, tried
 from control_tuning import table
 
 from stealing.artefacts import write_atomically
@@ -58,7 +58,7 @@ RATES_AND_DECAY: Stage = (
     (),
     ("attack.optimizer.lr=4e-3",),
     ("attack.optimizer.lr=1.6e-2",),
-    ("attack.optimizer.lr=1.6e-2", "attack.optimizer.weight_decay=0.1"),
+    paced("1.6e-2", "0.1"),
 )
 VIEWS: Stage = (STRONGER, WEAKER)
 MORE_VIEWS: Stage = (
@@ -71,14 +71,11 @@ DECAYS: Stage = (
     ("attack.optimizer.weight_decay=0.1",),
     ("attack.optimizer.weight_decay=1.0",),
 )
-DECAY_AND_RATE: Stage = (
-    ("attack.optimizer.weight_decay=0.1",),
-    ("attack.optimizer.lr=1.6e-2", "attack.optimizer.weight_decay=0.1"),
-)
+ADDED: Stage = (("attack.optimizer.weight_decay=0.1",), paced("1.6e-2", "0.1"))
 TEMPERATURES: Stage = (("attack.loss.temperature=0.2",), ("attack.loss.temperature=0.5",))
 
 STAGES: dict[str, tuple[Stage, ...]] = {
-    "cont_steal": (RATES, TEMPERATURES, VIEWS, DECAY_AND_RATE),
+    "cont_steal": (RATES, TEMPERATURES, VIEWS, ADDED),
     "rda": (RATES, TEMPERATURES, VIEWS),
     "infonce": (RATES_AND_DECAY, TEMPERATURES, VIEWS),
     "ipes": (

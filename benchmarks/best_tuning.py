@@ -61,17 +61,20 @@ STRONGER = (
     "attack.pairing.views.crop=[0.3,1.0]",
     "attack.pairing.views.jitter=[0.3,0.3,0.3,0.08]",
 )
-SLOW = ("attack.optimizer.lr=8e-3", "attack.optimizer.weight_decay=0.01")
-"""Rate and decay of stolen_encoder, with which most ideas were tried."""
+
+
+def paced(rate: str, decay: str) -> tuple[str, str]:
+    """Return the overrides of a learning rate and a weight decay."""
+    return f"attack.optimizer.lr={rate}", f"attack.optimizer.weight_decay={decay}"
+
+
+SLOW = paced("8e-3", "0.01")
+"""Those of stolen_encoder, with which most ideas were tried."""
 
 TRIALS = {
     "plain": ("attack=stolen_encoder",),
     "plain_decay": ("attack=stolen_encoder", "attack.optimizer.weight_decay=0.1"),
-    "plain_fast_decay": (
-        "attack=stolen_encoder",
-        "attack.optimizer.lr=1.6e-2",
-        "attack.optimizer.weight_decay=0.1",
-    ),
+    "plain_fast_decay": ("attack=stolen_encoder", *paced("1.6e-2", "0.1")),
     "slow": ("attack=best", *SLOW),
     "weight_2": ("attack=best", *SLOW, "attack.loss.distance_weight=2"),
     "weight_10": ("attack=best", *SLOW, "attack.loss.distance_weight=10"),
@@ -83,33 +86,12 @@ TRIALS = {
     "herding_500": ("attack=best", *SLOW, "budget=b500", "selection=herding"),
     "raw_last_quarter_500": ("attack=best", *SLOW, "budget=b500", "attack.pairing.share=0.75"),
     "stronger_views_500": ("attack=best", *SLOW, "budget=b500", *STRONGER),
-    "decay": ("attack=best", "attack.optimizer.lr=8e-3", "attack.optimizer.weight_decay=0.1"),
-    "fast_decay": (
-        "attack=best",
-        "attack.optimizer.lr=1.6e-2",
-        "attack.optimizer.weight_decay=0.1",
-    ),
-    "faster_decay": (
-        "attack=best",
-        "attack.optimizer.lr=3.2e-2",
-        "attack.optimizer.weight_decay=0.1",
-    ),
-    "fast_strong_decay": (
-        "attack=best",
-        "attack.optimizer.lr=1.6e-2",
-        "attack.optimizer.weight_decay=0.3",
-    ),
-    "faster_strong_decay": (
-        "attack=best",
-        "attack.optimizer.lr=3.2e-2",
-        "attack.optimizer.weight_decay=0.3",
-    ),
-    "fast_decay_500": (
-        "attack=best",
-        "budget=b500",
-        "attack.optimizer.lr=1.6e-2",
-        "attack.optimizer.weight_decay=0.1",
-    ),
+    "decay": ("attack=best", *paced("8e-3", "0.1")),
+    "fast_decay": ("attack=best", *paced("1.6e-2", "0.1")),
+    "faster_decay": ("attack=best", *paced("3.2e-2", "0.1")),
+    "fast_strong_decay": ("attack=best", *paced("1.6e-2", "0.3")),
+    "faster_strong_decay": ("attack=best", *paced("3.2e-2", "0.3")),
+    "fast_decay_500": ("attack=best", "budget=b500", *paced("1.6e-2", "0.1")),
     "longer": ("attack=best", "attack.steps=2400"),
     "wide": ("attack=best", "arch=wide", "attack.optimizer.lr=6e-3"),
 }

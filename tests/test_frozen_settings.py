@@ -74,9 +74,10 @@ def test_the_best_attack_is_a_contrast_and_a_distance_with_raw_images_in_the_sec
     pairing = best["attack"].pop("pairing")
     assert pairing["_target_"].endswith("ViewsThenRaw") and pairing["share"] == 0.5
     assert pairing["views"] == plain["attack"].pop("pairing")["views"]
-    loss = best["attack"].pop("loss")
+    loss, contrast = best["attack"].pop("loss"), to_dict(choose("attack=infonce").attack)["loss"]
+    assert loss.pop("_target_").endswith("infonce_and_distance") and loss.pop("distance_weight") > 0
+    assert contrast.pop("_target_").endswith("infonce") and loss == contrast
     plain["attack"].pop("loss")
-    assert loss["_target_"].endswith("infonce_and_distance") and loss["distance_weight"] > 0
     optimizer, plain_optimizer = best["attack"].pop("optimizer"), plain["attack"].pop("optimizer")
     assert optimizer.keys() == plain_optimizer.keys()
     assert optimizer["_target_"] == plain_optimizer["_target_"]
@@ -97,7 +98,10 @@ def test_the_best_attack_of_much_compute_is_the_best_one_with_network_rate_and_l
     wide, best = choose("attack=best_wide"), choose("attack=best")
     changed, settings = to_dict(wide.attack), to_dict(best.attack)
     assert (changed.pop("steps"), settings.pop("steps")) == (2400, 1200)
-    assert changed.pop("optimizer")["lr"] == 6e-3 and settings.pop("optimizer")
+    # the decay of best was never tried with this network
+    del settings["optimizer"]
+    optimizer = to_dict(choose("attack=stolen_encoder").attack)["optimizer"]
+    assert changed.pop("optimizer") == optimizer | {"lr": 6e-3}
     assert changed == settings
     assert wide.arch == choose("arch=wide").arch
     for words in (("attack=best_wide", "arch=narrow"), ("arch=narrow", "attack=best_wide")):
@@ -125,7 +129,7 @@ def test_the_penalties_of_the_probe_are_half_decades() -> None:
 
 
 @pytest.mark.parametrize("attack", [path.stem for path in sorted(attack_tuning.OUT.glob("*.json"))])
-def test_a_fair_attack_has_the_settings_of_the_best_of_its_eight_trials(attack: str) -> None:
+def test_a_fair_attack_has_the_settings_of_the_best_of_its_trials(attack: str) -> None:
     stored = json.loads(attack_tuning.path_of(attack).read_text())
     tried = [tuple(trial["overrides"]) for trial in stored["trials"]]
     assert tried == [overrides for stage in attack_tuning.STAGES[attack] for overrides in stage]
